@@ -1,0 +1,109 @@
+package policy
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Request is what an authenticated person asks for.
+type Request struct {
+	User     string // proved by authentication
+	Database string // as the client sent it in its startup packet; empty if it sent none
+}
+
+// A Decision is the answer to a request.
+type Decision struct {
+	Grant       *Grant // the grant that covers the request; nil when it is denied
+	Integration string // to connect to; empty when denied
+	Database    string // the database's own name on the integration; empty when denied
+
+	Reason                Reason // why the request is denied; empty when it is not
+	Message, Detail, Hint string // for the person: the fields of an ErrorResponse. Detail and Hint may be empty
+}
+
+// A Reason is why a request is denied, from a closed set.
+type Reason string
+
+// The reasons.
+const (
+	NoGrant    Reason = "no_grant"    // no grant for that name, whether the name exists or not
+	Expired    Reason = "expired"     // the grant has ended
+	NotYet     Reason = "not_yet"     // the grant has not started
+	Ambiguous  Reason = "ambiguous"   // a bare database name that several integrations have
+	NoDatabase Reason = "no_database" // the client did not say what it wants
+)
+
+// Decide returns the grant under which the request may go ahead at now, or the denial.
+//
+// A database is named as integration (for its default database), as integration/database, or by its name alone when
+// the person's live grants cover it on one integration only. An integration in any of the person's grants, ended ones
+// too, goes before a database of that name: when a grant on it ends, a script must not find itself elsewhere. Of
+// several grants for one database, the one that allows most counts, then the one that ends last, then the first by name.
+//
+// The person must be authenticated: the texts tell about their grants.
+func (s *Set) Decide(r Request, now time.Time) Decision {
+	wanted, known := s.named(r)
+	if !known {
+		var several bool
+		if wanted, several = s.bare(r, now); several {
+			return s.ambiguous(r, now)
+		}
+	}
+	if g := s.best(r.User, wanted, now); g != nil {
+		return Decision{Grant: g, Integration: wanted.integration, Database: wanted.database}
+	}
+	if known {
+		return s.denied(r, now, func(g *Grant) (string, bool) { return wanted.database, g.covers(wanted) })
+	}
+	return s.denied(r, now, func(g *Grant) (string, bool) { return r.Database, slices.Contains(g.Databases, r.Database) })
+}
+
+// named returns what r names by integration, if it does.
+func (s *Set) named(r Request) (wanted pair, ok bool) {
+	if integration, database, ok := strings.Cut(r.Database, "/"); ok {
+		return pair{integration, database}, true
+	}
+	for g := range s.grantsOf(r.User) {
+		if g.Integration == r.Database {
+			return pair{g.Integration, s.defaults[g.Integration]}, true
+		}
+	}
+	return pair{}, false
+}
+
+// bare returns the one place where the person may use a database of that name now, and whether there are several.
+func (s *Set) bare(r Request, now time.Time) (wanted pair, several bool) {
+	for g := range s.grantsOf(r.User) {
+		if !g.Live(now) || !slices.Contains(g.Databases, r.Database) {
+			continue
+		}
+		found := pair{g.Integration, r.Database}
+		if wanted != (pair{}) && wanted != found {
+			return pair{}, true
+		}
+		wanted = found
+	}
+	return wanted, false
+}
+
+// best returns the live grant that counts for user on p, or nil.
+func (s *Set) best(user string, p pair, now time.Time) *Grant {
+	var best *Grant
+	for g := range s.grantsOf(user) {
+		if g.Live(now) && g.covers(p) && (best == nil || better(g, best) < 0) {
+			best = g
+		}
+	}
+	return best
+}
+
+// better orders grants by which of them counts.
+func better(a, b *Grant) int {
+	return cmp.Or(
+		cmp.Compare(b.Access.rank(), a.Access.rank()),
+		b.Until.Compare(a.Until),
+		strings.Compare(a.Name, b.Name),
+	)
+}

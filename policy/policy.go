@@ -1,0 +1,182 @@
+// Package policy decides who may connect to what, until when. It reads policy files (users and grants), reports
+// everything that is wrong with them, and answers requests with the grant that covers them or with an explanation.
+//
+// It is pure: only [Load] touches the file system, and every time is an argument. It enforces nothing: PostgreSQL's own
+// privileges do.
+//
+// What holds:
+//
+//   - Access is denied unless a grant that is live gives it; every grant ends.
+//   - A [Set] never changes once made, and may be used by any number of goroutines.
+//   - What a person is told depends on their own grants alone, never on which integrations, databases, users or grants
+//     exist besides.
+package policy
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hourgate/hourgate/internal/verifier"
+)
+
+// A Level is how much a grant allows in its databases.
+type Level string
+
+// The levels, each of which allows what the one before it does and more.
+const (
+	ReadOnly  Level = "READ_ONLY"
+	ReadWrite Level = "READ_WRITE"
+	Admin     Level = "ADMIN"
+)
+
+// levels is in the order of what they allow.
+var levels = []Level{ReadOnly, ReadWrite, Admin}
+
+// UnmarshalText reads a level as it is written in policy files.
+func (l *Level) UnmarshalText(text []byte) error {
+	if !slices.Contains(levels, Level(text)) {
+		return fmt.Errorf("want READ_ONLY, READ_WRITE or ADMIN, got %q", shorten(string(text)))
+	}
+	*l = Level(text)
+	return nil
+}
+
+// Access is what a grant allows in its databases.
+type Access struct {
+	Level Level
+}
+
+// UnmarshalText reads an access that is a level alone.
+func (a *Access) UnmarshalText(text []byte) error { return a.Level.UnmarshalText(text) }
+
+// Equal reports whether a and b allow the same.
+func (a Access) Equal(b Access) bool { return a.Level == b.Level }
+
+// rank orders accesses by how much they allow.
+func (a Access) rank() int { return slices.Index(levels, a.Level) }
+
+// A User is a person, or a machine, who connects.
+type User struct {
+	Name   string            `yaml:"name"`
+	Groups []string          `yaml:"groups"`
+	SCRAM  verifier.Verifier `yaml:"scram"` // zero for a user who has no password, only a client certificate
+}
+
+// A Grant gives users and members of groups access to databases of one integration, for a time.
+type Grant struct {
+	Name        string    `yaml:"name"`
+	Users       []string  `yaml:"users"`
+	Groups      []string  `yaml:"groups"`
+	Integration string    `yaml:"integration"`
+	Databases   []string  `yaml:"databases"` // at least one, once loaded
+	Access      Access    `yaml:"access"`
+	From        time.Time `yaml:"from"`  // the first moment of access; zero for always
+	Until       time.Time `yaml:"until"` // the first moment without access
+	Reason      string    `yaml:"reason"`
+}
+
+// Live reports whether now is within the grant's time: From ≤ now < Until.
+func (g *Grant) Live(now time.Time) bool { return !now.Before(g.From) && now.Before(g.Until) }
+
+// SameRights reports whether g and o give the same access to the same integration, so that a session under one may go
+// on under the other. Their users, databases and times may differ: [Set.Covers] decides these.
+func (g *Grant) SameRights(o *Grant) bool {
+	return g.Integration == o.Integration && g.Access.Equal(o.Access)
+}
+
+func (g *Grant) covers(p pair) bool {
+	return g.Integration == p.integration && slices.Contains(g.Databases, p.database)
+}
+
+// A pair is a database on an integration, which is what a client connects to.
+type pair struct{ integration, database string }
+
+// A Set is the users and grants of all policy files. It is immutable, and so are the users and grants that it hands
+// out, for the caller too.
+type Set struct {
+	defaults map[string]string // integration → default database
+	users    map[string]*User
+	grants   map[string]*Grant
+	byUser   map[string][]*Grant // by the names in Grant.Users
+	byGroup  map[string][]*Grant // by the names in Grant.Groups
+}
+
+// newSet indexes users and grants that were validated.
+func newSet(users []*User, grants []*Grant, integrations map[string]string) *Set {
+	s := &Set{
+		defaults: maps.Clone(integrations),
+		users:    make(map[string]*User, len(users)),
+		grants:   make(map[string]*Grant, len(grants)),
+		byUser:   map[string][]*Grant{},
+		byGroup:  map[string][]*Grant{},
+	}
+	for _, u := range users {
+		s.users[u.Name] = u
+	}
+	for _, g := range grants {
+		s.grants[g.Name] = g
+		for _, user := range g.Users {
+			s.byUser[user] = append(s.byUser[user], g)
+		}
+		for _, group := range g.Groups {
+			s.byGroup[group] = append(s.byGroup[group], g)
+		}
+	}
+	return s
+}
+
+// Verifier returns the verifier of user's password. It is false for an unknown user and for one without a password.
+func (s *Set) Verifier(user string) (verifier.Verifier, bool) {
+	u := s.users[user]
+	if u == nil || u.SCRAM.IsZero() {
+		return verifier.Verifier{}, false
+	}
+	return u.SCRAM, true
+}
+
+// Size returns how many users and grants, live or not, the set has.
+func (s *Set) Size() (users, grants int) { return len(s.users), len(s.grants) }
+
+// Covers returns the grant of that name if it is live and covers user and database. It decides a session or a role
+// anew after a reload; whether the rights are still the same is for [Grant.SameRights].
+func (s *Set) Covers(user, grant, database string, now time.Time) (*Grant, bool) {
+	g := s.grants[grant]
+	if g == nil || !g.Live(now) || !slices.Contains(g.Databases, database) || !s.holds(user, g) {
+		return nil, false
+	}
+	return g, true
+}
+
+func (s *Set) holds(user string, g *Grant) bool {
+	for held := range s.grantsOf(user) {
+		if held == g {
+			return true
+		}
+	}
+	return false
+}
+
+// grantsOf yields the grants of user, live or not; one that names the user more than once is yielded as often.
+func (s *Set) grantsOf(user string) iter.Seq[*Grant] {
+	return func(yield func(*Grant) bool) {
+		u := s.users[user]
+		if u == nil {
+			return
+		}
+		for _, g := range s.byUser[user] {
+			if !yield(g) {
+				return
+			}
+		}
+		for _, group := range u.Groups {
+			for _, g := range s.byGroup[group] {
+				if !yield(g) {
+					return
+				}
+			}
+		}
+	}
+}

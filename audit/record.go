@@ -1,0 +1,94 @@
+package audit
+
+import (
+	"slices"
+	"time"
+)
+
+// Event says what a record is about. The set is closed: [Trail.Append] refuses any other value, so that whoever reads
+// a trail can rely on the list.
+type Event string
+
+// The events. Those that announce an act are written before the act.
+const (
+	SessionStart   Event = "session_start"   // a user was let in
+	SessionRefused Event = "session_refused" // a user was turned away: Code and Reason say why
+	SessionEnd     Event = "session_end"     // a session that had started is over: Reason, Duration, bytes
+
+	RoleMade         Event = "role_made"          // an ephemeral role is about to be made
+	RoleMakeFailed   Event = "role_make_failed"   // it was not made: Error
+	RoleSettled      Event = "role_settled"       // a role is about to be, or was, ended with everything of it
+	RoleSettleFailed Event = "role_settle_failed" // it could not be settled now, and will be tried again: Error
+	RoleTombstoned   Event = "role_tombstoned"    // it can no longer log in, but could not be dropped: Error
+
+	PolicyLoaded   Event = "policy_loaded"   // a policy took effect
+	PolicyRejected Event = "policy_rejected" // a policy was bad and the one before it stays: Error
+
+	ProxyStarted Event = "proxy_started"
+	ProxyStopped Event = "proxy_stopped"
+
+	TrailOpened    Event = "trail_opened"    // first record of each process and of each rotated file; written by this package
+	TrailRecovered Event = "trail_recovered" // a torn line was set aside; written by this package
+)
+
+var events = []Event{
+	SessionStart, SessionRefused, SessionEnd,
+	RoleMade, RoleMakeFailed, RoleSettled, RoleSettleFailed, RoleTombstoned,
+	PolicyLoaded, PolicyRejected, ProxyStarted, ProxyStopped, TrailOpened, TrailRecovered,
+}
+
+func (e Event) known() bool { return slices.Contains(events, e) }
+
+// Record is one line of the trail. It is flat so that grep, jq and a spreadsheet can read it; a field that is not set
+// is left out. Strings may hold anything that a client sent: they are JSON-escaped, so none can end the line or add a
+// field, and bytes that are not UTF-8 become U+FFFD. No field may ever hold a secret.
+type Record struct {
+	// Seq and Prev chain the record. Append sets them; what the caller put there is ignored.
+	Seq  uint64 `json:"seq"`
+	Prev string `json:"prev"`
+
+	Time  time.Time `json:"time"`  // UTC, RFC 3339 with nanoseconds. Append sets it when it is zero
+	Event Event     `json:"event"` // required
+
+	// Which proxy. Append fills both from Options when they are empty.
+	Deployment string `json:"deployment,omitempty"`
+	Proxy      string `json:"proxy,omitempty"`
+
+	// Who, from where, to what.
+	Session     string `json:"session,omitempty"`
+	User        string `json:"user,omitempty"` // as authenticated, or, when refused, as claimed
+	RemoteAddr  string `json:"remote_addr,omitempty"`
+	Application string `json:"application,omitempty"` // application_name, as claimed by the client
+	Integration string `json:"integration,omitempty"`
+	Database    string `json:"database,omitempty"`
+
+	// By what right.
+	Grant  string    `json:"grant,omitempty"`
+	Access string    `json:"access,omitempty"`
+	Until  time.Time `json:"until,omitzero"`   // end of the grant
+	Reason string    `json:"reason,omitempty"` // why it was granted, refused or ended
+	Code   string    `json:"code,omitempty"`   // SQLSTATE that the client was sent
+
+	// Through what.
+	Role        string `json:"role,omitempty"` // ephemeral role
+	RoleOID     uint32 `json:"role_oid,omitempty"`
+	TLSClient   string `json:"tls_client,omitempty"`   // negotiated with the client, such as "TLS 1.3"
+	TLSUpstream string `json:"tls_upstream,omitempty"` // negotiated with the server, and whether it was verified
+
+	// How it ended.
+	BytesFromClient    int64   `json:"bytes_from_client,omitempty"`
+	BytesFromUpstream  int64   `json:"bytes_from_upstream,omitempty"`
+	Duration           float64 `json:"duration,omitempty"` // seconds
+	SessionsTerminated int     `json:"sessions_terminated,omitempty"`
+
+	// What a role left behind, in PostgreSQL's words, and what became of it.
+	Dropped     []string `json:"dropped,omitempty"`
+	Quarantined []string `json:"quarantined,omitempty"` // handed to a powerless role, because others depend on it
+	HeldBy      []string `json:"held_by,omitempty"`     // what keeps a tombstone from being dropped
+
+	Error string `json:"error,omitempty"`
+
+	// Detail holds what only one event has, such as the name of a file set aside. Keys are snake_case and come from
+	// the code, never from a client.
+	Detail map[string]string `json:"detail,omitempty"`
+}

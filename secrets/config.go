@@ -1,0 +1,156 @@
+package secrets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Config says where a secret comes from. Exactly one field must be set. Whatever the place, it holds the same JSON
+// document: {"username": "…", "password": "…"}.
+type Config struct {
+	AWSSecretsManager *AWSSecretsManager `yaml:"aws_secrets_manager"`
+
+	// File is the path of a file, read at each fetch: a mounted Kubernetes secret, the output of Vault Agent. It may be
+	// readable by all, as Kubernetes mounts it by default: within a container that says nothing.
+	File string `yaml:"file"`
+
+	// Env is the name of an environment variable, read at each fetch.
+	Env string `yaml:"env"`
+
+	// Command is a program with its arguments that prints the document: any other store's command-line client. It runs
+	// without a shell, with the proxy's environment, for at most 10 seconds at each fetch.
+	Command []string `yaml:"command"`
+}
+
+// AWSSecretsManager names a secret in AWS Secrets Manager. AWS credentials come from the SDK's ordinary chain.
+type AWSSecretsManager struct {
+	Region   string `yaml:"region"`    // required, unless SecretID is an ARN
+	SecretID string `yaml:"secret_id"` // required: name or ARN
+}
+
+// Validate returns all problems at once, joined; each starts with the key that it is about.
+func (c Config) Validate() error {
+	given := c.given()
+	if len(given) != 1 {
+		got := "nothing"
+		if len(given) > 0 {
+			got = strings.Join(given, " and ")
+		}
+		return fmt.Errorf("exactly one of aws_secrets_manager, file, env and command is required, got %s", got)
+	}
+	if c.AWSSecretsManager != nil {
+		return c.AWSSecretsManager.validate()
+	}
+	if c.Command != nil && (len(c.Command) == 0 || c.Command[0] == "") {
+		return errors.New("command: the first element must name a program")
+	}
+	if strings.ContainsAny(c.Env, "=\x00") {
+		return errors.New("env: not the name of an environment variable")
+	}
+	return nil
+}
+
+func (c Config) given() []string {
+	var given []string
+	for _, place := range []struct {
+		name string
+		set  bool
+	}{
+		{"aws_secrets_manager", c.AWSSecretsManager != nil},
+		{"file", c.File != ""},
+		{"env", c.Env != ""},
+		{"command", c.Command != nil},
+	} {
+		if place.set {
+			given = append(given, place.name)
+		}
+	}
+	return given
+}
+
+func (a *AWSSecretsManager) validate() error {
+	var problems []error
+	if a.SecretID == "" {
+		problems = append(problems, errors.New("aws_secrets_manager.secret_id: required (name or ARN)"))
+	}
+	if a.Region == "" && a.region() == "" {
+		problems = append(problems, errors.New("aws_secrets_manager.region: required, unless secret_id is an ARN"))
+	}
+	if of := arnRegion(a.SecretID); of != "" && a.Region != "" && of != a.Region {
+		problems = append(problems, fmt.Errorf("aws_secrets_manager.region: is %s, but the ARN in secret_id is of %s", a.Region, of))
+	}
+	return errors.Join(problems...)
+}
+
+func (a *AWSSecretsManager) region() string {
+	if a.Region != "" {
+		return a.Region
+	}
+	return arnRegion(a.SecretID)
+}
+
+// arnRegion returns the region of arn:partition:secretsmanager:region:account:secret:name, or "".
+func arnRegion(id string) string {
+	parts := strings.Split(id, ":")
+	if len(parts) < 7 || parts[0] != "arn" {
+		return ""
+	}
+	return parts[3]
+}
+
+// Stage is a version of a secret in the course of its rotation.
+type Stage int
+
+// The stages, in the order in which a rejected log-in tries them.
+const (
+	Current  Stage = iota // what is valid, as far as the store knows
+	Pending               // what a rotation is just about to make valid
+	Previous              // what was valid before the last rotation
+)
+
+// String returns "current", "pending" or "previous".
+func (s Stage) String() string {
+	switch s {
+	case Current:
+		return "current"
+	case Pending:
+		return "pending"
+	case Previous:
+		return "previous"
+	}
+	return fmt.Sprintf("stage %d", int(s))
+}
+
+// ErrNoStage is returned by Source.Fetch for a stage that the secret does not have. Files, variables and commands have
+// only Current.
+var ErrNoStage = errors.New("the secret has no such stage")
+
+// Source is a place where a credential is kept. Its methods may be called from several goroutines.
+type Source interface {
+	// Fetch reads one stage of the credential, each time afresh. It ends with ctx, and within 15 seconds in any case.
+	// Errors: ErrNoStage, ErrMalformed, and texts that say what to mend; none holds any of the secret.
+	Fetch(ctx context.Context, stage Stage) (Credential, error)
+
+	// String names the source for logs and errors. It holds nothing of the secret.
+	String() string
+}
+
+// Open makes the source that a configuration names. It fetches nothing, so a store that is down is no error here; a
+// configuration that is not valid, or an AWS profile that can't be read, is.
+func Open(ctx context.Context, c Config) (Source, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	switch {
+	case c.AWSSecretsManager != nil:
+		return openAWS(ctx, c.AWSSecretsManager)
+	case c.File != "":
+		return fileSource(c.File), nil
+	case c.Env != "":
+		return envSource(c.Env), nil
+	default:
+		return commandSource(c.Command), nil
+	}
+}

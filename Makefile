@@ -1,0 +1,50 @@
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+
+GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)"
+TOOLS    = .cache/bin
+
+help: ## list the targets
+	@awk -F ': .*## ' '/^[a-z-]+:.* ## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/hourgate
+	$(GO_BUILD) -o bin/hourgate ./cmd/hourgate
+
+demo: ## try Hourgate in front of a PostgreSQL of its own
+	scripts/install postgresql-15
+	$(MAKE) --no-print-directory build
+	bin/hourgate demo
+
+test: ## run all tests, on PostgreSQL 13 to 18
+	scripts/install
+	go test -race -timeout 15m ./...
+
+lint: $(TOOLS)/tools ## check style and find suspicious code
+	@unformatted=$$($(TOOLS)/gofumpt -l .) && test -z "$$unformatted" || \
+		{ echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; }
+	for script in scripts/* .ci/run; do bash -n $$script || exit; done
+	$(TOOLS)/golangci-lint run
+
+fmt: $(TOOLS)/tools ## format all Go files
+	$(TOOLS)/gofumpt -l -w .
+
+dist: ## build release binaries for all platforms into dist/
+	rm -rf dist
+	for platform in $(PLATFORMS); do \
+		os=$${platform%/*} arch=$${platform#*/}; \
+		GOOS=$$os GOARCH=$$arch $(GO_BUILD) -o dist/hourgate_$(VERSION)_$${os}_$$arch ./cmd/hourgate || exit; \
+	done
+	cd dist && sha256sum hourgate_* >SHA256SUMS
+
+image-check: build ## build the container image without a container engine, and check it
+	scripts/image-check
+
+clean: ## remove what the other targets built
+	rm -rf bin dist .cache
+
+# A stamp, because go install leaves a binary that is up to date as old as it is.
+$(TOOLS)/tools: tools/go.mod tools/go.sum
+	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
+	@touch $@
+
+.PHONY: help build demo test lint fmt dist image-check clean

@@ -1,0 +1,101 @@
+package pgtest
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+//go:embed tables.sql
+var tables string
+
+// Database is a database with an owner, an admin user as Hourgate gets one, and two tables:
+// customers with 100 rows and orders with 300, both owned by the owner.
+type Database struct {
+	Server *Server
+	Name   string
+
+	// Owner owns the database and its tables.
+	Owner, OwnerPassword string
+
+	// Admin has LOGIN, CREATEDB, CREATEROLE and NOSUPERUSER. It is a member of the owner, so that it can
+	// grant what the owner owns, without ADMIN OPTION.
+	Admin, AdminPassword string
+}
+
+// Database creates a database for this test, dropped with its roles when the test ends. Roles that the
+// test made itself are the test's to drop: they belong to the whole server.
+func (s *Server) Database(t testing.TB) *Database {
+	t.Helper()
+	id := strings.ToLower(rand.Text()[:10])
+	db := &Database{
+		Server: s,
+		Name:   "db_" + id,
+		Owner:  "owner_" + id, OwnerPassword: rand.Text(),
+		Admin: "admin_" + id, AdminPassword: rand.Text(),
+	}
+	t.Cleanup(func() { db.drop(t) })
+	if err := db.create(t.Context()); err != nil {
+		t.Fatalf("creating database on PostgreSQL %d: %v", s.Major, err)
+	}
+	return db
+}
+
+// Superuser connects to the database as the superuser. The connection is closed when the test ends.
+func (d *Database) Superuser(t testing.TB) *pgx.Conn {
+	t.Helper()
+	return d.Server.Superuser(t, d.Name)
+}
+
+func (d *Database) create(ctx context.Context) error {
+	owner, admin := quote(d.Owner), quote(d.Admin)
+	err := d.exec(ctx, superuser,
+		// Passwords are letters and digits.
+		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", owner, d.OwnerPassword),
+		fmt.Sprintf("CREATE ROLE %s LOGIN CREATEDB CREATEROLE NOSUPERUSER PASSWORD '%s'", admin, d.AdminPassword),
+		fmt.Sprintf("GRANT %s TO %s", owner, admin), // from 16 on: with INHERIT and SET
+		fmt.Sprintf("CREATE DATABASE %s OWNER %s", quote(d.Name), owner),
+	)
+	if err != nil {
+		return err
+	}
+	return d.exec(ctx, d.Name, "SET ROLE "+owner, tables)
+}
+
+// drop logs what goes wrong: the test has its verdict, and the server is gone soon anyway.
+func (d *Database) drop(t testing.TB) {
+	ctx, cancel := cleanupContext(t)
+	defer cancel()
+	owner, admin := quote(d.Owner), quote(d.Admin)
+	for _, statement := range []string{
+		fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", quote(d.Name)),
+		fmt.Sprintf("DROP OWNED BY %s, %s", admin, owner), // what they were granted on the server as a whole
+		fmt.Sprintf("DROP ROLE IF EXISTS %s, %s", admin, owner),
+	} {
+		if err := d.exec(ctx, superuser, statement); err != nil {
+			t.Logf("dropping %s on PostgreSQL %d: %v", d.Name, d.Server.Major, err)
+		}
+	}
+}
+
+// exec runs statements, one by one, as the superuser in the named database.
+func (d *Database) exec(ctx context.Context, database string, statements ...string) error {
+	conn, err := d.Server.connect(ctx, database)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, statement := range statements {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }

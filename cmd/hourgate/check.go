@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func checkCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check configuration and policy without starting",
+		Long: "Reads the configuration and the policy files that it names and prints everything that is wrong in them, each\n" +
+			"with file, line and column. It exits with 0 if nothing is, with 2 otherwise. No server is contacted.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, set, err := loadAll(file)
+			if err != nil {
+				return err
+			}
+			if err := cfg.checkFiles(); err != nil {
+				return err
+			}
+			users, grants := set.Size()
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is fine: %d integration(s), %d user(s), %d grant(s)\n",
+				file, len(cfg.Integrations), users, grants)
+			return failed(err)
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+func configFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVarP(file, "config", "c", "config.yaml", "the configuration file")
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hourgate/hourgate/internal/strictyaml"
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/secrets"
+)
+
+// config is config.yaml; config.example.yaml explains each key. Paths are relative to the file's folder in the file, and
+// absolute once loaded.
+type config struct {
+	Listen       string              `yaml:"listen"`
+	OpsListen    string              `yaml:"ops_listen"`
+	TLS          tlsConfig           `yaml:"tls"`
+	Policy       []string            `yaml:"policy"`
+	Audit        auditConfig         `yaml:"audit"`
+	Integrations []integrationConfig `yaml:"integrations"`
+
+	Deployment   string        `yaml:"deployment"`
+	RoleLinger   time.Duration `yaml:"role_linger"`
+	LoginTimeout time.Duration `yaml:"login_timeout"`
+	DrainTimeout time.Duration `yaml:"drain_timeout"`
+	LogLevel     slog.Level    `yaml:"log_level"`
+}
+
+type tlsConfig struct {
+	CertFile               string `yaml:"cert_file"`
+	KeyFile                string `yaml:"key_file"`
+	ClientCAFile           string `yaml:"client_ca_file"`
+	AllowPlaintextLoopback bool   `yaml:"allow_plaintext_loopback"`
+}
+
+type auditConfig struct {
+	File string `yaml:"file"`
+	Sync bool   `yaml:"sync"`
+}
+
+type integrationConfig struct {
+	Name        string           `yaml:"name"`
+	Hostname    string           `yaml:"hostname"`
+	Port        uint16           `yaml:"port"`
+	Database    string           `yaml:"database"`
+	SSLMode     upstream.SSLMode `yaml:"ssl_mode"`
+	SSLRootCert string           `yaml:"ssl_root_cert"`
+	Secret      secrets.Config   `yaml:"secret"`
+}
+
+// defaultConfig is what a key means that is not there. Integrations have defaults of their own, see setDefaults.
+func defaultConfig() config {
+	return config{
+		Listen:       "127.0.0.1:6432",
+		OpsListen:    "127.0.0.1:9187",
+		Deployment:   "default",
+		RoleLinger:   time.Minute,
+		LoginTimeout: time.Minute,
+		DrainTimeout: 30 * time.Second,
+	}
+}
+
+func (i *integrationConfig) setDefaults() {
+	if i.Port == 0 {
+		i.Port = 5432
+	}
+	if i.SSLMode == "" {
+		i.SSLMode = upstream.VerifyFull
+	}
+}
+
+// loadConfig reads and checks a configuration. The error is strictyaml.Problems with all that is wrong in it; what could
+// be read is returned with it.
+func loadConfig(file string) (config, error) {
+	cfg := defaultConfig()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return cfg, strictyaml.Problems{{File: file, Message: err.Error()}}
+	}
+	doc, err := strictyaml.Decode(file, data, &cfg)
+	var problems strictyaml.Problems
+	errors.As(err, &problems)
+	if doc == nil {
+		return cfg, problems
+	}
+	for i := range cfg.Integrations {
+		cfg.Integrations[i].setDefaults()
+	}
+	v := validation{doc: doc, problems: problems}
+	v.config(&cfg)
+	cfg.resolvePaths(filepath.Dir(file))
+	if len(v.problems) > 0 {
+		return cfg, v.problems
+	}
+	return cfg, nil
+}
+
+// loadAll reads the configuration and the policy. Its error has what is wrong in either, all at once.
+func loadAll(file string) (config, *policy.Set, error) {
+	cfg, cfgErr := loadConfig(file)
+	set, policyErr := cfg.loadPolicy()
+	var problems, more strictyaml.Problems
+	errors.As(cfgErr, &problems)
+	errors.As(policyErr, &more)
+	if err := append(problems, more...).Err(); err != nil {
+		return cfg, nil, err
+	}
+	return cfg, set, nil
+}
+
+// validation collects what is wrong beyond types.
+type validation struct {
+	doc      *strictyaml.Document
+	problems strictyaml.Problems
+}
+
+// report adds a problem, unless the value was reported by the decoder already.
+func (v *validation) report(path, format string, args ...any) {
+	if v.doc.Sound(path) {
+		v.problems = append(v.problems, v.doc.Problem(path, fmt.Sprintf(format, args...)))
+	}
+}
+
+func (v *validation) required(path, value string) {
+	if value == "" {
+		v.report(path, "required")
+	}
+}
+
+func (v *validation) config(c *config) {
+	v.address("listen", c.Listen)
+	if c.OpsListen != "" {
+		v.address("ops_listen", c.OpsListen)
+	}
+	v.required("tls.cert_file", c.TLS.CertFile)
+	v.required("tls.key_file", c.TLS.KeyFile)
+	v.required("audit.file", c.Audit.File)
+	if len(c.Policy) == 0 {
+		v.report("policy", "required: the files or folders that say who may do what")
+	}
+	if c.Deployment == "" || len(c.Deployment) > 32 || strings.ContainsFunc(c.Deployment, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		v.report("deployment", "want 1 to 32 printable ASCII characters without spaces")
+	}
+	for path, d := range map[string]time.Duration{"role_linger": c.RoleLinger, "login_timeout": c.LoginTimeout, "drain_timeout": c.DrainTimeout} {
+		if d < 0 {
+			v.report(path, "must not be negative")
+		}
+	}
+	if len(c.Integrations) == 0 {
+		v.report("integrations", "required: the PostgreSQL servers to guard")
+	}
+	names := make(map[string]string)
+	for i := range c.Integrations {
+		path := fmt.Sprintf("integrations[%d]", i)
+		v.integration(path, &c.Integrations[i])
+		name := c.Integrations[i].Name
+		if other, taken := names[name]; taken && name != "" {
+			v.report(path+".name", "%q is taken by %s", name, other)
+		}
+		names[name] = path
+	}
+}
+
+func (v *validation) integration(path string, i *integrationConfig) {
+	v.required(path+".name", i.Name)
+	v.required(path+".hostname", i.Hostname)
+	v.required(path+".database", i.Database)
+	if strings.ContainsFunc(i.Name, func(r rune) bool { return r < ' ' || r == '/' || r == 0x7f }) {
+		v.report(path+".name", "must not contain a slash or control characters: people write it as integration/database")
+	}
+	if strings.Contains(i.Hostname, ".proxy-") && strings.HasSuffix(i.Hostname, ".rds.amazonaws.com") {
+		v.report(path+".hostname", "is an RDS Proxy, which knows only users that are registered with it; name the DB instance or cluster")
+	}
+	if i.SSLMode.Verifies() && i.SSLRootCert == "" {
+		v.report(path+".ssl_root_cert", "required by ssl_mode %s: the file of the certificate authorities to trust", i.SSLMode)
+	}
+	if err := i.Secret.Validate(); err != nil {
+		v.report(path+".secret", "%v", err)
+	}
+}
+
+func (v *validation) address(path, address string) {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		v.report(path, "want host:port, such as 127.0.0.1:6432")
+	}
+}
+
+// resolvePaths makes paths absolute that are relative to the folder of the file.
+func (c *config) resolvePaths(folder string) {
+	resolve := func(path *string) {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(folder, *path)
+		}
+	}
+	resolve(&c.TLS.CertFile)
+	resolve(&c.TLS.KeyFile)
+	resolve(&c.TLS.ClientCAFile)
+	resolve(&c.Audit.File)
+	for i := range c.Policy {
+		resolve(&c.Policy[i])
+	}
+	for i := range c.Integrations {
+		resolve(&c.Integrations[i].SSLRootCert)
+		resolve(&c.Integrations[i].Secret.File)
+	}
+}
+
+// loadPolicy reads the policy files for the configured integrations.
+func (c *config) loadPolicy() (*policy.Set, error) {
+	defaults := make(map[string]string)
+	for _, i := range c.Integrations {
+		defaults[i.Name] = i.Database
+	}
+	return policy.Load(c.Policy, defaults)
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// opsServer answers operators and orchestrators, on a port of its own: /metrics, /livez and /readyz. Neither probe asks
+// the guarded servers: restarting the gate does not mend them.
+type opsServer struct {
+	http     *http.Server
+	listener net.Listener
+	ready    atomic.Bool // listening and not draining
+}
+
+// startOps listens on ops_listen. With none configured nothing is served.
+func (g *gate) startOps(ctx context.Context) (*opsServer, error) {
+	ops := &opsServer{}
+	if g.cfg.OpsListen == "" {
+		return ops, nil
+	}
+	var listen net.ListenConfig
+	listener, err := listen.Listen(ctx, "tcp", g.cfg.OpsListen)
+	if err != nil {
+		return nil, fmt.Errorf("ops_listen: %w", err)
+	}
+	ops.listener = listener
+	ops.http = &http.Server{
+		Handler:           ops.handler(g.registry),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+	}
+	go func() {
+		if err := ops.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			g.log.Error("operator port failed", "error", err)
+		}
+	}()
+	return ops, nil
+}
+
+func (o *opsServer) handler(registry *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true, Registry: registry}))
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !o.ready.Load() {
+			http.Error(w, "starting or draining", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "ok\n")
+	})
+	return mux
+}
+
+func (o *opsServer) address() string {
+	if o.listener == nil {
+		return ""
+	}
+	return o.listener.Addr().String()
+}
+
+func (o *opsServer) close() error {
+	if o.http == nil {
+		return nil
+	}
+	return o.http.Close()
+}
+
+// newRegistry has what every Go service shows, and the version.
+func newRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "hourgate_build_info", Help: "Always 1; the labels say what runs.",
+		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
+	})
+	info.Set(1)
+	registry.MustRegister(info)
+	return registry
+}

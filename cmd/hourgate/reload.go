@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/policy"
+)
+
+const (
+	// settleDelay lets an editor or a deployment finish before files are read.
+	settleDelay = 100 * time.Millisecond
+	// pollInterval catches changes that the file system does not tell of, as on network mounts.
+	pollInterval = 30 * time.Second
+)
+
+type reloadMetrics struct {
+	successful, timestamp, users, grants prometheus.Gauge
+}
+
+func newReloadMetrics(registry prometheus.Registerer) reloadMetrics {
+	f := promauto.With(registry)
+	return reloadMetrics{
+		successful: f.NewGauge(prometheus.GaugeOpts{
+			Name: "hourgate_policy_last_reload_successful", Help: "1 if the policy files as they are now are in force, 0 if they were refused."}),
+		timestamp: f.NewGauge(prometheus.GaugeOpts{
+			Name: "hourgate_policy_last_reload_success_timestamp_seconds", Help: "When the policy in force was loaded."}),
+		users:  f.NewGauge(prometheus.GaugeOpts{Name: "hourgate_policy_users", Help: "Users in the policy in force."}),
+		grants: f.NewGauge(prometheus.GaugeOpts{Name: "hourgate_policy_grants", Help: "Grants in the policy in force, live or not."}),
+	}
+}
+
+func (m reloadMetrics) loaded(set *policy.Set) {
+	users, grants := set.Size()
+	m.users.Set(float64(users))
+	m.grants.Set(float64(grants))
+	m.successful.Set(1)
+	m.timestamp.SetToCurrentTime()
+}
+
+// watch reloads when watched files change and when reload is signalled, until ctx is done.
+func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
+	watcher := g.newWatcher()
+	defer watcher.Close()
+	poll := time.NewTicker(pollInterval)
+	defer poll.Stop()
+	seen := g.fingerprint()
+	var changed <-chan time.Time
+	for {
+		select {
+		case <-watcher.Events:
+			if changed == nil {
+				changed = time.After(settleDelay)
+			}
+			continue
+		case err := <-watcher.Errors:
+			g.log.Warn("watching files", "error", err)
+			continue
+		case <-reload:
+			g.reload(true)
+			seen, changed = g.fingerprint(), nil
+			continue
+		case <-changed:
+			changed = nil
+		case <-poll.C:
+		case <-ctx.Done():
+			return
+		}
+		if now := g.fingerprint(); now != seen {
+			g.reload(false)
+			seen = now
+		}
+	}
+}
+
+// newWatcher watches folders and not files: editors and Kubernetes replace files by renaming others over them.
+func (g *gate) newWatcher() *fsnotify.Watcher {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		g.log.Warn("changed files will be noticed by polling only", "error", err)
+		return &fsnotify.Watcher{Events: make(chan fsnotify.Event), Errors: make(chan error)}
+	}
+	for _, path := range g.watched() {
+		folder := path
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			folder = filepath.Dir(path)
+		}
+		if err := watcher.Add(folder); err != nil {
+			g.log.Warn("changes will be noticed by polling only", "folder", folder, "error", err)
+		}
+	}
+	return watcher
+}
+
+func (g *gate) watched() []string {
+	return append([]string{g.cfg.TLS.CertFile, g.cfg.TLS.KeyFile}, g.cfg.Policy...)
+}
+
+// fingerprint is a hash of all watched files' names and contents. Files that can't be read count as absent.
+func (g *gate) fingerprint() [sha256.Size]byte {
+	h := sha256.New()
+	for _, path := range g.watched() {
+		_ = filepath.WalkDir(path, func(file string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return nil //nolint:nilerr // what can't be read is absent
+			}
+			content, _ := os.ReadFile(file)
+			sum := sha256.Sum256(content)
+			h.Write([]byte(file))
+			h.Write(sum[:])
+			return nil
+		})
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// reload reads policy and certificate anew; what is bad changes nothing. asked also reopens the trail, for rotation.
+func (g *gate) reload(asked bool) {
+	if asked {
+		if err := g.trail.Reopen(); err != nil {
+			g.log.Error("trail could not be reopened, going on with the old file", "error", err)
+		}
+	}
+	if err := g.reloadCertificate(); err != nil {
+		g.log.Error("certificate not reloaded, the old one stays", "error", err)
+	}
+	if err := g.reloadPolicy(); err != nil {
+		g.reloads.successful.Set(0)
+		g.log.Error("policy not reloaded, the old one stays in force", "error", err)
+	}
+}
+
+func (g *gate) reloadCertificate() error {
+	cert, _, err := g.cfg.TLS.load()
+	if err != nil {
+		return err
+	}
+	return g.server.SetCertificate(cert)
+}
+
+// reloadPolicy puts the policy files in force. Sessions and roles are decided again.
+func (g *gate) reloadPolicy() error {
+	set, err := g.cfg.loadPolicy()
+	if err != nil {
+		return errors.Join(err, g.trail.Append(audit.Record{Event: audit.PolicyRejected, Error: err.Error()}))
+	}
+	if err := g.trail.Append(audit.Record{Event: audit.PolicyLoaded}); err != nil {
+		// The records of the sessions that it ends can't be written either, but withdrawing access does not wait.
+		g.log.Error("the policy's loading could not be recorded", "error", err)
+	}
+	g.server.SetPolicy(set)
+	for _, keeper := range g.keepers {
+		keeper.Apply(set)
+	}
+	g.reloads.loaded(set)
+	users, grants := set.Size()
+	g.log.Info("policy loaded", "users", users, "grants", grants)
+	return nil
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func serveCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the gate",
+		Long: "Runs the gate until SIGTERM or SIGINT, which drains it: no new connections, sessions end when they are idle,\n" +
+			"at the latest after drain_timeout, and all roles are settled. A second signal ends it at once.\n" +
+			"SIGHUP reads the policy and the certificate again and reopens the trail.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, set, err := loadAll(file)
+			if err != nil {
+				return err
+			}
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer signal.Stop(reload)
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			// After the first signal the default action is back, so that a second one ends the process.
+			go func() { <-ctx.Done(); stop() }()
+
+			g, err := newGate(ctx, cfg, set, newLogger(cmd.ErrOrStderr(), cfg.LogLevel))
+			if err != nil {
+				return failed(err)
+			}
+			return failed(g.run(ctx, reload))
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,162 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/xdg-go/scram"
+
+	"github.com/hourgate/hourgate/internal/verifier"
+)
+
+// SASL mechanisms; https://www.postgresql.org/docs/current/sasl-authentication.html.
+const (
+	scramSHA256     = "SCRAM-SHA-256"
+	scramSHA256Plus = "SCRAM-SHA-256-PLUS"
+
+	// maxSASLMessage is PostgreSQL's bound (PG_MAX_SASL_MESSAGE_LENGTH, src/backend/libpq/auth-sasl.c). A stranger can
+	// make us allocate this much.
+	maxSASLMessage = 1024
+)
+
+// authenticate proves who the user is. Whether the name exists shows in nothing: an unknown user gets a challenge made
+// from the name and a secret of this process, and fails where a wrong password fails.
+func (s *session) authenticate() error {
+	conversation, binding, err := s.newConversation()
+	if err != nil {
+		return err
+	}
+
+	// client ← AuthenticationSASL
+	mechanisms := []string{scramSHA256}
+	if binding {
+		mechanisms = []string{scramSHA256Plus, scramSHA256}
+	}
+	if err := s.send(&pgproto3.AuthenticationSASL{AuthMechanisms: mechanisms}); err != nil {
+		return err
+	}
+
+	// client → SASLInitialResponse
+	body, err := s.readSASL()
+	if err != nil {
+		return err
+	}
+	var initial pgproto3.SASLInitialResponse
+	if initial.Decode(body) != nil || !validMechanism(initial, binding) {
+		return errMechanism
+	}
+	challenge, err := conversation.Step(string(initial.Data))
+	if err != nil {
+		return s.authenticationFailed(err)
+	}
+
+	// client ← AuthenticationSASLContinue
+	if err := s.send(&pgproto3.AuthenticationSASLContinue{Data: []byte(challenge)}); err != nil {
+		return err
+	}
+
+	// client → SASLResponse
+	if body, err = s.readSASL(); err != nil {
+		return err
+	}
+	final, err := conversation.Step(string(body))
+	if err != nil || !conversation.Valid() {
+		return s.authenticationFailed(err)
+	}
+
+	// client ← AuthenticationSASLFinal, AuthenticationOk
+	s.user = s.startup.user
+	return s.send(&pgproto3.AuthenticationSASLFinal{Data: []byte(final)}, &pgproto3.AuthenticationOk{})
+}
+
+// newConversation looks the verifier up by the StartupMessage's user; the name inside the SCRAM messages is ignored, as
+// PostgreSQL does, since drivers put different things there.
+func (s *session) newConversation() (c *scram.ServerConversation, binding bool, err error) {
+	v, known := s.server.Policy().Verifier(s.startup.user)
+	if !known {
+		v = verifier.Mock(s.server.mockSecret[:], s.startup.user)
+	}
+	server, err := scram.SHA256.NewServer(func(string) (scram.StoredCredentials, error) {
+		return scram.StoredCredentials{
+			KeyFactors: scram.KeyFactors{Salt: string(v.Salt), Iters: v.Iterations},
+			StoredKey:  v.StoredKey, ServerKey: v.ServerKey,
+		}, nil
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("starting SCRAM: %w", err)
+	}
+	if data, ok := endpointBinding(s.leaf); ok {
+		return server.NewConversationWithChannelBinding(scram.ChannelBinding{
+			Type: scram.ChannelBindingTLSServerEndpoint, Data: data,
+		}), true, nil
+	}
+	return server.NewConversation(), false, nil
+}
+
+// endpointBinding is tls-server-end-point (RFC 5929, section 4.1): the hash of our certificate by its signature's hash
+// function, SHA-256 in place of anything weaker. It is not defined for signatures without one, such as Ed25519.
+func endpointBinding(leaf *x509.Certificate) ([]byte, bool) {
+	if leaf == nil {
+		return nil, false
+	}
+	var h hash.Hash
+	switch leaf.SignatureAlgorithm {
+	case x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.SHA256WithRSA, x509.SHA256WithRSAPSS, x509.ECDSAWithSHA256:
+		h = sha256.New()
+	case x509.SHA384WithRSA, x509.SHA384WithRSAPSS, x509.ECDSAWithSHA384:
+		h = sha512.New384()
+	case x509.SHA512WithRSA, x509.SHA512WithRSAPSS, x509.ECDSAWithSHA512:
+		h = sha512.New()
+	default:
+		return nil, false
+	}
+	h.Write(leaf.Raw)
+	return h.Sum(nil), true
+}
+
+// validMechanism holds the mechanism's name against the message: -PLUS means channel binding, and nothing else does.
+func validMechanism(m pgproto3.SASLInitialResponse, binding bool) bool {
+	bound := strings.HasPrefix(string(m.Data), "p=")
+	switch m.AuthMechanism {
+	case scramSHA256:
+		return !bound
+	case scramSHA256Plus:
+		return binding && bound
+	}
+	return false
+}
+
+// authenticationFailed is the same for every way to fail.
+func (s *session) authenticationFailed(err error) error {
+	s.log.Info("authentication failed", "user", printable(s.startup.user), "error", err)
+	return wrongPassword(s.startup.user)
+}
+
+// readSASL reads one SASL message with exact lengths and returns its body.
+func (s *session) readSASL() ([]byte, error) {
+	var header [5]byte
+	if _, err := io.ReadFull(s.client, header[:]); err != nil {
+		return nil, s.startupReadError(err)
+	}
+	length := binary.BigEndian.Uint32(header[1:])
+	switch {
+	case header[0] == 'X':
+		return nil, errDisconnect // Terminate: a driver that does not know SCRAM gives up
+	case header[0] != 'p':
+		return nil, protocolViolation(fmt.Sprintf("expected SASL response, got message type %d", header[0]))
+	case length < 4 || length > maxSASLMessage+4:
+		return nil, protocolViolation("invalid length of SASL message")
+	}
+	body := make([]byte, length-4)
+	if _, err := io.ReadFull(s.client, body); err != nil {
+		return nil, s.startupReadError(err)
+	}
+	return body, nil
+}

@@ -1,0 +1,195 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+)
+
+// refusal is what a client is told when its connection ends: the fields of an ErrorResponse with severity FATAL, and the
+// reason for metrics, logs and the trail. The variables and functions below are all there are; any other error becomes
+// errInternal, so that no internal text reaches a client.
+type refusal struct {
+	code    string // SQLSTATE
+	message string
+	detail  string
+	hint    string
+	reason  string // from a closed set
+}
+
+func (r *refusal) Error() string {
+	if r.detail == "" {
+		return r.message
+	}
+	return r.message + ": " + r.detail
+}
+
+// SQLSTATEs; src/backend/utils/errcodes.txt.
+const (
+	codeProtocolViolation    = "08P01"
+	codeUnsupported          = "0A000"
+	codeInvalidAuthorization = "28000"
+	codeInvalidPassword      = "28P01"
+	codeAdminShutdown        = "57P01"
+	codeCannotConnectNow     = "57P03"
+	codeTooManyConnections   = "53300"
+	codeConnectionFailure    = "08006"
+	codeUnreachable          = "08001"
+	codeSystemError          = "58000"
+	codeInvalidParameter     = "22023"
+	codeUndefinedObject      = "42704"
+	codeInternal             = "XX000"
+)
+
+// The closed table. A message never depends on an error's text.
+var (
+	errPlaintext = &refusal{
+		code: codeInvalidAuthorization, reason: "plaintext",
+		message: "this gate takes encrypted connections only",
+		hint:    "Connect with sslmode=verify-full, or at least sslmode=require.",
+	}
+	errReplication = &refusal{
+		code: codeUnsupported, reason: "replication",
+		message: "replication connections are not let through",
+		hint:    "Connect without the replication parameter.",
+	}
+	errNoUser = &refusal{
+		code: codeInvalidAuthorization, reason: "protocol",
+		message: "no PostgreSQL user name specified in startup packet",
+	}
+	errMechanism = &refusal{
+		code: codeProtocolViolation, reason: "protocol",
+		message: "client selected an invalid SASL authentication mechanism",
+		hint:    "Use a client that knows SCRAM-SHA-256.",
+	}
+	errTrail = &refusal{
+		code: codeSystemError, reason: "trail",
+		message: "this session can't be recorded, so it can't begin",
+		hint:    "Tell the operators of this gate; nothing is wrong at your end.",
+	}
+	errGrantEnded = &refusal{
+		code: codeAdminShutdown, reason: "grant_expired",
+		message: "terminating connection: your grant has ended",
+		hint:    "Ask for a new grant if you need more time.",
+	}
+	errGrantRevoked = &refusal{
+		code: codeAdminShutdown, reason: "grant_revoked",
+		message: "terminating connection: your grant was withdrawn or changed",
+		hint:    "Connect again to see what you may use now.",
+	}
+	errShutdown = &refusal{
+		code: codeAdminShutdown, reason: "shutdown",
+		message: "terminating connection: the gate is shutting down",
+		hint:    "Connect again in a moment.",
+	}
+	errUpstreamGone = &refusal{
+		code: codeConnectionFailure, reason: "upstream_closed",
+		message: "the database server closed the connection unexpectedly",
+		hint:    "Connect again; if it goes on, tell the operators of the database.",
+	}
+	errLoginTimeout = &refusal{
+		code: codeProtocolViolation, reason: "timeout",
+		message: "the connection was not set up in time",
+	}
+)
+
+func protocolViolation(detail string) *refusal {
+	return &refusal{code: codeProtocolViolation, reason: "protocol", message: "protocol violation", detail: detail}
+}
+
+func wrongPassword(user string) *refusal {
+	return &refusal{
+		code: codeInvalidPassword, reason: "authentication",
+		message: fmt.Sprintf("password authentication failed for user %q", printable(user)),
+	}
+}
+
+func unsupportedParameter(name string) *refusal {
+	return &refusal{
+		code: codeUnsupported, reason: "parameter",
+		message: fmt.Sprintf("startup parameter %q is not let through", printable(name)),
+		hint:    "Leave it out, or use SET once you are connected.",
+	}
+}
+
+func denied(d policy.Decision) *refusal {
+	return &refusal{
+		code: codeInvalidAuthorization, reason: string(d.Reason),
+		message: d.Message, detail: d.Detail, hint: d.Hint,
+	}
+}
+
+func errInternal(session string) *refusal {
+	return &refusal{
+		code: codeInternal, reason: "internal",
+		message: "internal error, session " + session,
+		hint:    "Tell the operators of this gate the session's name.",
+	}
+}
+
+// unavailable is what a client learns of a server or an admin that does not work: that it is not the client's fault,
+// what kind of trouble it is, and whom to tell. Hosts, roles and secrets stay in the log.
+func unavailable(integration, session string, err error) *refusal {
+	r := &refusal{
+		code: codeSystemError, reason: "provision",
+		message: fmt.Sprintf("access to %q could not be prepared", integration),
+		hint:    "Tell the operators of this gate: session " + session + ".",
+	}
+	var dialErr *upstream.DialError
+	var pgErr *pgconn.PgError
+	switch {
+	case errors.As(err, &dialErr):
+		r.code, r.reason = codeUnreachable, "unreachable"
+		r.message = fmt.Sprintf("the database server of %q can't be reached", integration)
+	case errors.Is(err, context.DeadlineExceeded):
+		r.code, r.reason = codeUnreachable, "unreachable"
+		r.message = fmt.Sprintf("the database server of %q did not answer in time", integration)
+	case errors.As(err, &pgErr) && pgErr.Code == codeTooManyConnections:
+		r.code, r.reason = codeTooManyConnections, "server_full"
+		r.message = fmt.Sprintf("the database server of %q has no free connection", integration)
+		r.hint = "Close connections that you don't need, or try again in a moment."
+	case errors.As(err, &pgErr) && pgErr.Code == codeCannotConnectNow:
+		r.code, r.reason = codeCannotConnectNow, "unreachable"
+		r.message = fmt.Sprintf("the database server of %q is starting up or shutting down", integration)
+		r.hint = "Try again in a moment."
+	case errors.As(err, &pgErr) && (pgErr.Code == codeInvalidParameter || pgErr.Code == codeUndefinedObject):
+		// Only what the client itself chose can be wrong in this way, and the text speaks of nothing else.
+		r.code, r.reason, r.message = pgErr.Code, "parameter", "the database server refused a startup parameter"
+		r.detail, r.hint = pgErr.Message, "Correct or leave out the parameter."
+	}
+	return r
+}
+
+// response is the refusal as the client's last message.
+func (r *refusal) response() *pgproto3.ErrorResponse {
+	return &pgproto3.ErrorResponse{
+		Severity: "FATAL", SeverityUnlocalized: "FATAL",
+		Code: r.code, Message: r.message, Detail: r.detail, Hint: r.hint,
+	}
+}
+
+// printable keeps a name that a stranger sent from forging lines or breaking the encoding of a message.
+func printable(s string) string {
+	if !utf8.ValidString(s) {
+		s = strings.ToValidUTF8(s, "?")
+	}
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+	for len(s) > 63 { // an identifier's length; whole characters only
+		_, size := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-size]
+	}
+	return s
+}

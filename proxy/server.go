@@ -1,0 +1,233 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+)
+
+// ErrServerClosed is returned by Serve after Shutdown or Close.
+var ErrServerClosed = errors.New("proxy: server closed")
+
+// Config is what a Server needs to know. All fields are required unless their comment says otherwise.
+type Config struct {
+	Certificate  tls.Certificate
+	ClientCAs    *x509.CertPool // optional: clients must show a certificate of these authorities, besides their password
+	Policy       *policy.Set
+	Integrations map[string]Integration // by name
+	Trail        Trail
+	Logger       *slog.Logger
+	Registry     prometheus.Registerer
+
+	// AllowPlaintextLoopback lets clients on the same machine connect without TLS. Default: no.
+	AllowPlaintextLoopback bool
+	// LoginTimeout bounds everything between accept and the first ReadyForQuery. Default 60 s, as PostgreSQL's
+	// authentication_timeout.
+	LoginTimeout time.Duration
+}
+
+// Integration is one guarded server as the proxy sees it.
+type Integration struct {
+	Upstream *upstream.Server
+	// Acquire returns the ephemeral role of the person's grant, admitted to the database. The error is for the log; the
+	// client learns what kind of trouble it is.
+	Acquire func(ctx context.Context, user string, grant *policy.Grant, database string) (Lease, error)
+}
+
+// Lease is one session's hold on an ephemeral role; exactly one of Release and Discard ends it.
+type Lease interface {
+	Login() upstream.Login
+	Release()
+	Discard() // the server would not let the role in; the next session needs another
+}
+
+// Trail takes records before the act; *audit.Trail is one.
+type Trail interface {
+	Append(audit.Record) error
+}
+
+const defaultLoginTimeout = time.Minute
+
+// Server accepts clients. Its methods may be called from any goroutine.
+type Server struct {
+	cfg        Config
+	log        *slog.Logger
+	metrics    *metrics
+	mockSecret [32]byte // makes the challenges of unknown users; per process
+	cancels    canceller
+	cert       atomic.Pointer[tls.Certificate]
+
+	mu       sync.Mutex
+	policy   *policy.Set
+	sessions map[*session]struct{}
+	listener net.Listener
+	closing  bool
+	running  sync.WaitGroup
+}
+
+// New checks the configuration and returns a server that does not listen yet.
+func New(cfg Config) (*Server, error) {
+	if cfg.LoginTimeout == 0 {
+		cfg.LoginTimeout = defaultLoginTimeout
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), policy: cfg.Policy,
+		cancels:  canceller{sessions: make(map[uint32]*session)},
+		sessions: make(map[*session]struct{}),
+	}
+	_, _ = rand.Read(s.mockSecret[:]) // never fails, see crypto/rand
+	if err := s.SetCertificate(cfg.Certificate); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// SetCertificate changes the certificate for connections to come.
+func (s *Server) SetCertificate(cert tls.Certificate) error {
+	if len(cert.Certificate) == 0 {
+		return errors.New("proxy: no certificate")
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return fmt.Errorf("parsing certificate: %w", err)
+	}
+	cert.Leaf = leaf
+	s.cert.Store(&cert)
+	s.metrics.certificateExpiry.Set(float64(leaf.NotAfter.Unix()))
+	return nil
+}
+
+// tlsConfig is the configuration for one connection, and the certificate that it shows. Sessions are not resumed, as by
+// PostgreSQL: a client that resumes would bind its password to a certificate that may have been changed since.
+func (s *Server) tlsConfig() (*tls.Config, *x509.Certificate) {
+	cert := s.cert.Load()
+	cfg := &tls.Config{
+		Certificates:           []tls.Certificate{*cert},
+		MinVersion:             tls.VersionTLS12,
+		NextProtos:             []string{alpn},
+		SessionTicketsDisabled: true,
+	}
+	if s.cfg.ClientCAs != nil {
+		cfg.ClientCAs, cfg.ClientAuth = s.cfg.ClientCAs, tls.RequireAndVerifyClientCert
+	}
+	return cfg, cert.Leaf
+}
+
+// Policy is the set that is in force.
+func (s *Server) Policy() *policy.Set {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.policy
+}
+
+// SetPolicy puts a new set in force and decides every live session again: whose grant is gone or means something else
+// is put out, whose grant ends at another time ends then.
+func (s *Server) SetPolicy(set *policy.Set) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.policy = set
+	for session := range s.sessions {
+		session.reconsider(set)
+	}
+}
+
+// Serve accepts connections until Shutdown or Close, and returns ErrServerClosed then.
+func (s *Server) Serve(ln net.Listener) error {
+	s.mu.Lock()
+	s.listener = ln
+	closing := s.closing
+	s.mu.Unlock()
+	if closing {
+		return errors.Join(ErrServerClosed, ln.Close())
+	}
+	for delay := time.Duration(0); ; {
+		conn, err := ln.Accept()
+		switch {
+		case err == nil:
+			delay = 0
+			s.start(conn)
+		case s.isClosing():
+			return ErrServerClosed
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default: // out of file descriptors, most likely: wait for some to be closed
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			s.log.Error("connection could not be accepted, trying again", "error", err, "delay", delay)
+			time.Sleep(delay)
+		}
+	}
+}
+
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// start gives the connection a session and a goroutine.
+func (s *Server) start(conn net.Conn) {
+	session := newSession(s, conn)
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		_ = conn.Close()
+		return
+	}
+	s.sessions[session] = struct{}{}
+	s.running.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.running.Done()
+		session.serve()
+		s.mu.Lock()
+		delete(s.sessions, session)
+		s.mu.Unlock()
+	}()
+}
+
+// Shutdown stops accepting, ends sessions as soon as they are idle outside a transaction, and the rest when ctx is done.
+// It returns when all have ended.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stopAccepting(func(session *session) { session.drain() })
+	ended := make(chan struct{})
+	go func() { s.running.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), s.Close())
+	}
+}
+
+// Close stops accepting and ends all sessions now. It returns when they have ended.
+func (s *Server) Close() error {
+	s.stopAccepting(func(session *session) { session.end(errShutdown) })
+	s.running.Wait()
+	return nil
+}
+
+func (s *Server) stopAccepting(each func(*session)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
+	if s.listener != nil {
+		_ = s.listener.Close()
+	}
+	for session := range s.sessions {
+		each(session)
+	}
+}

@@ -1,0 +1,406 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+)
+
+// farewellTimeout bounds the last message to a client.
+const farewellTimeout = time.Second
+
+// session is one client connection from accept to its last record. Its fields belong to the goroutine that runs it,
+// but for those said to be otherwise.
+type session struct {
+	server *Server
+	id     string
+	log    *slog.Logger
+	ctx    context.Context
+	end    context.CancelCauseFunc // any goroutine; the cause is what the client is told
+
+	client  net.Conn
+	tls     *tls.Conn         // the same, once it is encrypted
+	leaf    *x509.Certificate // that the client was shown
+	startup startup
+	user    string // authenticated
+
+	decision policy.Decision
+	// grant and expiry belong to the server's mutex: a reload changes them.
+	grant  *policy.Grant
+	expiry *time.Timer
+
+	integration Integration
+	lease       Lease
+	upstream    *pgconn.HijackedConn
+	cancelKey   cancelKey
+	relay       *relay // belongs to the server's mutex until it is set
+	began       time.Time
+}
+
+func newSession(server *Server, conn net.Conn) *session {
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
+	s := &session{server: server, id: hex.EncodeToString(id[:]), client: conn, began: time.Now()}
+	s.log = server.log.With("session", s.id, "remote_addr", conn.RemoteAddr().String())
+	s.ctx, s.end = context.WithCancelCause(context.Background())
+	return s
+}
+
+// serve runs the session and says goodbye.
+func (s *session) serve() {
+	defer s.end(nil)
+	err := s.run(s.ctx)
+	s.farewell(err)
+}
+
+// run is a connection's life.
+func (s *session) run(ctx context.Context) error {
+	login, cancel := context.WithTimeoutCause(ctx, s.server.cfg.LoginTimeout, errLoginTimeout)
+	defer cancel()
+	deadline, _ := login.Deadline()
+	_ = s.client.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { _ = s.client.SetReadDeadline(past) })
+	defer stop()
+
+	now := time.Now()
+	if err := s.negotiate(login); err != nil {
+		return err
+	}
+	if s.startup.cancel != nil {
+		return s.cancelTarget(login)
+	}
+	now = s.server.metrics.observe("negotiate", now)
+
+	if err := s.authenticate(); err != nil {
+		return err
+	}
+	now = s.server.metrics.observe("authenticate", now)
+
+	if err := s.authorize(); err != nil {
+		return err
+	}
+	if err := s.provision(login); err != nil {
+		return err
+	}
+	defer s.settle()
+	now = s.server.metrics.observe("provision", now)
+
+	if err := s.connect(login); err != nil {
+		return err
+	}
+	defer s.closeUpstream()
+	s.server.metrics.observe("connect", now)
+
+	if err := s.welcome(); err != nil {
+		return err
+	}
+	defer s.server.cancels.remove(s.cancelKey)
+
+	stop()
+	cancel()
+	return s.relayMessages(ctx)
+}
+
+// authorize finds the grant that lets the user in and arms its end. It holds the server's mutex, so that a reload either
+// sees the grant of this session or is seen by it.
+func (s *session) authorize() error {
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	s.decision = s.server.policy.Decide(policy.Request{User: s.user, Database: s.requestedDatabase()}, time.Now())
+	if s.decision.Grant == nil {
+		return denied(s.decision)
+	}
+	s.grant = s.decision.Grant
+	s.integration = s.server.cfg.Integrations[s.decision.Integration]
+	s.expiry = time.AfterFunc(time.Until(s.grant.Until), func() { s.end(errGrantEnded) })
+	s.log = s.log.With("user", s.user, "integration", s.decision.Integration, "database", s.decision.Database, "grant", s.grant.Name)
+	return nil
+}
+
+// requestedDatabase is what the client named, which for PostgreSQL is the user's name if it named nothing.
+func (s *session) requestedDatabase() string {
+	if s.startup.database == "" {
+		return s.startup.user
+	}
+	return s.startup.database
+}
+
+// reconsider decides the session again under a new policy; the server's mutex is held.
+func (s *session) reconsider(set *policy.Set) {
+	if s.grant == nil {
+		return
+	}
+	grant, ok := set.Covers(s.user, s.grant.Name, s.decision.Database, time.Now())
+	if !ok || !grant.SameRights(s.grant) {
+		s.end(errGrantRevoked)
+		return
+	}
+	s.grant = grant
+	s.expiry.Reset(time.Until(grant.Until))
+}
+
+// provision writes the session's start and takes hold of the grant's role.
+func (s *session) provision(ctx context.Context) error {
+	if err := s.server.cfg.Trail.Append(s.record(audit.SessionStart)); err != nil {
+		s.server.metrics.trailErrors.Inc()
+		s.log.Error("session refused: the trail can't be written", "error", err)
+		return errTrail
+	}
+	lease, err := s.integration.Acquire(ctx, s.user, s.decision.Grant, s.decision.Database)
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		s.log.Error("role could not be provided", "error", err)
+		return unavailable(s.decision.Integration, s.id, err)
+	}
+	s.lease = lease
+	return nil
+}
+
+// settle ends what the session held besides its sockets. The role itself is settled by its keeper.
+func (s *session) settle() { s.lease.Release() }
+
+// connect logs in upstream as the grant's role.
+func (s *session) connect(ctx context.Context) error {
+	login := s.lease.Login()
+	login.Params = s.upstreamParameters()
+	conn, err := upstream.Connect(ctx, s.integration.Upstream, login, pgconn.ConnectConfig)
+	if err == nil {
+		if err = conn.SyncConn(ctx); err == nil {
+			s.upstream, err = conn.Hijack()
+		}
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		s.log.Error("log-in upstream failed", "role", login.User, "error", err)
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && (pgErr.Code == codeInvalidPassword || pgErr.Code == codeInvalidAuthorization) {
+			s.lease.Discard()
+		}
+		return unavailable(s.decision.Integration, s.id, err)
+	}
+	s.log.Debug("connected upstream", "role", login.User, "pid", s.upstream.PID)
+	return nil
+}
+
+// closeUpstream closes the socket without a last word: tls.Conn.Close would wait for a server that does not read. Whoever
+// said Terminate has said it already.
+func (s *session) closeUpstream() {
+	conn := s.upstream.Conn
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	_ = conn.Close()
+}
+
+// upstreamParameters are the client's settings, checked in startup.go, and a name that joins the server's own log with
+// the trail.
+func (s *session) upstreamParameters() map[string]string {
+	params := maps.Clone(s.startup.params)
+	if params == nil {
+		params = make(map[string]string)
+	}
+	params["application_name"] = printable("hourgate " + s.id + " " + s.user + " " + s.startup.application)
+	if _, set := params["default_transaction_read_only"]; !set && s.decision.Grant.Access.Level == policy.ReadOnly {
+		// A courtesy that catches slips early. What enforces the level is the role's privileges.
+		params["default_transaction_read_only"] = "on"
+	}
+	return params
+}
+
+// welcome ends the start-up phase as PostgreSQL does, with a cancel key of our own.
+func (s *session) welcome() error {
+	secretLen := cancelSecret30
+	if s.startup.protocol > protocol30 {
+		secretLen = cancelSecret32
+	}
+	s.cancelKey = s.server.cancels.add(s, secretLen)
+
+	// client ← ParameterStatus…, BackendKeyData, NoticeResponse, ReadyForQuery
+	var messages []pgproto3.BackendMessage
+	for _, name := range slices.Sorted(maps.Keys(s.upstream.ParameterStatuses)) {
+		messages = append(messages, &pgproto3.ParameterStatus{Name: name, Value: s.upstream.ParameterStatuses[name]})
+	}
+	messages = append(messages, &pgproto3.BackendKeyData{ProcessID: s.cancelKey.pid, SecretKey: s.cancelKey.secret})
+	if s.decision.Grant.Access.Level == policy.Admin {
+		messages = append(messages, s.adminNotice())
+	}
+	messages = append(messages, &pgproto3.ReadyForQuery{TxStatus: s.upstream.TxStatus})
+	if err := s.send(messages...); err != nil {
+		s.server.cancels.remove(s.cancelKey)
+		return err
+	}
+	return s.client.SetDeadline(time.Time{})
+}
+
+// adminNotice warns whoever can create objects that they go with the grant.
+func (s *session) adminNotice() *pgproto3.NoticeResponse {
+	return &pgproto3.NoticeResponse{
+		Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000",
+		Message: fmt.Sprintf("grant %s ends at %s; what you create and still own then is dropped",
+			s.decision.Grant.Name, s.decision.Grant.Until.UTC().Format("2006-01-02 15:04 UTC")),
+	}
+}
+
+// relayMessages runs until somebody leaves or the session's context ends.
+func (s *session) relayMessages(ctx context.Context) error {
+	s.log.Info("session started", "role", s.lease.Login().User, "setup", time.Since(s.began))
+	active := s.server.metrics.sessions.WithLabelValues(s.decision.Integration)
+	active.Inc()
+	defer active.Dec()
+
+	r := &relay{client: s.client, upstream: s.upstream.Conn, metrics: s.server.metrics}
+	s.server.mu.Lock()
+	s.relay = r
+	if s.server.closing {
+		r.draining.Store(true)
+	}
+	s.server.mu.Unlock()
+	return r.run(ctx)
+}
+
+// drain ends the session when it is idle; the server's mutex is held.
+func (s *session) drain() {
+	if s.relay == nil {
+		s.end(errShutdown)
+		return
+	}
+	s.relay.draining.Store(true)
+	if s.relay.idle() {
+		s.end(errShutdown)
+	}
+}
+
+// cancelUpstream asks the server to cancel what this session runs. It is called by the goroutines of other connections,
+// for a session that is being relayed.
+func (s *session) cancelUpstream(ctx context.Context) error {
+	return s.integration.Upstream.Cancel(ctx, s.upstream.Conn, s.upstream.PID, s.upstream.SecretKey)
+}
+
+// farewell is the one place where a session ends: it tells the client, closes, logs and records.
+func (s *session) farewell(err error) {
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	var r *refusal
+	switch {
+	case errors.Is(err, errDisconnect), errors.Is(err, errClientGone), errors.Is(err, errClientQuit), errors.Is(err, errUpstreamEnded):
+	case !errors.As(err, &r):
+		s.log.Error("session failed", "error", err)
+		r = errInternal(s.id)
+	}
+	s.recordEnd(r, err)
+	if r != nil && (s.relay == nil || s.relay.clientAtBoundary()) {
+		_ = s.client.SetDeadline(time.Now().Add(farewellTimeout))
+		_ = s.send(r.response())
+	}
+	_ = s.client.Close() // sends close_notify
+}
+
+// recordEnd logs, counts and writes down how the connection ended.
+func (s *session) recordEnd(r *refusal, err error) {
+	reason := "disconnect"
+	switch {
+	case r != nil:
+		reason = r.reason
+	case errors.Is(err, errUpstreamEnded):
+		reason = "upstream_error"
+	}
+	event := audit.SessionEnd
+	if s.relay == nil {
+		if r == nil {
+			return // a scan, a health check or a CancelRequest
+		}
+		if s.grant == nil {
+			event = audit.SessionRefused
+		}
+		s.server.metrics.refused.WithLabelValues(reason).Inc()
+		s.log.Info("connection refused", "reason", reason, "error", err)
+	} else {
+		s.server.metrics.ended.WithLabelValues(s.decision.Integration, reason).Inc()
+		s.log.Info("session ended", "reason", reason, "duration", time.Since(s.began),
+			"bytes_from_client", s.relay.fromClient.Load(), "bytes_from_upstream", s.relay.fromUpstream.Load())
+	}
+	record := s.record(event)
+	record.Reason = reason
+	if r != nil {
+		record.Code = r.code
+	}
+	if err := s.server.cfg.Trail.Append(record); err != nil {
+		s.server.metrics.trailErrors.Inc()
+		s.log.Error("the end of a session could not be recorded", "error", err)
+	}
+}
+
+// record starts a trail record about this session.
+func (s *session) record(event audit.Event) audit.Record {
+	r := audit.Record{
+		Event: event, Session: s.id, RemoteAddr: s.client.RemoteAddr().String(),
+		User: s.user, Application: s.startup.application,
+		Integration: s.decision.Integration, Database: s.decision.Database,
+	}
+	if s.user == "" {
+		r.User = s.startup.user // as claimed
+	}
+	if s.tls != nil {
+		r.TLSClient = tls.VersionName(s.tls.ConnectionState().Version)
+	}
+	if grant := s.decision.Grant; grant != nil {
+		r.Grant, r.Access, r.Until, r.Reason = grant.Name, string(grant.Access.Level), grant.Until, grant.Reason
+	}
+	if s.lease != nil {
+		r.Role = s.lease.Login().User
+	}
+	if s.relay != nil {
+		r.BytesFromClient, r.BytesFromUpstream = s.relay.fromClient.Load(), s.relay.fromUpstream.Load()
+		r.Duration = time.Since(s.began).Seconds()
+	}
+	return r
+}
+
+// send writes messages to the client in one write.
+func (s *session) send(messages ...pgproto3.BackendMessage) error {
+	var b []byte
+	for _, m := range messages {
+		var err error
+		if b, err = m.Encode(b); err != nil {
+			return fmt.Errorf("encoding %T: %w", m, err)
+		}
+	}
+	if _, err := s.client.Write(b); err != nil {
+		return s.startupReadError(err)
+	}
+	return nil
+}
+
+// startupReadError says why a client could not be heard or reached before the relay: the session was ended, the time is
+// up, or the client has gone.
+func (s *session) startupReadError(err error) error {
+	switch {
+	case s.ctx.Err() != nil:
+		return context.Cause(s.ctx)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errLoginTimeout
+	}
+	return errDisconnect
+}

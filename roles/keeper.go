@@ -1,0 +1,192 @@
+package roles
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/secrets"
+)
+
+// Config is what a Keeper needs to know. All fields are required unless their comment says otherwise.
+type Config struct {
+	Integration string // name, for records and logs
+	Database    string // the integration's default database, where the warm admin connection lives
+	Deployment  string // whose roles these are; proxies of one deployment sweep each other's leftovers
+	Server      *upstream.Server
+	Secret      Secret
+	Trail       Trail
+	Linger      time.Duration // how long a role outlives its last session; zero settles at once
+	Logger      *slog.Logger
+	Registry    prometheus.Registerer
+}
+
+// Secret hands out the admin's credential; *secrets.Store is one.
+type Secret interface {
+	Use(ctx context.Context, try func(context.Context, secrets.Credential) error) error
+}
+
+// Trail takes records before the act; *audit.Trail is one.
+type Trail interface {
+	Append(audit.Record) error
+}
+
+// ErrClosed is returned by Acquire once the keeper ends.
+var ErrClosed = errors.New("roles: keeper closed")
+
+const (
+	provisionTimeout = 15 * time.Second // a person waits for it
+	settleTimeout    = time.Minute      // for one try; the sweep tries again
+	heartbeat        = 5 * time.Second  // how soon a lost admin connection is noticed
+	sweepInterval    = time.Minute
+	retryInterval    = 10 * time.Second // of the sweep, while something could not be settled
+)
+
+// Keeper makes, keeps and settles the ephemeral roles of one integration. It is safe for concurrent use.
+type Keeper struct {
+	cfg      Config
+	proxy    string // this process, in the ledger and in application_name
+	log      *slog.Logger
+	metrics  *metrics
+	pool     *pool
+	profiles profiles
+
+	mu     sync.Mutex
+	closed bool
+	leases map[leaseKey]*lease // those that take new sessions
+	ours   map[string]bool     // names of all roles that this process made and has not settled
+	tended sync.WaitGroup      // one for each role of ours
+	ending context.Context     // done: settle everything
+	end    context.CancelFunc
+
+	suspects map[string]time.Time // roles of proxies that seem dead, and since when; only the sweep uses it
+}
+
+// New returns a keeper that has not talked to the server yet; see Run.
+func New(cfg Config) *Keeper {
+	var id [6]byte
+	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
+	k := &Keeper{
+		cfg:      cfg,
+		proxy:    hex.EncodeToString(id[:]),
+		log:      cfg.Logger.With("integration", cfg.Integration),
+		metrics:  newMetrics(cfg.Registry, cfg.Integration),
+		leases:   make(map[leaseKey]*lease),
+		ours:     make(map[string]bool),
+		suspects: make(map[string]time.Time),
+	}
+	k.ending, k.end = context.WithCancel(context.Background())
+	k.pool = newPool(func(ctx context.Context) (*adminConn, error) { return k.connect(ctx, cfg.Database) })
+	return k
+}
+
+// Run keeps an admin connection warm and sweeps: at once, every minute, and whenever the server was away. It returns
+// when ctx is done. Sessions can be had before its first sweep and while the server is away, as far as the server
+// allows.
+func (k *Keeper) Run(ctx context.Context) {
+	var lastSweep time.Time
+	var failed bool // the last sweep left something, or could not be done
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for away := true; ; {
+		err := k.ping(ctx)
+		k.metrics.reachable(err == nil)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			k.log.Error("admin connection lost, trying again", "error", err)
+			away = true
+		case away, time.Since(lastSweep) >= sweepInterval, failed && time.Since(lastSweep) >= retryInterval:
+			if away {
+				k.log.Info("admin connection ready", "server", k.cfg.Server.Address())
+			}
+			failed = k.Sweep(ctx) != nil
+			lastSweep, away = time.Now(), false
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (k *Keeper) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
+	defer cancel()
+	return k.pool.use(ctx, func(c *adminConn) error { return c.Ping(ctx) })
+}
+
+// Apply decides every role again under a new policy. Roles whose grant is gone, or means something else, are settled. A
+// grant that only moved its end, or lost one of its databases, keeps its sessions; new ones get a new role.
+func (k *Keeper) Apply(set *policy.Set) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, l := range k.leases {
+		grant, lost := covering(set, key, l.grant)
+		switch {
+		case grant == nil || !grant.SameRights(l.grant):
+			l.until = time.Time{}
+		case lost || !grant.Until.Equal(l.until):
+			l.until, l.retired = grant.Until, true
+		default:
+			continue
+		}
+		delete(k.leases, key)
+		l.wake()
+	}
+}
+
+// covering returns the grant as it is in set, nil if it covers none of the databases that it did, and whether it lost
+// some of them.
+func covering(set *policy.Set, key leaseKey, old *policy.Grant) (grant *policy.Grant, lost bool) {
+	now := time.Now()
+	for _, database := range old.Databases {
+		if g, ok := set.Covers(key.user, key.grant, database, now); ok {
+			grant = g
+		} else {
+			lost = true
+		}
+	}
+	return grant, lost
+}
+
+// Close settles all roles of this process and closes the admin connections. Roles that can't be settled before ctx is
+// done are left to the sweep of the next start.
+func (k *Keeper) Close(ctx context.Context) error {
+	k.mu.Lock()
+	k.closed = true
+	k.mu.Unlock()
+	k.end()
+	settled := make(chan struct{})
+	go func() { k.tended.Wait(); close(settled) }()
+	defer k.pool.close()
+	select {
+	case <-settled:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// record starts a trail record about a role.
+func (k *Keeper) record(event audit.Event, r Role, fill func(*audit.Record)) audit.Record {
+	rec := audit.Record{
+		Event: event, Integration: k.cfg.Integration, Deployment: r.entry.Deployment, Proxy: r.entry.Proxy,
+		User: r.entry.User, Grant: r.entry.Grant, Role: r.Name, RoleOID: r.OID,
+	}
+	if fill != nil {
+		fill(&rec)
+	}
+	return rec
+}

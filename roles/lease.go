@@ -1,0 +1,207 @@
+package roles
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+)
+
+// leaseKey: one role for each person and grant, so that two people of one grant can't signal each other's backends.
+type leaseKey struct{ user, grant string }
+
+// lease is one ephemeral role's life. Its fields after mu belong to the keeper's mutex, but for those said to be fixed.
+type lease struct {
+	keeper *Keeper
+	grant  *policy.Grant // fixed
+	role   Role          // fixed once admitted without an error
+	woken  chan struct{} // capacity 1
+
+	making    sync.Mutex // one server round trip for this role at a time; guards databases, password and made
+	made      bool
+	password  string
+	databases map[string]bool // those that the role has been admitted to
+
+	until    time.Time // zero: now
+	sessions int
+	idle     time.Time // when the last session left
+	retired  bool      // takes no new sessions; settled when the last one has left
+}
+
+// Lease is the right to log in as an ephemeral role, held by one session.
+type Lease struct {
+	login   upstream.Login
+	lease   *lease
+	release sync.Once
+}
+
+// Login has the role's name and password and the database. Its Params are the caller's to fill.
+func (l *Lease) Login() upstream.Login { return l.login }
+
+// Acquire returns the role of the person's grant, made now or used already by another session, admitted to the
+// database. The role stays until Release, at most until the grant's end. An error leaves nothing behind that the sweep
+// would not find.
+func (k *Keeper) Acquire(ctx context.Context, user string, grant *policy.Grant, database string) (*Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
+	defer cancel()
+	l, err := k.join(leaseKey{user, grant.Name}, grant)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.enter(ctx, database); err != nil {
+		l.leave(true)
+		return nil, err
+	}
+	return &Lease{login: upstream.Login{User: l.role.Name, Password: l.password, Database: database}, lease: l}, nil
+}
+
+// join counts one session more on the key's lease, which it starts if there is none.
+func (k *Keeper) join(key leaseKey, grant *policy.Grant) (*lease, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return nil, ErrClosed
+	}
+	if l, ok := k.leases[key]; ok && l.grant.SameRights(grant) && l.until.Equal(grant.Until) {
+		l.sessions++
+		return l, nil
+	}
+	l := &lease{
+		keeper: k, grant: grant, until: grant.Until, sessions: 1,
+		woken:     make(chan struct{}, 1),
+		databases: make(map[string]bool),
+		role: Role{Name: newRoleName(key.user, key.grant), entry: entry{
+			Deployment: k.cfg.Deployment, Proxy: k.proxy, Integration: k.cfg.Integration,
+			User: key.user, Grant: key.grant, Until: grant.Until.UTC(),
+		}},
+	}
+	if old, ok := k.leases[key]; ok {
+		old.retired = true
+		old.wake()
+	}
+	k.leases[key] = l
+	k.ours[l.role.Name] = true
+	k.metrics.live.Inc()
+	k.tended.Go(func() { l.tend(key) })
+	return l, nil
+}
+
+// enter makes the role, or admits it to one more database; sessions that come together share the work.
+func (l *lease) enter(ctx context.Context, database string) error {
+	l.making.Lock()
+	defer l.making.Unlock()
+	if l.databases[database] {
+		return nil
+	}
+	work := l.keeper.admit
+	if !l.made {
+		work = l.keeper.provision
+	}
+	if err := work(ctx, l, database); err != nil {
+		return err
+	}
+	l.made, l.databases[database] = true, true
+	return nil
+}
+
+// Release ends the session's hold on the role. It may be called more than once.
+func (l *Lease) Release() { l.release.Do(func() { l.lease.leave(false) }) }
+
+// Discard is Release for a role that the server would not let in: somebody dropped or changed it. The next session gets
+// a new one.
+func (l *Lease) Discard() { l.release.Do(func() { l.lease.leave(true) }) }
+
+// leave counts one session less. A broken lease takes no new sessions.
+func (l *lease) leave(broken bool) {
+	k := l.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l.sessions--
+	l.idle = time.Now()
+	l.retired = l.retired || broken
+	l.wake()
+}
+
+// wake makes tend look again; the keeper's mutex is held.
+func (l *lease) wake() {
+	select {
+	case l.woken <- struct{}{}:
+	default:
+	}
+}
+
+// tend waits for the end of the lease and settles its role.
+func (l *lease) tend(key leaseKey) {
+	k := l.keeper
+	for {
+		wait, over := l.remaining(key)
+		if over {
+			break
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-l.woken:
+		case <-k.ending.Done():
+			k.mu.Lock()
+			l.until = time.Time{}
+			k.mu.Unlock()
+		}
+		timer.Stop()
+	}
+	l.finish()
+}
+
+// remaining is how long the lease lasts if nothing happens. A lease that is over takes no new session.
+func (l *lease) remaining(key leaseKey) (wait time.Duration, over bool) {
+	k := l.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	wait = time.Until(l.until)
+	if l.sessions == 0 {
+		linger := k.cfg.Linger
+		if l.retired {
+			linger = 0
+		}
+		wait = min(wait, time.Until(l.idle.Add(linger)))
+	}
+	if l.retired || wait <= 0 {
+		if k.leases[key] == l {
+			delete(k.leases, key)
+		}
+	}
+	return wait, wait <= 0
+}
+
+// finish settles the role. What can't be settled now is the sweep's, so the role is no longer ours.
+func (l *lease) finish() {
+	k := l.keeper
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	l.making.Lock() // a session may still be making the role
+	made := l.role.OID != 0
+	l.making.Unlock()
+	if made {
+		if err := k.settleLogged(ctx, l.role); err != nil {
+			k.log.Error("role could not be settled, the sweep goes on", "role", l.role.Name, "grant", l.grant.Name, "error", err)
+		}
+	}
+	k.mu.Lock()
+	delete(k.ours, l.role.Name)
+	k.mu.Unlock()
+	k.metrics.live.Dec()
+}
+
+// live returns the names of this process's roles.
+func (k *Keeper) live() map[string]bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.ours)
+}
+
+// String names the role in messages.
+func (r Role) String() string { return fmt.Sprintf("%s (OID %d)", r.Name, r.OID) }

@@ -1,0 +1,236 @@
+package roles
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/policy"
+)
+
+//go:embed sql/profile_gaps.sql
+var profileGapsSQL string
+
+// A profile is what an access level allows in one database. On the server it is a NOLOGIN role that holds these
+// privileges, owns nothing and may create nothing; ephemeral roles are members of it.
+//
+// A profile never holds CREATE: on servers before 16, and on unpatched ones after it, a member could hand objects to
+// the profile that would outlive the grant. ADMIN's right to create is granted to the ephemeral role itself.
+type profile struct {
+	database string
+	level    policy.Level
+}
+
+// name is readable, unique for database and level, and the same for every proxy.
+func (p profile) name() string {
+	short := map[policy.Level]string{policy.ReadOnly: "ro", policy.ReadWrite: "rw", policy.Admin: "admin"}[p.level]
+	return databaseRoleName(short, p.database)
+}
+
+// databaseRoleName names a NOLOGIN role of ours that belongs to one database.
+func databaseRoleName(kind, database string) string {
+	sum := sha256.Sum256([]byte(database))
+	return profilePrefix + kind + "_" + identifierPart(database, 32) + "_" + hex.EncodeToString(sum[:4])
+}
+
+// privileges are listed one by one and never ALL, which would grow with the server's version.
+func (p profile) privileges() (tables, sequences []string) {
+	switch p.level {
+	case policy.ReadWrite:
+		return []string{"SELECT", "INSERT", "UPDATE", "DELETE"}, []string{"SELECT", "USAGE", "UPDATE"}
+	case policy.Admin:
+		return []string{"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"},
+			[]string{"SELECT", "USAGE", "UPDATE"}
+	default:
+		return []string{"SELECT"}, []string{"SELECT"}
+	}
+}
+
+// profileMaxAge is how long a profile is believed to cover the database. Tables that are made meanwhile are covered by
+// default privileges, unless their owner is new.
+const profileMaxAge = time.Minute
+
+// profiles remembers which profiles are in order on the server.
+type profiles struct {
+	mu    sync.Mutex
+	state map[profile]*profileState
+}
+
+type profileState struct {
+	checking sync.Mutex // one check at a time
+	checked  time.Time  // zero: never
+}
+
+func (p *profiles) get(key profile) *profileState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state == nil {
+		p.state = make(map[profile]*profileState)
+	}
+	s, ok := p.state[key]
+	if !ok {
+		s = &profileState{}
+		p.state[key] = s
+	}
+	return s
+}
+
+// forget makes the next use check again, after somebody dropped a profile under us.
+func (p *profiles) forget(key profile) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.state, key)
+}
+
+// ensureProfile brings the profile's role in order before its first use, and once a minute after that while it is used.
+func (k *Keeper) ensureProfile(ctx context.Context, c *adminConn, p profile) error {
+	state := k.profiles.get(p)
+	state.checking.Lock()
+	defer state.checking.Unlock()
+	if time.Since(state.checked) < profileMaxAge {
+		return nil
+	}
+	if err := k.makeProfileRole(ctx, c, p); err != nil {
+		return err
+	}
+	if err := k.fillProfile(ctx, c, p); err != nil {
+		return err
+	}
+	state.checked = time.Now()
+	return nil
+}
+
+// makeProfileRole creates the role unless it is there, and refuses one that is more than a profile.
+func (k *Keeper) makeProfileRole(ctx context.Context, c *adminConn, p profile) error {
+	name := quoteIdentifier(p.name())
+	var harmless bool
+	err := c.QueryRow(ctx, `
+		SELECT NOT (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
+		       AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
+		  FROM pg_roles r WHERE rolname = $1`, p.name()).Scan(&harmless)
+	switch {
+	case err == nil && harmless:
+		return nil
+	case err == nil:
+		return &PrivilegeError{
+			Problem:    fmt.Sprintf("role %s exists with rights of its own, so it can't serve as the profile of %s on %s", p.name(), p.level, p.database),
+			Statements: []string{"DROP ROLE " + name + ";"},
+		}
+	case !errors.Is(err, pgx.ErrNoRows):
+		return err
+	}
+	_, err = c.script(ctx, "BEGIN",
+		"CREATE ROLE "+name+" NOLOGIN",
+		"COMMENT ON ROLE "+name+" IS "+quoteLiteral(fmt.Sprintf("Hourgate profile: what %s allows in database %s", p.level, p.database)),
+		"COMMIT")
+	if err == nil {
+		return nil
+	}
+	if rollbackErr := c.rollback(ctx); rollbackErr != nil {
+		return errors.Join(err, rollbackErr)
+	}
+	if sqlstate(err) == codeDuplicateObject || sqlstate(err) == codeUniqueViolation {
+		return nil // another proxy was quicker
+	}
+	return err
+}
+
+// gap is one row of profile_gaps.sql.
+type gap struct {
+	Kind, Target, Privileges, Owner string
+	Grantable                       bool
+}
+
+// fillProfile grants what the profile lacks in the database that c is connected to.
+func (k *Keeper) fillProfile(ctx context.Context, c *adminConn, p profile) error {
+	gaps, err := k.profileGaps(ctx, c, p)
+	if err != nil || len(gaps) == 0 {
+		return err
+	}
+	if err := missingOwners(gaps, c.Config().User, c.version); err != nil {
+		return err
+	}
+	return c.transaction(ctx, true, func() error {
+		_, err := c.script(ctx, grantStatements(gaps, p.name())...)
+		return err
+	})
+}
+
+func (k *Keeper) profileGaps(ctx context.Context, c *adminConn, p profile) ([]gap, error) {
+	tables, sequences := p.privileges()
+	admin, writes := p.level == policy.Admin, p.level != policy.ReadOnly
+	rows, err := c.Query(ctx, profileGapsSQL, p.name(), tables, sequences, admin, writes)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[gap])
+}
+
+// missingOwners is the error for objects on which the admin can't grant, with what a DBA has to run.
+func missingOwners(gaps []gap, admin string, version int) error {
+	counts := make(map[string]int)
+	var statements []string
+	var example string
+	for _, g := range gaps {
+		if g.Grantable {
+			continue
+		}
+		if counts[g.Owner]++; counts[g.Owner] > 1 {
+			continue
+		}
+		example = g.Kind + " " + g.Target
+		options := ""
+		if version >= 160000 {
+			options = " WITH INHERIT TRUE"
+		}
+		statements = append(statements, fmt.Sprintf("GRANT %s TO %s%s;", quoteIdentifier(g.Owner), quoteIdentifier(admin), options))
+	}
+	if len(statements) == 0 {
+		return nil
+	}
+	return &PrivilegeError{
+		Problem:    fmt.Sprintf("the admin %s is not a member of %d owner(s) of objects that the access level covers, such as %s", admin, len(counts), example),
+		Statements: statements,
+	}
+}
+
+// grantBatch bounds the objects of one GRANT, and with them the locks and the size of a statement.
+const grantBatch = 200
+
+// grantStatements turns gaps into GRANTs, many objects a statement.
+func grantStatements(gaps []gap, profile string) []string {
+	role := quoteIdentifier(profile)
+	targets := make(map[[2]string][]string) // kind and privileges → objects
+	var order [][2]string
+	var statements []string
+	for _, g := range gaps {
+		switch g.Kind {
+		case "TABLES", "SEQUENCES", "SCHEMAS":
+			statements = append(statements,
+				fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s GRANT %s ON %s TO %s", g.Target, g.Privileges, g.Kind, role))
+			continue
+		}
+		key := [2]string{g.Kind, g.Privileges}
+		if targets[key] == nil {
+			order = append(order, key)
+		}
+		targets[key] = append(targets[key], g.Target)
+	}
+	for _, key := range order {
+		for objects := targets[key]; len(objects) > 0; {
+			n := min(grantBatch, len(objects))
+			statements = append(statements,
+				fmt.Sprintf("GRANT %s ON %s %s TO %s", key[1], key[0], strings.Join(objects[:n], ", "), role))
+			objects = objects[n:]
+		}
+	}
+	return statements
+}

@@ -101,6 +101,17 @@ var (
 	}
 )
 
+// ErrSessionLimit is what Integration.Acquire returns when the person has too many sessions under the grant already.
+var ErrSessionLimit = errors.New("too many sessions under one grant")
+
+func tooManySessions(grant string) *refusal {
+	return &refusal{
+		code: codeTooManyConnections, reason: "session_limit",
+		message: fmt.Sprintf("you have too many connections open under grant %s", grant),
+		hint:    "Close connections that you don't need.",
+	}
+}
+
 func protocolViolation(detail string) *refusal {
 	return &refusal{code: codeProtocolViolation, reason: "protocol", message: "protocol violation", detail: detail}
 }

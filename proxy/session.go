@@ -74,9 +74,10 @@ func (s *session) serve() {
 func (s *session) run(ctx context.Context) error {
 	login, cancel := context.WithTimeoutCause(ctx, s.server.cfg.LoginTimeout, errLoginTimeout)
 	defer cancel()
+	conn := s.client
 	deadline, _ := login.Deadline()
-	_ = s.client.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { _ = s.client.SetReadDeadline(past) })
+	_ = conn.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
 	defer stop()
 
 	now := time.Now()
@@ -167,6 +168,9 @@ func (s *session) provision(ctx context.Context) error {
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if errors.Is(err, ErrSessionLimit) {
+			return tooManySessions(s.decision.Grant.Name)
 		}
 		s.log.Error("role could not be provided", "error", err)
 		return unavailable(s.decision.Integration, s.id, err)

@@ -58,10 +58,11 @@ func (c *adminConn) script(ctx context.Context, statements ...string) ([][][]byt
 // transaction runs fn between BEGIN and COMMIT, holding the lock under which privileges of shared objects change when
 // exclusive is set: concurrent changes of one ACL fail with XX000 otherwise.
 func (c *adminConn) transaction(ctx context.Context, exclusive bool, fn func() error) error {
-	begin := []string{"BEGIN", "SET LOCAL lock_timeout = '1500ms'"}
+	begin := []string{"BEGIN"}
 	if exclusive {
 		begin = append(begin, "SELECT pg_advisory_xact_lock(hashtext('hourgate-acl'))")
 	}
+	begin = append(begin, "SET LOCAL lock_timeout = '1500ms'")
 	if _, err := c.script(ctx, begin...); err != nil {
 		return errors.Join(err, c.rollback(ctx))
 	}
@@ -149,20 +150,19 @@ func adminApplication(deployment, proxy string) string {
 // pool holds the admin connections in the integration's default database. Connections are opened as needed, up to
 // poolSize, and the last one is never closed while it works.
 type pool struct {
-	open func(context.Context) (*adminConn, error)
-	idle chan *adminConn
-	free chan struct{} // a token is the right to open one more connection
-	live atomic.Int32
-	// provision bounds what log-ins may hold at once, so that one connection is left for settling.
-	provision chan struct{}
+	open   func(context.Context) (*adminConn, error)
+	idle   chan *adminConn
+	free   chan struct{} // a token is the right to open one more connection
+	live   atomic.Int32
+	logins chan struct{} // bounds the log-ins that hold a connection, so that one is left for settling
 }
 
 func newPool(open func(context.Context) (*adminConn, error)) *pool {
 	p := &pool{
-		open:      open,
-		idle:      make(chan *adminConn, poolSize),
-		free:      make(chan struct{}, poolSize),
-		provision: make(chan struct{}, poolSize-1),
+		open:   open,
+		idle:   make(chan *adminConn, poolSize),
+		free:   make(chan struct{}, poolSize),
+		logins: make(chan struct{}, poolSize-1),
 	}
 	for range poolSize {
 		p.free <- struct{}{}
@@ -178,6 +178,16 @@ func (p *pool) use(ctx context.Context, fn func(*adminConn) error) error {
 	}
 	defer p.release(conn)
 	return fn(conn)
+}
+
+// reserve waits until a log-in may use a connection. Call release when it is done.
+func (p *pool) reserve(ctx context.Context) (release func(), err error) {
+	select {
+	case p.logins <- struct{}{}:
+		return func() { <-p.logins }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // acquire returns a connection that works, as far as can be told: one that lay idle is asked first.

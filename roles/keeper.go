@@ -40,8 +40,12 @@ type Trail interface {
 	Append(audit.Record) error
 }
 
-// ErrClosed is returned by Acquire once the keeper ends.
-var ErrClosed = errors.New("roles: keeper closed")
+var (
+	// ErrClosed is returned by Acquire once the keeper ends.
+	ErrClosed = errors.New("roles: keeper closed")
+	// ErrSessionLimit is returned by Acquire when a person has as many sessions under a grant as are allowed.
+	ErrSessionLimit = errors.New("roles: too many sessions under one grant")
+)
 
 const (
 	provisionTimeout = 15 * time.Second // a person waits for it

@@ -66,7 +66,10 @@ func (k *Keeper) join(key leaseKey, grant *policy.Grant) (*lease, error) {
 	if k.closed {
 		return nil, ErrClosed
 	}
-	if l, ok := k.leases[key]; ok && l.grant.SameRights(grant) && l.until.Equal(grant.Until) {
+	if l, ok := k.leases[key]; ok && !l.retired && l.grant.SameRights(grant) && l.until.Equal(grant.Until) {
+		if l.sessions >= maxSessions {
+			return nil, ErrSessionLimit
+		}
 		l.sessions++
 		return l, nil
 	}
@@ -97,11 +100,16 @@ func (l *lease) enter(ctx context.Context, database string) error {
 	if l.databases[database] {
 		return nil
 	}
+	release, err := l.keeper.pool.reserve(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	work := l.keeper.admit
 	if !l.made {
 		work = l.keeper.provision
 	}
-	if err := work(ctx, l, database); err != nil {
+	if err := retry(ctx, func() error { return work(ctx, l, database) }); err != nil {
 		return err
 	}
 	l.made, l.databases[database] = true, true
@@ -183,9 +191,9 @@ func (l *lease) finish() {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	l.making.Lock() // a session may still be making the role
-	made := l.role.OID != 0
+	committing := l.role.OID != 0
 	l.making.Unlock()
-	if made {
+	if committing {
 		if err := k.settleLogged(ctx, l.role); err != nil {
 			k.log.Error("role could not be settled, the sweep goes on", "role", l.role.Name, "grant", l.grant.Name, "error", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -65,8 +66,9 @@ type profiles struct {
 }
 
 type profileState struct {
-	checking sync.Mutex // one check at a time
-	checked  time.Time  // zero: never
+	checking   sync.Mutex // held while the server is asked
+	checked    atomic.Pointer[time.Time]
+	refreshing atomic.Bool
 }
 
 func (p *profiles) get(key profile) *profileState {
@@ -90,12 +92,36 @@ func (p *profiles) forget(key profile) {
 	delete(p.state, key)
 }
 
-// ensureProfile brings the profile's role in order before its first use, and once a minute after that while it is used.
+// ensureProfile brings the profile's role in order before its first use. After that it is looked at again once a minute
+// while it is used, without anybody waiting for it.
 func (k *Keeper) ensureProfile(ctx context.Context, c *adminConn, p profile) error {
 	state := k.profiles.get(p)
+	if state.checked.Load() == nil {
+		return k.checkProfile(ctx, c, p, state, time.Now())
+	}
+	if time.Since(*state.checked.Load()) > profileMaxAge && state.refreshing.CompareAndSwap(false, true) {
+		k.tended.Go(func() { k.refreshProfile(p, state) })
+	}
+	return nil
+}
+
+// refreshProfile looks at a profile again in the background.
+func (k *Keeper) refreshProfile(p profile, state *profileState) {
+	ctx, cancel := context.WithTimeout(k.ending, provisionTimeout)
+	defer cancel()
+	defer state.refreshing.Store(false)
+	asked := time.Now()
+	err := k.in(ctx, p.database, func(c *adminConn) error { return k.checkProfile(ctx, c, p, state, asked) })
+	if err != nil && ctx.Err() == nil {
+		k.log.Error("profile could not be refreshed", "profile", p.name(), "error", err)
+	}
+}
+
+// checkProfile makes the role and grants what is missing, unless somebody did so after asked.
+func (k *Keeper) checkProfile(ctx context.Context, c *adminConn, p profile, state *profileState, asked time.Time) error {
 	state.checking.Lock()
 	defer state.checking.Unlock()
-	if time.Since(state.checked) < profileMaxAge {
+	if last := state.checked.Load(); last != nil && last.After(asked) {
 		return nil
 	}
 	if err := k.makeProfileRole(ctx, c, p); err != nil {
@@ -104,7 +130,8 @@ func (k *Keeper) ensureProfile(ctx context.Context, c *adminConn, p profile) err
 	if err := k.fillProfile(ctx, c, p); err != nil {
 		return err
 	}
-	state.checked = time.Now()
+	now := time.Now()
+	state.checked.Store(&now)
 	return nil
 }
 

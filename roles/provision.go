@@ -29,8 +29,11 @@ const (
 	passwordBytes      = 32
 	passwordIterations = 1
 
-	// connectionLimit bounds a tenant's sessions on the server. IDEs open several at once.
-	connectionLimit = 20
+	// maxSessions bounds one person's sessions under one grant. IDEs open several at once.
+	maxSessions = 20
+	// connectionLimit is the server's bound on the same. It is higher by the backends of sessions that have just ended
+	// and are not gone yet.
+	connectionLimit = maxSessions + 10
 )
 
 // newPassword returns a password and the only form of it that the server ever sees.
@@ -61,11 +64,19 @@ func (k *Keeper) provision(ctx context.Context, l *lease, database string) error
 	})
 	if err != nil {
 		k.profiles.forget(p)
-		return fmt.Errorf("making a role for grant %s on %s: %w", l.grant.Name, k.cfg.Integration, err)
+		return fmt.Errorf("making a role for grant %s on %s: %w", l.grant.Name, k.cfg.Integration, k.provisionFailed(l, err))
 	}
 	l.password = password
 	k.metrics.provisioned(time.Since(started))
 	return nil
+}
+
+// provisionFailed takes back what the trail says of a role whose transaction did not commit after all.
+func (k *Keeper) provisionFailed(l *lease, err error) error {
+	if l.role.OID == 0 {
+		return err
+	}
+	return errors.Join(err, k.cfg.Trail.Append(k.record(audit.RoleMakeFailed, l.role, nil)))
 }
 
 // makeRole runs inside a transaction. The statements are the same on 13 to 18, but for the options of GRANT.

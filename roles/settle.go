@@ -38,7 +38,19 @@ type settlement struct {
 // settleLogged settles the role, with the records and log lines that belong to it.
 func (k *Keeper) settleLogged(ctx context.Context, r Role) error {
 	started := time.Now()
+	// Where many grants end at once, all statements end before the first role is removed.
 	err := k.pool.use(ctx, func(c *adminConn) error {
+		s := &settlement{c: c, role: r}
+		there, err := s.find(ctx)
+		if there {
+			_, err = s.terminate(ctx)
+		}
+		return err
+	})
+	if err != nil {
+		k.log.Warn("backends could not be terminated at once", "role", r.Name, "error", err)
+	}
+	err = k.pool.use(ctx, func(c *adminConn) error {
 		s := &settlement{k: k, c: c, role: r, name: quoteIdentifier(r.Name)}
 		err := s.run(ctx)
 		k.log.Info("role settled", "role", r.Name, "grant", r.entry.Grant, "user", r.entry.User,
@@ -59,15 +71,14 @@ func (k *Keeper) settleLogged(ctx context.Context, r Role) error {
 // run settles the role if it is there.
 func (s *settlement) run(ctx context.Context) error {
 	there, err := s.find(ctx)
-	if err != nil || !there {
-		return err
+	if err == nil && there {
+		err = s.remove(ctx)
 	}
-	err = s.remove(ctx)
-	if sqlstate(err) == codeUndefinedObject {
-		// Somebody else, such as another proxy's sweep, dropped it meanwhile.
-		if there, findErr := s.find(ctx); findErr == nil && !there {
-			return nil
-		}
+	if sqlstate(err) == codeUndefinedObject { // dropped by somebody else meanwhile, such as another proxy's sweep
+		there, err = s.find(ctx)
+	}
+	if err == nil && !there {
+		return s.k.cfg.Trail.Append(s.k.record(audit.RoleSettled, s.role, func(r *audit.Record) { r.Reason = "gone already" }))
 	}
 	return err
 }

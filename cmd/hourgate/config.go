@@ -31,6 +31,8 @@ type config struct {
 	LoginTimeout time.Duration `yaml:"login_timeout"`
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
 	LogLevel     slog.Level    `yaml:"log_level"`
+
+	seen fingerprint // of the watched files, taken before they were loaded
 }
 
 type tlsConfig struct {
@@ -105,6 +107,7 @@ func loadConfig(file string) (config, error) {
 // loadAll reads the configuration and the policy. Its error has what is wrong in either, all at once.
 func loadAll(file string) (config, *policy.Set, error) {
 	cfg, cfgErr := loadConfig(file)
+	cfg.seen = cfg.fingerprint()
 	set, policyErr := cfg.loadPolicy()
 	var problems, more strictyaml.Problems
 	errors.As(cfgErr, &problems)

@@ -94,7 +94,10 @@ func (g *gate) integration(ctx context.Context, i integrationConfig) (proxy.Inte
 	g.keepers[i.Name] = keeper
 	acquire := func(ctx context.Context, user string, grant *policy.Grant, database string) (proxy.Lease, error) {
 		lease, err := keeper.Acquire(ctx, user, grant, database)
-		if err != nil {
+		switch {
+		case errors.Is(err, roles.ErrSessionLimit):
+			return nil, proxy.ErrSessionLimit
+		case err != nil:
 			return nil, err // not lease: a nil *roles.Lease would make a Lease that is not nil
 		}
 		return lease, nil

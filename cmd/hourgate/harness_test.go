@@ -41,7 +41,7 @@ type testGate struct {
 	ops    string // of the operator port
 	ca     string
 	logs   *syncBuffer
-	stop   func() // drains and waits; idempotent
+	stop   func() // drains and waits; may be called twice
 }
 
 // gateOptions are what a test changes. Zero values are the harness's defaults.
@@ -76,8 +76,14 @@ func grant(name string, keys ...string) string {
 func startGate(t *testing.T, db *pgtest.Database, opts gateOptions) *testGate {
 	t.Helper()
 	g := &testGate{db: db, folder: t.TempDir(), logs: &syncBuffer{}}
-	cfgFile := g.configure(t, opts)
-	cfg, set, err := loadAll(cfgFile)
+	g.run(t, g.configure(t, opts))
+	return g
+}
+
+// run runs the gate with a configuration that configure wrote.
+func (g *testGate) run(t *testing.T, configFile string) {
+	t.Helper()
+	cfg, set, err := loadAll(configFile)
 	if err != nil {
 		t.Fatalf("loading the harness's configuration: %v", err)
 	}
@@ -112,8 +118,60 @@ func startGate(t *testing.T, db *pgtest.Database, opts gateOptions) *testGate {
 			t.Logf("log of the gate:\n%s", g.logs)
 		}
 	})
-	return g
 }
+
+// startProcess runs `hourgate serve` as a process of its own, which the caller ends.
+func startProcess(t *testing.T, g *testGate, configFile string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(binary(t), "serve", "--config", configFile)
+	cmd.Stderr = g.logs
+	*g.logs = syncBuffer{}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	var open struct {
+		Msg, Listen string
+		Ops         string `json:"ops_listen"`
+	}
+	eventually(t, "the process opens its ports", func() bool {
+		for line := range strings.Lines(g.logs.String()) {
+			if json.Unmarshal([]byte(line), &open) == nil && open.Msg == "gate open" {
+				return true
+			}
+		}
+		return false
+	})
+	g.addr, g.ops = open.Listen, open.Ops
+	return cmd
+}
+
+// binary is hourgate as `go build` makes it.
+func binary(t *testing.T) string {
+	t.Helper()
+	file, err := buildBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+var buildBinary = sync.OnceValues(func() (string, error) {
+	folder, err := os.MkdirTemp("", "hourgate-test-")
+	if err != nil {
+		return "", err
+	}
+	binaryFolder = folder
+	file := filepath.Join(folder, "hourgate")
+	out, err := exec.Command("go", "build", "-race", "-o", file, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return file, nil
+})
+
+// binaryFolder is removed when the tests end.
+var binaryFolder string
 
 // configure writes config.yaml, policy.yaml, the secret and the certificates.
 func (g *testGate) configure(t *testing.T, opts gateOptions) string {

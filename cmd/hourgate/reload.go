@@ -54,8 +54,8 @@ func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
 	defer watcher.Close()
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	seen := g.fingerprint()
-	var changed <-chan time.Time
+	seen := g.cfg.seen
+	changed := time.After(0) // for what changed between loading and watching
 	for {
 		select {
 		case <-watcher.Events:
@@ -67,8 +67,8 @@ func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
 			g.log.Warn("watching files", "error", err)
 			continue
 		case <-reload:
+			seen, changed = g.cfg.fingerprint(), nil
 			g.reload(true)
-			seen, changed = g.fingerprint(), nil
 			continue
 		case <-changed:
 			changed = nil
@@ -76,7 +76,8 @@ func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		}
-		if now := g.fingerprint(); now != seen {
+		// Taken before loading: what changes meanwhile is noticed the next time.
+		if now := g.cfg.fingerprint(); now != seen {
 			g.reload(false)
 			seen = now
 		}
@@ -90,7 +91,7 @@ func (g *gate) newWatcher() *fsnotify.Watcher {
 		g.log.Warn("changed files will be noticed by polling only", "error", err)
 		return &fsnotify.Watcher{Events: make(chan fsnotify.Event), Errors: make(chan error)}
 	}
-	for _, path := range g.watched() {
+	for _, path := range g.cfg.watched() {
 		folder := path
 		if info, err := os.Stat(path); err != nil || !info.IsDir() {
 			folder = filepath.Dir(path)
@@ -102,14 +103,17 @@ func (g *gate) newWatcher() *fsnotify.Watcher {
 	return watcher
 }
 
-func (g *gate) watched() []string {
-	return append([]string{g.cfg.TLS.CertFile, g.cfg.TLS.KeyFile}, g.cfg.Policy...)
+// watched are the files and folders whose change is a reason to reload.
+func (c *config) watched() []string {
+	return append([]string{c.TLS.CertFile, c.TLS.KeyFile}, c.Policy...)
 }
 
 // fingerprint is a hash of all watched files' names and contents. Files that can't be read count as absent.
-func (g *gate) fingerprint() [sha256.Size]byte {
+type fingerprint [sha256.Size]byte
+
+func (c *config) fingerprint() fingerprint {
 	h := sha256.New()
-	for _, path := range g.watched() {
+	for _, path := range c.watched() {
 		_ = filepath.WalkDir(path, func(file string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
 				return nil //nolint:nilerr // what can't be read is absent
@@ -121,7 +125,7 @@ func (g *gate) fingerprint() [sha256.Size]byte {
 			return nil
 		})
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return fingerprint(h.Sum(nil))
 }
 
 // reload reads policy and certificate anew; what is bad changes nothing. asked also reopens the trail, for rotation.

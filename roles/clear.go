@@ -16,7 +16,7 @@ func (s *settlement) clear(ctx context.Context) error {
 		return err
 	}
 	for _, database := range databases {
-		if err := s.k.in(ctx, database, func(c *adminConn) error { return s.clearDatabase(ctx, c) }); err != nil {
+		if err := s.in(ctx, database, func(c *adminConn) error { return s.clearDatabase(ctx, c) }); err != nil {
 			return err
 		}
 	}

@@ -208,7 +208,7 @@ func (s *settlement) rollbackPrepared(ctx context.Context) error {
 		return err
 	}
 	for _, t := range transactions {
-		err := s.k.in(ctx, t.Database, func(c *adminConn) error {
+		err := s.in(ctx, t.Database, func(c *adminConn) error {
 			_, err := c.script(ctx, "SET ROLE "+s.name)
 			if err == nil {
 				_, err = c.script(ctx, "ROLLBACK PREPARED "+quoteLiteral(t.GID))
@@ -222,6 +222,15 @@ func (s *settlement) rollbackPrepared(ctx context.Context) error {
 		s.dropped = append(s.dropped, "prepared transaction "+t.GID)
 	}
 	return nil
+}
+
+// in runs fn in a database, over the connection that the settlement has already if that is there: waiting for a second one
+// of the pool while holding one could last for ever.
+func (s *settlement) in(ctx context.Context, database string, fn func(*adminConn) error) error {
+	if database == s.c.Config().Database {
+		return fn(s.c)
+	}
+	return s.k.in(ctx, database, fn)
 }
 
 // revokeMemberships undoes what the tenant granted: itself to others (13 and 14 let it) and other roles onward. The

@@ -1,0 +1,560 @@
+package roles_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/pgtest"
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/secrets"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// trail keeps records in memory and fails when it is told to.
+type trail struct {
+	mu      sync.Mutex
+	records []audit.Record
+	err     error
+}
+
+func (tr *trail) Append(r audit.Record) error {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.err == nil {
+		tr.records = append(tr.records, r)
+	}
+	return tr.err
+}
+
+func (tr *trail) fail(err error) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.err = err
+}
+
+func (tr *trail) of(event audit.Event) (records []audit.Record) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, r := range tr.records {
+		if r.Event == event {
+			records = append(records, r)
+		}
+	}
+	return records
+}
+
+// adminSecret is the database's admin, until it is taken away.
+type adminSecret struct {
+	credential secrets.Credential
+	mu         sync.Mutex
+	err        error
+}
+
+func (s *adminSecret) Use(ctx context.Context, try func(context.Context, secrets.Credential) error) error {
+	s.mu.Lock()
+	err := s.err
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return try(ctx, s.credential)
+}
+
+func (s *adminSecret) takeAway() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = errors.New("the secret store is down")
+}
+
+// fixture is a keeper for a database of pgtest.
+type fixture struct {
+	*roles.Keeper
+	db     *pgtest.Database
+	server *upstream.Server
+	trail  *trail
+	secret *adminSecret
+	super  *pgx.Conn
+}
+
+func newFixture(t *testing.T, db *pgtest.Database, change ...func(*roles.Config)) *fixture {
+	t.Helper()
+	server, err := upstream.New(upstream.Config{
+		Host: db.Server.Host, Port: uint16(db.Server.Port), SSLMode: upstream.VerifyFull, RootCertFile: db.Server.CAFile,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{
+		db: db, server: server, trail: &trail{}, super: db.Superuser(t),
+		secret: &adminSecret{credential: secrets.Credential{Username: db.Admin, Password: secrets.NewPassword(db.AdminPassword)}},
+	}
+	cfg := roles.Config{
+		Integration: "orders", Database: db.Name, Deployment: f.deployment(), Server: server,
+		Secret: f.secret, Trail: f.trail, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Registry: prometheus.NewRegistry(),
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	f.Keeper = roles.New(cfg)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := f.Close(ctx); err != nil {
+			t.Errorf("closing the keeper: %v", err)
+		}
+	})
+	return f
+}
+
+// deployment is the fixture's own, since tests share servers.
+func (f *fixture) deployment() string { return "test-" + f.db.Name }
+
+func (f *fixture) grant(level policy.Level, d time.Duration) *policy.Grant {
+	return &policy.Grant{
+		Name: "inc-4211", Integration: "orders", Databases: []string{f.db.Name},
+		Access: policy.Access{Level: level}, Until: time.Now().Add(d),
+	}
+}
+
+// acquire takes a lease for alice on the fixture's database.
+func (f *fixture) acquire(t *testing.T, g *policy.Grant) *roles.Lease {
+	t.Helper()
+	lease, err := f.Acquire(t.Context(), "alice@example.com", g, f.db.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lease
+}
+
+// login logs in on the server itself as the lease's role.
+func (f *fixture) login(t *testing.T, l upstream.Login) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), f.db.Server.URL(l.User, l.Password, l.Database).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func (f *fixture) exec(t *testing.T, sql string, args ...any) {
+	t.Helper()
+	if _, err := f.super.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%v\n%s", err, sql)
+	}
+}
+
+func (f *fixture) exists(t *testing.T, role string) (there bool) {
+	t.Helper()
+	if err := f.super.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role).Scan(&there); err != nil {
+		t.Fatal(err)
+	}
+	return there
+}
+
+func (f *fixture) waitGone(t *testing.T, role string) {
+	t.Helper()
+	waitFor(t, "role "+role+" is gone", func() bool { return !f.exists(t, role) })
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+// snapshot is everything in the catalogs that can carry a right, an owner or a membership, for this database's roles.
+func (f *fixture) snapshot(t *testing.T) []string {
+	t.Helper()
+	rows, err := f.super.Query(t.Context(), `
+		SELECT 'class ' || oid::regclass || ' ' || pg_get_userbyid(relowner) || ' ' || coalesce(relacl::text, '') FROM pg_class WHERE relnamespace = 'public'::regnamespace
+		UNION ALL SELECT 'column ' || attrelid::regclass || ' ' || attname || ' ' || attacl::text FROM pg_attribute WHERE attacl IS NOT NULL
+		UNION ALL SELECT 'proc ' || p.oid::regprocedure || ' ' || pg_get_userbyid(proowner) || ' ' || coalesce(proacl::text, '') FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname !~ '^pg_|information_schema'
+		UNION ALL SELECT 'type ' || oid::regtype || ' ' || pg_get_userbyid(typowner) FROM pg_type WHERE typnamespace = 'public'::regnamespace
+		UNION ALL SELECT 'namespace ' || nspname || ' ' || pg_get_userbyid(nspowner) || ' ' || coalesce(nspacl::text, '') FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'
+		UNION ALL SELECT 'database ' || datname || ' ' || coalesce(datacl::text, '') FROM pg_database WHERE datname = current_database()
+		UNION ALL SELECT 'default ' || pg_get_userbyid(defaclrole) || ' ' || defaclobjtype::text || ' ' || defaclacl::text FROM pg_default_acl
+		UNION ALL SELECT 'trigger ' || tgrelid::regclass || ' ' || tgname FROM pg_trigger WHERE NOT tgisinternal
+		UNION ALL SELECT 'rule ' || ev_class::regclass || ' ' || rulename FROM pg_rewrite WHERE rulename <> '_RETURN'
+		UNION ALL SELECT 'policy ' || polrelid::regclass || ' ' || polname FROM pg_policy
+		UNION ALL SELECT 'large object ' || oid FROM pg_largeobject_metadata
+		UNION ALL SELECT 'setting ' || setdatabase || ' ' || setrole || ' ' || setconfig::text FROM pg_db_role_setting WHERE setdatabase IN (SELECT oid FROM pg_database WHERE datname = current_database())
+		UNION ALL SELECT 'member ' || pg_get_userbyid(member) || ' of ' || pg_get_userbyid(roleid) FROM pg_auth_members WHERE (pg_get_userbyid(member) IN ($1, $2) OR pg_get_userbyid(roleid) IN ($1, $2))
+			AND pg_get_userbyid(roleid) NOT LIKE 'hourgate_quarantine_%'
+		UNION ALL SELECT 'depend ' || pg_get_userbyid(refobjid) || ' ' || deptype::text || ' ' || pg_describe_object(classid, objid, objsubid)
+		            FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+		ORDER BY 1`, f.db.Admin, f.db.Owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+func eachMajor(t *testing.T, test func(t *testing.T, db *pgtest.Database)) {
+	t.Helper()
+	for _, major := range pgtest.Majors() {
+		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
+			t.Parallel()
+			test(t, pgtest.Start(t, major).Database(t))
+		})
+	}
+}
+
+// Sessions that come together share one role for each person and grant, nobody sees an error, and afterwards the
+// catalogs are as before.
+func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
+	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		f := newFixture(t, db)
+		warm := f.acquire(t, f.grant(policy.Admin, time.Hour)) // the profile stays
+		warm.Release()
+		f.waitGone(t, warm.Login().User)
+		before := f.snapshot(t)
+
+		const people, sessions = 8, 4
+		var wg sync.WaitGroup
+		for p := range people {
+			g := f.grant(policy.Admin, time.Hour)
+			names := make(chan string, sessions)
+			var person, held sync.WaitGroup
+			held.Add(sessions)
+			for range sessions {
+				person.Go(func() {
+					lease, err := f.Acquire(t.Context(), fmt.Sprintf("p%d@example.com", p), g, db.Name)
+					held.Done()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					held.Wait() // nobody leaves before all have come
+					names <- lease.Login().User
+					lease.Release()
+				})
+			}
+			wg.Go(func() {
+				person.Wait()
+				close(names)
+				seen := make(map[string]bool)
+				for name := range names {
+					seen[name] = true
+				}
+				if len(seen) != 1 {
+					t.Errorf("person %d got roles %v, want one", p, seen)
+				}
+			})
+		}
+		wg.Wait()
+		waitFor(t, "all roles are settled", func() bool { return len(f.trail.of(audit.RoleSettled)) == people+1 })
+		if diff := cmp.Diff(before, f.snapshot(t)); diff != "" {
+			t.Errorf("the catalogs changed (-before +after):\n%s", diff)
+		}
+	})
+}
+
+// tricks are ways to stay. Each runs as the tenant, an ADMIN; statements that the server refuses on some majors are
+// fine. BOB is an accomplice with a login of his own.
+var tricks = map[string][]string{
+	"own password":                  {"ALTER ROLE CURRENT_USER PASSWORD 'mine'"},
+	"own settings":                  {"ALTER ROLE CURRENT_USER SET work_mem = '1GB'"},
+	"membership onward":             {`DO $$ BEGIN EXECUTE format('GRANT %I TO BOB', current_user); END $$`},
+	"security definer function":     {"CREATE FUNCTION back() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'"},
+	"trigger on another's table":    {"CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'", "CREATE TRIGGER t BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION t()"},
+	"view with a grant":             {"CREATE VIEW v AS SELECT * FROM customers", "GRANT SELECT ON v TO BOB"},
+	"table with everything":         {"CREATE TABLE tt (i serial primary key, j int references customers)", "GRANT ALL ON tt TO PUBLIC"},
+	"rule on an own view":           {"CREATE VIEW rv AS SELECT 1 AS i", "CREATE RULE r AS ON INSERT TO rv DO INSTEAD NOTHING"},
+	"policy on an own table":        {"CREATE TABLE pt (i int)", "ALTER TABLE pt ENABLE ROW LEVEL SECURITY", "CREATE POLICY p ON pt TO BOB USING (true)"},
+	"default privileges":            {"ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO BOB"},
+	"large object":                  {"SELECT lo_create(815)", "GRANT SELECT ON LARGE OBJECT 815 TO BOB"},
+	"type, domain, sequence":        {"CREATE TYPE mood AS ENUM ('good')", "CREATE DOMAIN d AS int", "CREATE SEQUENCE sq"},
+	"temporary table":               {"CREATE TEMPORARY TABLE tmp (i int)"},
+	"advisory lock":                 {"SELECT pg_advisory_lock(42)"},
+	"cursor with hold":              {"DECLARE c CURSOR WITH HOLD FOR SELECT * FROM orders"},
+	"listen":                        {"LISTEN hourgate"},
+	"text search, operator, cast":   {"CREATE TEXT SEARCH DICTIONARY dict (TEMPLATE = simple)", "CREATE COLLATION coll FROM \"C\"", "CREATE AGGREGATE agg (int) (SFUNC = int4pl, STYPE = int)"},
+	"hand over to the profile":      {`DO $$ DECLARE g text; BEGIN SELECT rolname INTO g FROM pg_roles WHERE rolname LIKE 'hourgate_admin_%' AND pg_has_role(oid, 'USAGE'); EXECUTE 'CREATE VIEW handed AS SELECT * FROM customers'; EXECUTE format('REASSIGN OWNED BY %I TO %I', current_user, g); END $$`},
+	"drop what the profile owns":    {`DO $$ DECLARE g text; BEGIN SELECT rolname INTO g FROM pg_roles WHERE rolname LIKE 'hourgate_admin_%' AND pg_has_role(oid, 'USAGE'); EXECUTE format('DROP OWNED BY %I', g); END $$`},
+	"lock on one's own row":         {"BEGIN", "ALTER ROLE CURRENT_USER PASSWORD 'mine'"},
+	"lock on a table":               {"BEGIN", "LOCK TABLE orders IN ROW EXCLUSIVE MODE"},
+	"uncommitted table":             {"BEGIN", "CREATE TABLE un (i int)"},
+	"statement that ignores cancel": {`DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$`},
+	"many tables":                   {`DO $$ BEGIN FOR i IN 1..300 LOOP EXECUTE format('CREATE TABLE many_%s (i int)', i); END LOOP; END $$`},
+}
+
+// After settling, whatever the tenant did, the role and its sessions are gone and the catalogs are as before.
+func TestTenantWhoWantsToStay(t *testing.T) {
+	t.Parallel()
+	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		f := newFixture(t, db)
+		bob := "bob_" + db.Name
+		f.exec(t, "CREATE ROLE "+bob+" LOGIN")
+		t.Cleanup(func() {
+			_, _ = f.super.Exec(context.Background(), "DROP OWNED BY "+bob+"; DROP ROLE "+bob)
+		})
+		warm := f.acquire(t, f.grant(policy.Admin, time.Hour))
+		warm.Release()
+		f.waitGone(t, warm.Login().User)
+		before := f.snapshot(t)
+
+		for name, statements := range tricks {
+			lease := f.acquire(t, f.grant(policy.Admin, time.Hour))
+			conn := f.login(t, lease.Login())
+			role, blocked := lease.Login().User, make(chan struct{})
+			go func() {
+				defer close(blocked)
+				for _, s := range statements {
+					_, _ = conn.Exec(context.Background(), strings.ReplaceAll(s, "BOB", bob))
+				}
+			}()
+			if !strings.Contains(name, "ignores cancel") {
+				<-blocked
+			}
+			started := time.Now()
+			lease.Release()
+			f.waitGone(t, role)
+			if took := time.Since(started); took > 5*time.Second {
+				t.Errorf("%s: settling took %v", name, took)
+			}
+			if err := conn.Ping(t.Context()); err == nil {
+				t.Errorf("%s: the session lives", name)
+			}
+			<-blocked
+			if diff := cmp.Diff(before, withoutQuarantine(t, f)); diff != "" {
+				t.Errorf("%s: the catalogs changed (-before +after):\n%s", name, diff)
+			}
+		}
+	})
+}
+
+// withoutQuarantine is a snapshot after what others depended on has been removed by hand, and after the profile has been
+// looked at again, as it is once a minute.
+func withoutQuarantine(t *testing.T, f *fixture) []string {
+	t.Helper()
+	f.exec(t, `DO $$ DECLARE r text; BEGIN
+		FOR r IN SELECT DISTINCT rolname FROM pg_roles JOIN pg_shdepend ON refobjid = pg_roles.oid AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+		          WHERE rolname LIKE 'hourgate_quarantine_%'
+		LOOP EXECUTE format('DROP OWNED BY %I CASCADE', r); END LOOP; END $$`)
+	again := newFixture(t, f.db)
+	lease := again.acquire(t, again.grant(policy.Admin, time.Hour))
+	lease.Release()
+	again.waitGone(t, lease.Login().User)
+	return f.snapshot(t)
+}
+
+// Prepared transactions survive sessions, and a role's can only be ended while it exists.
+func TestPreparedTransactions(t *testing.T) {
+	t.Parallel()
+	for _, major := range []int{13, 15, 18} {
+		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
+			t.Parallel()
+			server := pgtest.New(t, major, pgtest.Options{Settings: map[string]string{"max_prepared_transactions": "5"}})
+			f := newFixture(t, server.Database(t))
+			lease := f.acquire(t, f.grant(policy.Admin, time.Hour))
+			conn := f.login(t, lease.Login())
+			for _, s := range []string{"BEGIN", "CREATE TABLE held (i int)", "PREPARE TRANSACTION 'it''s held'"} {
+				if _, err := conn.Exec(t.Context(), s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			lease.Release()
+			f.waitGone(t, lease.Login().User)
+			var left int
+			if err := f.super.QueryRow(t.Context(), "SELECT count(*) FROM pg_prepared_xacts").Scan(&left); err != nil || left != 0 {
+				t.Errorf("prepared transactions left: %d, %v", left, err)
+			}
+		})
+	}
+}
+
+// A role that others hold on to becomes a tombstone, which can't log in, is reported, and goes when they let go.
+func TestTombstone(t *testing.T) {
+	t.Parallel()
+	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		f := newFixture(t, db)
+		lease := f.acquire(t, f.grant(policy.ReadOnly, time.Hour))
+		role := pgx.Identifier{lease.Login().User}.Sanitize()
+		f.exec(t, "CREATE TABLE superusers (i int); GRANT SELECT ON superusers TO "+role)
+		lease.Release()
+		waitFor(t, "the tombstone is recorded", func() bool { return len(f.trail.of(audit.RoleTombstoned)) > 0 })
+		held := f.trail.of(audit.RoleTombstoned)[0].HeldBy
+		if diff := cmp.Diff([]string{"table superusers"}, held); diff != "" && !strings.Contains(fmt.Sprint(held), "superusers") {
+			t.Errorf("held by (-want +got):\n%s", diff)
+		}
+		if _, err := pgx.Connect(t.Context(), f.db.Server.URL(lease.Login().User, lease.Login().Password, db.Name).String()); err == nil {
+			t.Error("a tombstone logs in")
+		}
+		f.exec(t, "REVOKE SELECT ON superusers FROM "+role)
+		if err := f.Sweep(t.Context()); err != nil {
+			t.Errorf("sweep: %v", err)
+		}
+		f.waitGone(t, lease.Login().User)
+	})
+}
+
+// Access is closed although the trail can't be written; the role itself goes only with its record.
+func TestTrailCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, pgtest.Start(t, 17).Database(t))
+	lease := f.acquire(t, f.grant(policy.ReadOnly, time.Hour))
+	conn := f.login(t, lease.Login())
+	f.trail.fail(errors.New("no space left on device"))
+
+	lease.Release()
+	waitFor(t, "the role can't log in", func() bool {
+		var can bool
+		_ = f.super.QueryRow(t.Context(), "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", lease.Login().User).Scan(&can)
+		return !can
+	})
+	waitFor(t, "the session is terminated", func() bool { return conn.Ping(t.Context()) != nil })
+	if _, err := f.Acquire(t.Context(), "bob", f.grant(policy.ReadOnly, time.Hour), f.db.Name); err == nil {
+		t.Error("a role was made without a record")
+	}
+	waitFor(t, "the sweep tries and fails", func() bool { return f.Sweep(t.Context()) != nil })
+	if !f.exists(t, lease.Login().User) {
+		t.Error("the role was dropped without a record")
+	}
+	f.trail.fail(nil)
+	if err := f.Sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.waitGone(t, lease.Login().User)
+}
+
+// Settling needs neither a free slot nor the secret.
+func TestSettleWithoutSlotOrSecret(t *testing.T) {
+	t.Parallel()
+	server := pgtest.New(t, 18, pgtest.Options{Settings: map[string]string{"max_connections": "8", "superuser_reserved_connections": "3"}})
+	f := newFixture(t, server.Database(t))
+	lease := f.acquire(t, f.grant(policy.ReadWrite, time.Hour))
+	conn := f.login(t, lease.Login())
+	f.secret.takeAway()
+	for { // the owner takes all slots that are left
+		c, err := pgx.Connect(t.Context(), server.URL(f.db.Owner, f.db.OwnerPassword, f.db.Name).String())
+		if err != nil {
+			var pgErr *pgconn.PgError
+			if !errors.As(err, &pgErr) || pgErr.Code != "53300" {
+				t.Fatal(err)
+			}
+			break
+		}
+		defer func() { _ = c.Close(context.Background()) }()
+	}
+	lease.Release()
+	f.waitGone(t, lease.Login().User)
+	if conn.Ping(t.Context()) == nil {
+		t.Error("the session lives")
+	}
+}
+
+// The sweep settles what no proxy answers for, and nothing else.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		f := newFixture(t, db)
+		other := newFixture(t, db) // another proxy of the same deployment, alive
+		mine := f.acquire(t, f.grant(policy.ReadOnly, time.Hour))
+		theirs := other.acquire(t, other.grant(policy.ReadOnly, time.Hour))
+
+		suffix := strings.ReplaceAll(db.Name, "-", "_")
+		comment := func(deployment string) string {
+			return fmt.Sprintf(`{"hourgate":1,"deployment":%q,"proxy":"gone","integration":"orders","user":"carol","grant":"g","until":"2099-01-01T00:00:00Z"}`, deployment)
+		}
+		made := map[string]string{
+			"hg_orphan_" + suffix:  comment(f.deployment()), // of a proxy that died
+			"hg_foreign_" + suffix: comment("another"),
+			"hg_similar_" + suffix: "a role of somebody else",
+			"hg_newer_" + suffix:   strings.Replace(comment(f.deployment()), `"hourgate":1`, `"hourgate":2`, 1),
+		}
+		admin := pgx.Identifier{db.Admin}.Sanitize()
+		for name, text := range made {
+			f.exec(t, fmt.Sprintf("SET ROLE %s; CREATE ROLE %s LOGIN; RESET ROLE; COMMENT ON ROLE %s IS '%s'", admin, name, name, text))
+		}
+		t.Cleanup(func() {
+			for name := range made {
+				_, _ = f.super.Exec(context.Background(), "DROP ROLE IF EXISTS "+name)
+			}
+		})
+		if err := f.Sweep(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for name, want := range map[string]bool{
+			mine.Login().User: true, theirs.Login().User: true,
+			"hg_orphan_" + suffix: false, "hg_foreign_" + suffix: true, "hg_similar_" + suffix: true, "hg_newer_" + suffix: true,
+		} {
+			if got := f.exists(t, name); got != want {
+				t.Errorf("after the sweep role %s exists: %t, want %t", name, got, want)
+			}
+		}
+	})
+}
+
+// A grant's end settles the role under its sessions, whatever they do.
+func TestLeaseEndsWithTheGrant(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, pgtest.Start(t, 14).Database(t), func(c *roles.Config) { c.Linger = time.Hour })
+	lease := f.acquire(t, f.grant(policy.ReadOnly, 1500*time.Millisecond))
+	conn := f.login(t, lease.Login())
+	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(30)"); err == nil {
+		t.Error("the statement outlived the grant")
+	}
+	f.waitGone(t, lease.Login().User)
+	lease.Release()
+}
+
+// Roles are decided again when the policy changes.
+func TestApply(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, pgtest.Start(t, 16).Database(t), func(c *roles.Config) { c.Linger = time.Hour })
+	set := func(grants string) *policy.Set {
+		t.Helper()
+		s, err := policy.Parse([]policy.Source{{File: "p.yaml", Data: []byte("users: [{name: alice@example.com}]\ngrants:\n" + grants)}},
+			map[string]string{"orders": f.db.Name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	grant := func(s *policy.Set) *policy.Grant {
+		t.Helper()
+		g, ok := s.Covers("alice@example.com", "inc-4211", f.db.Name, time.Now())
+		if !ok {
+			t.Fatal("the policy does not cover alice")
+		}
+		return g
+	}
+	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	line := "  - {name: inc-4211, users: [alice@example.com], integration: orders, access: %s, until: " + until + "}\n"
+	same := set(fmt.Sprintf(line, "READ_ONLY"))
+
+	first := f.acquire(t, grant(same))
+	f.Apply(set(fmt.Sprintf(line, "READ_ONLY")))
+	if second := f.acquire(t, grant(same)); second.Login().User != first.Login().User {
+		t.Error("a reload without a change made a new role")
+	}
+	f.Apply(set(fmt.Sprintf(line, "READ_WRITE")))
+	f.waitGone(t, first.Login().User)
+	third := f.acquire(t, grant(set(fmt.Sprintf(line, "READ_WRITE"))))
+	f.Apply(set("  []\n"))
+	f.waitGone(t, third.Login().User)
+}

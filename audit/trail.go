@@ -91,7 +91,7 @@ func (t *Trail) open() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			t.file.Close()
+			_ = t.file.Close()
 		}
 	}()
 	last, torn, err := lastLine(t.file)
@@ -277,17 +277,17 @@ func (t *Trail) rotate() error {
 		err = errors.New("the new file is not empty")
 	}
 	if err != nil {
-		next.Close()
+		_ = next.Close()
 		return err
 	}
 	old := t.file
 	t.file = next
 	if err := t.begin(); err != nil {
 		t.file, t.torn = old, 0
-		next.Close()
+		_ = next.Close()
 		return err
 	}
-	old.Close() // every record was written, and synced if asked for, before
+	_ = old.Close() // every record was written, and synced if asked for, before
 	return nil
 }
 
@@ -312,14 +312,14 @@ func openLocked(path string) (*os.File, error) {
 			return nil, err
 		}
 		if err := lock(f); err != nil {
-			f.Close()
+			_ = f.Close()
 			return nil, err
 		}
 		same, err := isAt(f, path)
 		if err == nil && same {
 			return f, nil
 		}
-		f.Close()
+		_ = f.Close()
 		if err != nil {
 			return nil, err
 		}

@@ -85,7 +85,7 @@ func read(r io.Reader, visit func(Record, string) bool) error {
 	)
 	for n := 1; ; n++ {
 		line, err := readLine(lines, buf[:0])
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if errors.Is(err, ErrTorn) || errors.Is(err, errLong) {
@@ -148,9 +148,9 @@ func readLine(r *bufio.Reader, buf []byte) ([]byte, error) {
 			return nil, errLong
 		case err == nil:
 			return bytes.TrimSuffix(buf, []byte("\n")), nil
-		case err == io.EOF && len(buf) > 0:
+		case errors.Is(err, io.EOF) && len(buf) > 0:
 			return nil, ErrTorn
-		case err != bufio.ErrBufferFull:
+		case !errors.Is(err, bufio.ErrBufferFull):
 			return nil, err
 		}
 	}

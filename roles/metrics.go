@@ -20,21 +20,29 @@ func newMetrics(registry prometheus.Registerer, integration string) *metrics {
 	buckets := []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60}
 	return &metrics{
 		made: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_roles_made_total", Help: "Ephemeral roles made."}),
+			Name: "hourgate_roles_made_total", Help: "Ephemeral roles made.",
+		}),
 		settledTotal: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_roles_settled_total", Help: "Ephemeral roles removed and verified to be gone."}),
+			Name: "hourgate_roles_settled_total", Help: "Ephemeral roles removed and verified to be gone.",
+		}),
 		failed: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_roles_settle_failures_total", Help: "Tries at settling a role that failed; each is tried again by the sweep."}),
+			Name: "hourgate_roles_settle_failures_total", Help: "Tries at settling a role that failed; each is tried again by the sweep.",
+		}),
 		tombstones: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_roles_tombstones_total", Help: "Tries at settling a role that ended with the role disabled but held by other people's objects."}),
+			Name: "hourgate_roles_tombstones_total", Help: "Tries at settling a role that ended with the role disabled but held by other people's objects.",
+		}),
 		live: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_roles", Help: "Ephemeral roles of this process that are in use, linger or are being settled."}),
+			Name: "hourgate_roles", Help: "Ephemeral roles of this process that are in use, linger or are being settled.",
+		}),
 		connected: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_admin_connected", Help: "1 if the admin connection answered at the last heartbeat."}),
+			Name: "hourgate_admin_connected", Help: "1 if the admin connection answered at the last heartbeat.",
+		}),
 		provision: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "hourgate_role_make_duration_seconds", Help: "Time to make an ephemeral role.", Buckets: buckets}),
+			Name: "hourgate_role_make_duration_seconds", Help: "Time to make an ephemeral role.", Buckets: buckets,
+		}),
 		settle: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "hourgate_role_settle_duration_seconds", Help: "Time of one try at settling a role.", Buckets: buckets}),
+			Name: "hourgate_role_settle_duration_seconds", Help: "Time of one try at settling a role.", Buckets: buckets,
+		}),
 	}
 }
 

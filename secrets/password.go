@@ -43,7 +43,7 @@ func (Password) String() string { return redacted }
 func (Password) GoString() string { return redacted }
 
 // Format writes "[redacted]" for every verb and flag.
-func (Password) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+func (Password) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 // LogValue returns "[redacted]".
 func (Password) LogValue() slog.Value { return slog.StringValue(redacted) }

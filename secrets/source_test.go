@@ -140,10 +140,16 @@ func TestValidate(t *testing.T) {
 		{"aws", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"eu-west-1", "prod/orders"}}, ""},
 		{"arn", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"", arn}}, ""},
 		{"arn and its region", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"eu-west-1", arn}}, ""},
-		{"arn and another region", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"us-east-1", arn}},
-			"aws_secrets_manager.region: is us-east-1, but the ARN in secret_id is of eu-west-1"},
-		{"empty aws", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{}},
-			"aws_secrets_manager.secret_id: required (name or ARN)\naws_secrets_manager.region: required, unless secret_id is an ARN"},
+		{
+			"arn and another region",
+			secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"us-east-1", arn}},
+			"aws_secrets_manager.region: is us-east-1, but the ARN in secret_id is of eu-west-1",
+		},
+		{
+			"empty aws",
+			secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{}},
+			"aws_secrets_manager.secret_id: required (name or ARN)\naws_secrets_manager.region: required, unless secret_id is an ARN",
+		},
 	}
 	for _, tt := range tests {
 		got := ""

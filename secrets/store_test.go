@@ -115,20 +115,36 @@ func TestUseOnRejection(t *testing.T) {
 		ok     bool
 		next   string // what the next Use does
 	}{
-		{"rotated", "new", stages("new", "newer", "old"), false,
-			"fetch current, login new", true, "login new"},
-		{"the server is ahead of the store", "new", stages("old", "new", "older"), false,
-			"fetch current, fetch pending, login new", true, "login new"},
-		{"rotation gone wrong", "older", stages("old", "old", "older"), false,
-			"fetch current, fetch pending, fetch previous, login older", true, "login older"},
-		{"nothing works", "?", stages("a", "b", "c"), false,
-			"fetch current, login a, fetch pending, login b, fetch previous, login c", false, ""},
-		{"nothing else there", "?", map[secrets.Stage]string{secrets.Current: "old"}, false,
-			"fetch current, fetch pending, fetch previous", false, ""},
-		{"current malformed", "new", stages("", "new", ""), false,
-			"fetch current, fetch pending, login new", true, "login new"},
-		{"store down", "new", stages("new", "", ""), true,
-			"fetch current", false, ""},
+		{
+			"rotated", "new", stages("new", "newer", "old"), false,
+			"fetch current, login new", true, "login new",
+		},
+		{
+			"the server is ahead of the store", "new", stages("old", "new", "older"), false,
+			"fetch current, fetch pending, login new", true, "login new",
+		},
+		{
+			"rotation gone wrong", "older", stages("old", "old", "older"), false,
+			"fetch current, fetch pending, fetch previous, login older", true, "login older",
+		},
+		{
+			"nothing works", "?", stages("a", "b", "c"), false,
+			"fetch current, login a, fetch pending, login b, fetch previous, login c", false, "",
+		},
+		{
+			"nothing else there", "?",
+			map[secrets.Stage]string{secrets.Current: "old"},
+			false,
+			"fetch current, fetch pending, fetch previous", false, "",
+		},
+		{
+			"current malformed", "new", stages("", "new", ""), false,
+			"fetch current, fetch pending, login new", true, "login new",
+		},
+		{
+			"store down", "new", stages("new", "", ""), true,
+			"fetch current", false, "",
+		},
 		{"server down", "", stages("new", "", ""), false, "", false, "login old"},
 	}
 	for _, tt := range tests {
@@ -169,7 +185,7 @@ func TestUsePassesOnOtherErrors(t *testing.T) {
 	s := secrets.NewStore(w, secrets.StoreConfig{})
 	full := errors.New("53300: too many connections")
 	for range 3 {
-		if err := s.Use(t.Context(), func(context.Context, secrets.Credential) error { return full }); err != full {
+		if err := s.Use(t.Context(), func(context.Context, secrets.Credential) error { return full }); !errors.Is(err, full) {
 			t.Errorf("got %v, want %v", err, full)
 		}
 	}

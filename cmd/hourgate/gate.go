@@ -112,7 +112,8 @@ func (i integrationConfig) upstream() (*upstream.Server, error) {
 // run serves until ctx is done, then drains and settles. reload is signalled to read policy, certificates and the trail's
 // path anew.
 func (g *gate) run(ctx context.Context, reload <-chan os.Signal) error {
-	listener, err := net.Listen("tcp", g.cfg.Listen)
+	var listen net.ListenConfig
+	listener, err := listen.Listen(ctx, "tcp", g.cfg.Listen)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen: %w", err), g.trail.Close())
 	}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"io/fs"
+	"hash"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,9 +32,11 @@ func newReloadMetrics(registry prometheus.Registerer) reloadMetrics {
 	f := promauto.With(registry)
 	return reloadMetrics{
 		successful: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_policy_last_reload_successful", Help: "1 if the policy files as they are now are in force, 0 if they were refused."}),
+			Name: "hourgate_policy_last_reload_successful", Help: "1 if the policy files as they are now are in force, 0 if they were refused.",
+		}),
 		timestamp: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_policy_last_reload_success_timestamp_seconds", Help: "When the policy in force was loaded."}),
+			Name: "hourgate_policy_last_reload_success_timestamp_seconds", Help: "When the policy in force was loaded.",
+		}),
 		users:  f.NewGauge(prometheus.GaugeOpts{Name: "hourgate_policy_users", Help: "Users in the policy in force."}),
 		grants: f.NewGauge(prometheus.GaugeOpts{Name: "hourgate_policy_grants", Help: "Grants in the policy in force, live or not."}),
 	}
@@ -51,7 +53,7 @@ func (m reloadMetrics) loaded(set *policy.Set) {
 // watch reloads when watched files change and when reload is signalled, until ctx is done.
 func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
 	watcher := g.newWatcher()
-	defer watcher.Close()
+	defer func() { _ = watcher.Close() }()
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	seen := g.cfg.seen
@@ -114,18 +116,26 @@ type fingerprint [sha256.Size]byte
 func (c *config) fingerprint() fingerprint {
 	h := sha256.New()
 	for _, path := range c.watched() {
-		_ = filepath.WalkDir(path, func(file string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() {
-				return nil //nolint:nilerr // what can't be read is absent
-			}
-			content, _ := os.ReadFile(file)
-			sum := sha256.Sum256(content)
-			h.Write([]byte(file))
-			h.Write(sum[:])
-			return nil
-		})
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			hashFile(h, path)
+			continue
+		}
+		for _, entry := range entries {
+			hashFile(h, filepath.Join(path, entry.Name()))
+		}
 	}
 	return fingerprint(h.Sum(nil))
+}
+
+func hashFile(h hash.Hash, file string) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return
+	}
+	sum := sha256.Sum256(content)
+	h.Write([]byte(file))
+	h.Write(sum[:])
 }
 
 // reload reads policy and certificate anew; what is bad changes nothing. asked also reopens the trail, for rotation.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // Config says where a server is and how it is reached.
@@ -153,7 +154,11 @@ func (s *Server) Cancel(ctx context.Context, conn net.Conn, pid uint32, key []by
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = c.SetDeadline(deadline)
 	}
-	if _, err := c.Write(appendCancelRequest(nil, pid, key)); err != nil {
+	request, err := (&pgproto3.CancelRequest{ProcessID: pid, SecretKey: key}).Encode(nil)
+	if err != nil {
+		return err
+	}
+	if _, err := c.Write(request); err != nil {
 		return fmt.Errorf("sending cancel request: %w", err)
 	}
 	_, _ = c.Read(make([]byte, 1)) // EOF: the signal is sent

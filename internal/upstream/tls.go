@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -12,12 +11,8 @@ import (
 	"os"
 	"sync"
 	"time"
-)
 
-// Codes of the messages without a type byte; https://www.postgresql.org/docs/current/protocol-message-formats.html.
-const (
-	sslRequestCode    = 80877103
-	cancelRequestCode = 80877102
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // alpn is the protocol name that PostgreSQL 17 and later expect in the TLS handshake.
@@ -54,7 +49,11 @@ func (s *Server) secure(ctx context.Context, conn net.Conn, enc encryption) (net
 	defer stop()
 
 	// upstream ← SSLRequest
-	if _, err := conn.Write(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, sslRequestCode)); err != nil {
+	request, err := (&pgproto3.SSLRequest{}).Encode(nil)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(request); err != nil {
 		return nil, fmt.Errorf("sending SSLRequest: %w", err)
 	}
 
@@ -156,11 +155,4 @@ func (r *rootStore) pool() (*x509.CertPool, error) {
 	}
 	r.roots, r.modified, r.size = roots, info.ModTime(), info.Size()
 	return roots, nil
-}
-
-func appendCancelRequest(b []byte, pid uint32, key []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(12+len(key)))
-	b = binary.BigEndian.AppendUint32(b, cancelRequestCode)
-	b = binary.BigEndian.AppendUint32(b, pid)
-	return append(b, key...)
 }

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hourgate/hourgate/internal/verifier"
+)
+
+const (
+	demoIntegration = "orders-prod"
+	demoGrantName   = "inc-4211"
+)
+
+// newDemoPasswords makes passwords of letters and digits, which need no quotes anywhere.
+func newDemoPasswords(users ...string) map[string]string {
+	passwords := make(map[string]string)
+	for _, user := range users {
+		passwords[user] = strings.ToLower(rand.Text())
+	}
+	return passwords
+}
+
+// makeFolder makes the folder of everything. It is not in os.TempDir, whose path may be too long for a Unix socket (103
+// bytes on macOS) or closed to the user that PostgreSQL runs as.
+func (d *demo) makeFolder() (err error) {
+	d.folder, err = os.MkdirTemp("/tmp", "hourgate-demo-")
+	if err != nil {
+		return err
+	}
+	return os.Chmod(d.folder, 0o711) //nolint:gosec // the user postgres has to get through; the files are for us alone
+}
+
+func (d *demo) file(name string) string { return filepath.Join(d.folder, name) }
+
+func (d *demo) write(name, content string) error {
+	return os.WriteFile(d.file(name), []byte(content), 0o600)
+}
+
+// demoGate is a gate as `hourgate serve` runs it, in this process.
+type demoGate struct {
+	port int
+	ops  string // address
+	stop context.CancelFunc
+	done chan error // has the gate's error once it has ended; capacity 1
+	log  *os.File
+}
+
+// openGate writes the gate's files and runs it with them.
+func (d *demo) openGate(ctx context.Context) (*demoGate, error) {
+	port, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	opsPort, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.configure(port, opsPort); err != nil {
+		return nil, err
+	}
+	cfg, set, err := loadAll(d.file("config.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.OpenFile(d.file("hourgate.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// The gate has a context of its own: when ours is done, it is still needed for an orderly end.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	dg := &demoGate{port: port, stop: stop, done: make(chan error, 1), log: log}
+	g, err := newGate(running, cfg, set, newLogger(log, slog.LevelInfo))
+	if err != nil {
+		stop()
+		return nil, errors.Join(err, log.Close())
+	}
+	opened := make(chan string, 1)
+	g.onOpen = func(ops string) { opened <- ops }
+	go func() { dg.done <- g.run(running, nil) }()
+	select {
+	case dg.ops = <-opened:
+		return dg, nil
+	case err := <-dg.done:
+		stop()
+		return nil, errors.Join(err, log.Close())
+	}
+}
+
+// close drains the gate and waits for its end.
+func (g *demoGate) close() error {
+	g.stop()
+	return errors.Join(<-g.done, g.log.Close())
+}
+
+// showLog prints the end of the gate's log, when something went wrong.
+func (d *demo) showLog() {
+	const most = 15
+	content, _ := os.ReadFile(d.file("hourgate.log"))
+	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+	d.out.title("This is not as it should be. The end of the gate's log:")
+	for _, line := range lines[max(0, len(lines)-most):] {
+		d.out.printed(line)
+	}
+}
+
+// configure writes config.yaml, policy.yaml, secret.json and the gate's certificate.
+func (d *demo) configure(port, opsPort int) error {
+	if err := d.authority.issue(d.folder); err != nil {
+		return fmt.Errorf("making the gate's certificate: %w", err)
+	}
+	secret, err := json.Marshal(map[string]string{"username": demoAdmin, "password": d.passwords[demoAdmin]})
+	if err != nil {
+		return err
+	}
+	policy, err := d.policy()
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		d.write("secret.json", string(secret)+"\n"),
+		d.write("policy.yaml", policy),
+		d.write("config.yaml", fmt.Sprintf(demoConfig, port, opsPort, demoIntegration, d.server.port, demoDatabase)))
+}
+
+const demoConfig = `# The gate of the demo. config.example.yaml explains every key.
+listen: 127.0.0.1:%d
+ops_listen: 127.0.0.1:%d
+deployment: demo
+drain_timeout: 2s
+tls: {cert_file: server.crt, key_file: server.key}
+policy: [policy.yaml]
+audit: {file: trail.jsonl}
+integrations:
+  - name: %s
+    hostname: localhost
+    port: %d
+    database: %s
+    ssl_mode: verify-full
+    ssl_root_cert: ca.crt
+    secret: {file: secret.json}
+`
+
+const demoPolicy = `# Who may do what, until when. The gate sees when this file changes.
+users:
+  - {name: %[1]s, groups: [support], scram: "%[2]s"}
+  - {name: %[3]s, groups: [support], scram: "%[4]s"}
+grants:
+  - name: %[5]s
+    users: [%[1]s]
+    integration: %[6]s
+    access: %[7]s
+    until: %[8]s
+    reason: INC-4211
+  - name: inc-4187 # has ended
+    users: [%[3]s]
+    integration: %[6]s
+    access: READ_ONLY
+    until: %[9]s
+    reason: INC-4187
+`
+
+// policy is policy.yaml. The grant ends at a whole second, so that all that shows it shows the same.
+func (d *demo) policy() (string, error) {
+	verifiers := make(map[string]string)
+	for _, user := range []string{demoAlice, demoBob} {
+		v, err := verifier.New(d.passwords[user], verifier.DefaultIterations)
+		if err != nil {
+			return "", err
+		}
+		verifiers[user] = v.Encode()
+	}
+	now := time.Now().UTC()
+	d.until = now.Add(d.grantLength()).Truncate(time.Second)
+	if d.until.Sub(now) < d.grantLength() {
+		d.until = d.until.Add(time.Second)
+	}
+	yesterday := now.AddDate(0, 0, -1).Truncate(time.Hour)
+	return fmt.Sprintf(demoPolicy, demoAlice, verifiers[demoAlice], demoBob, verifiers[demoBob],
+		demoGrantName, demoIntegration, d.access, d.until.Format(time.RFC3339), yesterday.Format(time.RFC3339)), nil
+}
+
+// demoAuthority signs the certificates of the demo's servers. They are good for a day.
+type demoAuthority struct {
+	certFile string
+	cert     *x509.Certificate
+	key      *ecdsa.PrivateKey
+}
+
+func newDemoAuthority(folder string) (*demoAuthority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := demoCertificate("Hourgate demo CA")
+	template.IsCA, template.BasicConstraintsValid = true, true
+	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(folder, "ca.crt")
+	return &demoAuthority{certFile: file, cert: cert, key: key}, writePEM(file, "CERTIFICATE", der)
+}
+
+// issue writes a certificate for a server on this machine to server.crt and server.key.
+func (a *demoAuthority) issue(folder string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := demoCertificate("localhost")
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	template.DNSNames = []string{"localhost"}
+	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		writePEM(filepath.Join(folder, "server.crt"), "CERTIFICATE", der),
+		writePEM(filepath.Join(folder, "server.key"), "PRIVATE KEY", keyDER))
+}
+
+// demoCertificate leaves the serial number to crypto/x509.
+func demoCertificate(commonName string) *x509.Certificate {
+	now := time.Now()
+	return &x509.Certificate{
+		Subject: pkix.Name{CommonName: commonName}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(0, 0, 1),
+	}
+}
+
+func writePEM(file, kind string, der []byte) error {
+	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
+}

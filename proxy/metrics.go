@@ -22,25 +22,33 @@ type metrics struct {
 func newMetrics(registry prometheus.Registerer) *metrics {
 	f := promauto.With(registry)
 	bytes := f.NewCounterVec(prometheus.CounterOpts{
-		Name: "hourgate_relayed_bytes_total", Help: "Bytes relayed, by the side that they came from."}, []string{"from"})
+		Name: "hourgate_relayed_bytes_total", Help: "Bytes relayed, by the side that they came from.",
+	}, []string{"from"})
 	return &metrics{
 		sessions: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "hourgate_sessions", Help: "Sessions that are being relayed."}, []string{"integration"}),
+			Name: "hourgate_sessions", Help: "Sessions that are being relayed.",
+		}, []string{"integration"}),
 		ended: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "hourgate_sessions_ended_total", Help: "Sessions that were relayed, by the reason for their end."}, []string{"integration", "reason"}),
+			Name: "hourgate_sessions_ended_total", Help: "Sessions that were relayed, by the reason for their end.",
+		}, []string{"integration", "reason"}),
 		refused: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "hourgate_connections_refused_total", Help: "Connections that did not become sessions, by reason."}, []string{"reason"}),
+			Name: "hourgate_connections_refused_total", Help: "Connections that did not become sessions, by reason.",
+		}, []string{"reason"}),
 		phases: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "hourgate_connect_duration_seconds", Help: "Time that a client waited for each phase of setting up a session.",
-			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30}}, []string{"phase"}),
+			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30},
+		}, []string{"phase"}),
 		cancels: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "hourgate_cancel_requests_total", Help: "CancelRequests: forwarded, failed, or for an unknown key."}, []string{"result"}),
+			Name: "hourgate_cancel_requests_total", Help: "CancelRequests: forwarded, failed, or for an unknown key.",
+		}, []string{"result"}),
 		bytesFromClient:   bytes.WithLabelValues("client"),
 		bytesFromUpstream: bytes.WithLabelValues("upstream"),
 		trailErrors: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_trail_errors_total", Help: "Records about sessions that the trail could not take."}),
+			Name: "hourgate_trail_errors_total", Help: "Records about sessions that the trail could not take.",
+		}),
 		certificateExpiry: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_tls_certificate_expiry_timestamp_seconds", Help: "When the certificate that clients are shown expires."}),
+			Name: "hourgate_tls_certificate_expiry_timestamp_seconds", Help: "When the certificate that clients are shown expires.",
+		}),
 	}
 }
 

@@ -19,7 +19,6 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/audit"
-	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
 
@@ -182,60 +181,10 @@ func (s *session) provision(ctx context.Context) error {
 // settle ends what the session held besides its sockets. The role itself is settled by its keeper.
 func (s *session) settle() { s.lease.Release() }
 
-// connect logs in upstream as the grant's role.
-func (s *session) connect(ctx context.Context) error {
-	login := s.lease.Login()
-	login.Params = s.upstreamParameters()
-	conn, err := upstream.Connect(ctx, s.integration.Upstream, login, pgconn.ConnectConfig)
-	if err == nil {
-		if err = conn.SyncConn(ctx); err == nil {
-			s.upstream, err = conn.Hijack()
-		}
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		s.log.Error("log-in upstream failed", "role", login.User, "error", err)
-		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) && (pgErr.Code == codeInvalidPassword || pgErr.Code == codeInvalidAuthorization) {
-			s.lease.Discard()
-		}
-		return unavailable(s.decision.Integration, s.id, err)
-	}
-	s.log.Debug("connected upstream", "role", login.User, "pid", s.upstream.PID)
-	return nil
-}
-
-// closeUpstream closes the socket without a last word: tls.Conn.Close would wait for a server that does not read. Whoever
-// said Terminate has said it already.
-func (s *session) closeUpstream() {
-	conn := s.upstream.Conn
-	if secured, ok := conn.(*tls.Conn); ok {
-		conn = secured.NetConn()
-	}
-	_ = conn.Close()
-}
-
-// upstreamParameters are the client's settings, checked in startup.go, and a name that joins the server's own log with
-// the trail.
-func (s *session) upstreamParameters() map[string]string {
-	params := maps.Clone(s.startup.params)
-	if params == nil {
-		params = make(map[string]string)
-	}
-	params["application_name"] = printable("hourgate " + s.id + " " + s.user + " " + s.startup.application)
-	if _, set := params["default_transaction_read_only"]; !set && s.decision.Grant.Access.Level == policy.ReadOnly {
-		// A courtesy that catches slips early. What enforces the level is the role's privileges.
-		params["default_transaction_read_only"] = "on"
-	}
-	return params
-}
-
 // welcome ends the start-up phase as PostgreSQL does, with a cancel key of our own.
 func (s *session) welcome() error {
 	secretLen := cancelSecret30
-	if s.startup.protocol > protocol30 {
+	if s.startup.protocol >= protocolLatest {
 		secretLen = cancelSecret32
 	}
 	s.cancelKey = s.server.cancels.add(s, secretLen)
@@ -293,93 +242,6 @@ func (s *session) drain() {
 	if s.relay.idle() {
 		s.end(errShutdown)
 	}
-}
-
-// cancelUpstream asks the server to cancel what this session runs. It is called by the goroutines of other connections,
-// for a session that is being relayed.
-func (s *session) cancelUpstream(ctx context.Context) error {
-	return s.integration.Upstream.Cancel(ctx, s.upstream.Conn, s.upstream.PID, s.upstream.SecretKey)
-}
-
-// farewell is the one place where a session ends: it tells the client, closes, logs and records.
-func (s *session) farewell(err error) {
-	if s.expiry != nil {
-		s.expiry.Stop()
-	}
-	var r *refusal
-	switch {
-	case errors.Is(err, errDisconnect), errors.Is(err, errClientGone), errors.Is(err, errClientQuit), errors.Is(err, errUpstreamEnded):
-	case !errors.As(err, &r):
-		s.log.Error("session failed", "error", err)
-		r = errInternal(s.id)
-	}
-	s.recordEnd(r, err)
-	if r != nil && (s.relay == nil || s.relay.clientAtBoundary()) {
-		_ = s.client.SetDeadline(time.Now().Add(farewellTimeout))
-		_ = s.send(r.response())
-	}
-	_ = s.client.Close() // sends close_notify
-}
-
-// recordEnd logs, counts and writes down how the connection ended.
-func (s *session) recordEnd(r *refusal, err error) {
-	reason := "disconnect"
-	switch {
-	case r != nil:
-		reason = r.reason
-	case errors.Is(err, errUpstreamEnded):
-		reason = "upstream_error"
-	}
-	event := audit.SessionEnd
-	if s.relay == nil {
-		if r == nil {
-			return // a scan, a health check or a CancelRequest
-		}
-		if s.grant == nil {
-			event = audit.SessionRefused
-		}
-		s.server.metrics.refused.WithLabelValues(reason).Inc()
-		s.log.Info("connection refused", "reason", reason, "error", err)
-	} else {
-		s.server.metrics.ended.WithLabelValues(s.decision.Integration, reason).Inc()
-		s.log.Info("session ended", "reason", reason, "duration", time.Since(s.began),
-			"bytes_from_client", s.relay.fromClient.Load(), "bytes_from_upstream", s.relay.fromUpstream.Load())
-	}
-	record := s.record(event)
-	record.Reason = reason
-	if r != nil {
-		record.Code = r.code
-	}
-	if err := s.server.cfg.Trail.Append(record); err != nil {
-		s.server.metrics.trailErrors.Inc()
-		s.log.Error("the end of a session could not be recorded", "error", err)
-	}
-}
-
-// record starts a trail record about this session.
-func (s *session) record(event audit.Event) audit.Record {
-	r := audit.Record{
-		Event: event, Session: s.id, RemoteAddr: s.client.RemoteAddr().String(),
-		User: s.user, Application: s.startup.application,
-		Integration: s.decision.Integration, Database: s.decision.Database,
-	}
-	if s.user == "" {
-		r.User = s.startup.user // as claimed
-	}
-	if s.tls != nil {
-		r.TLSClient = tls.VersionName(s.tls.ConnectionState().Version)
-	}
-	if grant := s.decision.Grant; grant != nil {
-		r.Grant, r.Access, r.Until, r.Reason = grant.Name, string(grant.Access.Level), grant.Until, grant.Reason
-	}
-	if s.lease != nil {
-		r.Role = s.lease.Login().User
-	}
-	if s.relay != nil {
-		r.BytesFromClient, r.BytesFromUpstream = s.relay.fromClient.Load(), s.relay.fromUpstream.Load()
-		r.Duration = time.Since(s.began).Seconds()
-	}
-	return r
 }
 
 // send writes messages to the client in one write.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -68,22 +69,21 @@ func (s *session) negotiate(ctx context.Context) error {
 	}
 
 	prefix := first[:]
-	for askedGSS, askedTLS := false, false; ; {
+	for askedGSS := false; ; {
 		packet, err := readStartupPacket(s.client, prefix)
 		if err != nil {
 			return err
 		}
 		prefix = nil
 		switch code := binary.BigEndian.Uint32(packet); {
-		// client → GSSENCRequest, at most once: alternating requests for ever was CVE-2026-6479
-		case code == gssEncRequestCode && len(packet) == 4 && !askedGSS && !askedTLS:
+		// client → GSSENCRequest, at most once and before SSLRequest: alternating them for ever was CVE-2026-6479
+		case code == gssEncRequestCode && len(packet) == 4 && !askedGSS:
 			askedGSS = true
 			if _, err := s.client.Write([]byte{'N'}); err != nil {
 				return errDisconnect
 			}
 		// client → SSLRequest
-		case code == sslRequestCode && len(packet) == 4 && !askedTLS:
-			askedTLS = true
+		case code == sslRequestCode && len(packet) == 4:
 			if _, err := s.client.Write([]byte{'S'}); err != nil {
 				return errDisconnect
 			}
@@ -132,7 +132,7 @@ func (s *session) parseStartup(packet []byte) error {
 		return s.parseCancel(packet[4:])
 	}
 	// client → StartupMessage
-	if s.tls == nil && !(s.server.cfg.AllowPlaintextLoopback && isLoopback(s.client.RemoteAddr())) {
+	if s.tls == nil && !s.plaintextAllowed() {
 		return errPlaintext
 	}
 	parsed, err := parseStartupMessage(packet)
@@ -193,6 +193,10 @@ func parseStartupMessage(packet []byte) (startup, error) {
 	pairs, err := splitParameters(packet[4:])
 	if err != nil {
 		return s, err
+	}
+	// A parameter of its own wins over the same in "options", wherever it stands, as in PostgreSQL.
+	if i := slices.IndexFunc(pairs, func(p parameter) bool { return p.name == "options" }); i > 0 {
+		pairs[0], pairs[i] = pairs[i], pairs[0]
 	}
 	for _, p := range pairs {
 		if err := s.set(p.name, p.value); err != nil {
@@ -320,10 +324,14 @@ func (s *startup) setOptions(options string) error {
 		if !ok || !hasValue || name == "" {
 			return protocolViolation(fmt.Sprintf("invalid command-line argument for server process: %s", printable(args[i])))
 		}
-		if !allowedParameters[name] {
+		switch {
+		case name == "application_name":
+			s.application = value
+		case allowedParameters[name]:
+			s.params[name] = value
+		default:
 			return unsupportedParameter(name)
 		}
-		s.params[name] = value
 	}
 	return nil
 }
@@ -372,7 +380,8 @@ func (c *prefixConn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-func isLoopback(addr net.Addr) bool {
-	tcp, ok := addr.(*net.TCPAddr)
-	return ok && tcp.IP.IsLoopback()
+// plaintextAllowed is for clients on this machine, if the configuration says so.
+func (s *session) plaintextAllowed() bool {
+	addr, ok := s.client.RemoteAddr().(*net.TCPAddr)
+	return ok && addr.IP.IsLoopback() && s.server.cfg.AllowPlaintextLoopback
 }

@@ -1,0 +1,69 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"maps"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+)
+
+// connect logs in upstream as the grant's role.
+func (s *session) connect(ctx context.Context) error {
+	login := s.lease.Login()
+	login.Params = s.upstreamParameters()
+	conn, err := upstream.Connect(ctx, s.integration.Upstream, login, pgconn.ConnectConfig)
+	if err == nil {
+		if err = conn.SyncConn(ctx); err == nil {
+			s.upstream, err = conn.Hijack()
+		}
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		s.log.Error("log-in upstream failed", "role", login.User, "error", err)
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && (pgErr.Code == codeInvalidPassword || pgErr.Code == codeInvalidAuthorization) {
+			s.lease.Discard()
+		}
+		return unavailable(s.decision.Integration, s.id, err)
+	}
+	s.log.Debug("connected upstream", "role", login.User, "pid", s.upstream.PID)
+	return nil
+}
+
+// closeUpstream closes the socket without a last word: tls.Conn.Close would wait for a server that does not read. Whoever
+// said Terminate has said it already.
+func (s *session) closeUpstream() {
+	conn := s.upstream.Conn
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	_ = conn.Close()
+}
+
+// upstreamParameters are the client's settings, checked in startup.go, and a name that joins the server's own log with
+// the trail.
+func (s *session) upstreamParameters() map[string]string {
+	params := maps.Clone(s.startup.params)
+	if params == nil {
+		params = make(map[string]string)
+	}
+	params["application_name"] = printable("hourgate " + s.id + " " + s.user + " " + s.startup.application)
+	if _, set := params["default_transaction_read_only"]; !set && s.decision.Grant.Access.Level == policy.ReadOnly {
+		// A courtesy that catches slips early. What enforces the level is the role's privileges.
+		params["default_transaction_read_only"] = "on"
+	}
+	return params
+}
+
+// cancelUpstream asks the server to cancel what this session runs. It is called by the goroutines of other connections,
+// for a session that is being relayed.
+func (s *session) cancelUpstream(ctx context.Context) error {
+	return s.integration.Upstream.Cancel(ctx, s.upstream.Conn, s.upstream.PID, s.upstream.SecretKey)
+}

@@ -30,8 +30,8 @@ type canceller struct {
 	sessions map[uint32]*session // by the process ID that we made up
 }
 
-// add gives the session a key that no live session has.
-func (c *canceller) add(s *session, secretLen int) cancelKey {
+// add gives the session a key that no live session has, from when on its statements can be cancelled.
+func (c *canceller) add(s *session, secretLen int) {
 	key := cancelKey{secret: make([]byte, secretLen)}
 	_, _ = rand.Read(key.secret) // never fails, see crypto/rand
 	c.mu.Lock()
@@ -44,8 +44,8 @@ func (c *canceller) add(s *session, secretLen int) cancelKey {
 			break
 		}
 	}
+	s.cancelKey = key
 	c.sessions[key.pid] = s
-	return key
 }
 
 func (c *canceller) remove(key cancelKey) {

@@ -31,6 +31,9 @@ func (s *session) connect(ctx context.Context) error {
 		if errors.As(err, &pgErr) && (pgErr.Code == codeInvalidPassword || pgErr.Code == codeInvalidAuthorization) {
 			s.lease.Discard()
 		}
+		if r, ok := refusedParameter(err); ok {
+			return r
+		}
 		return unavailable(s.decision.Integration, s.id, err)
 	}
 	s.log.Debug("connected upstream", "role", login.User, "pid", s.upstream.PID)

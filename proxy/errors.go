@@ -171,12 +171,23 @@ func unavailable(integration, session string, err error) *refusal {
 		r.code, r.reason = codeCannotConnectNow, "unreachable"
 		r.message = fmt.Sprintf("the database server of %q is starting up or shutting down", integration)
 		r.hint = "Try again in a moment."
-	case errors.As(err, &pgErr) && (pgErr.Code == codeInvalidParameter || pgErr.Code == codeUndefinedObject):
-		// Only what the client itself chose can be wrong in this way, and the text speaks of nothing else.
-		r.code, r.reason, r.message = pgErr.Code, "parameter", "the database server refused a startup parameter"
-		r.detail, r.hint = pgErr.Message, "Correct or leave out the parameter."
 	}
 	return r
+}
+
+// refusedParameter is for a log-in upstream that failed because of a setting that the client sent along, if it did. Only
+// what the client itself chose can be wrong in this way, and the server's text speaks of nothing else.
+func refusedParameter(err error) (*refusal, bool) {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code != codeInvalidParameter && pgErr.Code != codeUndefinedObject {
+		return nil, false
+	}
+	return &refusal{
+		code: pgErr.Code, reason: "parameter",
+		message: "the database server refused a startup parameter",
+		detail:  pgErr.Message,
+		hint:    "Correct or leave out the parameter.",
+	}, true
 }
 
 // response is the refusal as the client's last message.

@@ -39,10 +39,10 @@ func (s *session) recordEnd(r *refusal, err error) {
 	}
 	event := audit.SessionEnd
 	if s.relay == nil {
-		if r == nil {
+		if r == nil && !s.started {
 			return // a scan, a health check or a CancelRequest
 		}
-		if s.grant == nil {
+		if !s.started {
 			event = audit.SessionRefused
 		}
 		s.server.metrics.refused.WithLabelValues(reason).Inc()

@@ -69,7 +69,7 @@ type Server struct {
 	metrics    *metrics
 	mockSecret [32]byte // makes the challenges of unknown users; per process
 	cancels    canceller
-	cert       atomic.Pointer[tls.Certificate]
+	identity   atomic.Pointer[identity]
 
 	mu       sync.Mutex
 	policy   *policy.Set
@@ -90,14 +90,21 @@ func New(cfg Config) (*Server, error) {
 		sessions: make(map[*session]struct{}),
 	}
 	_, _ = rand.Read(s.mockSecret[:]) // never fails, see crypto/rand
-	if err := s.SetCertificate(cfg.Certificate); err != nil {
+	if err := s.SetCertificate(cfg.Certificate, cfg.ClientCAs); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// SetCertificate changes the certificate for connections to come.
-func (s *Server) SetCertificate(cert tls.Certificate) error {
+// identity is what a TLS handshake with a client needs. It is replaced as a whole.
+type identity struct {
+	cert      tls.Certificate
+	clientCAs *x509.CertPool // nil: clients need no certificate
+}
+
+// SetCertificate changes the certificate that clients are shown and the authorities of theirs, as in Config, for
+// connections to come.
+func (s *Server) SetCertificate(cert tls.Certificate, clientCAs *x509.CertPool) error {
 	if len(cert.Certificate) == 0 {
 		return errors.New("proxy: no certificate")
 	}
@@ -106,7 +113,7 @@ func (s *Server) SetCertificate(cert tls.Certificate) error {
 		return fmt.Errorf("parsing certificate: %w", err)
 	}
 	cert.Leaf = leaf
-	s.cert.Store(&cert)
+	s.identity.Store(&identity{cert, clientCAs})
 	s.metrics.certificateExpiry.Set(float64(leaf.NotAfter.Unix()))
 	return nil
 }
@@ -114,17 +121,17 @@ func (s *Server) SetCertificate(cert tls.Certificate) error {
 // tlsConfig is the configuration for one connection, and the certificate that it shows. Sessions are not resumed, as by
 // PostgreSQL: a client that resumes would bind its password to a certificate that may have been changed since.
 func (s *Server) tlsConfig() (*tls.Config, *x509.Certificate) {
-	cert := s.cert.Load()
+	id := s.identity.Load()
 	cfg := &tls.Config{
-		Certificates:           []tls.Certificate{*cert},
+		Certificates:           []tls.Certificate{id.cert},
 		MinVersion:             tls.VersionTLS12,
 		NextProtos:             []string{alpn},
 		SessionTicketsDisabled: true,
 	}
-	if s.cfg.ClientCAs != nil {
-		cfg.ClientCAs, cfg.ClientAuth = s.cfg.ClientCAs, tls.RequireAndVerifyClientCert
+	if id.clientCAs != nil {
+		cfg.ClientCAs, cfg.ClientAuth = id.clientCAs, tls.RequireAndVerifyClientCert
 	}
-	return cfg, cert.Leaf
+	return cfg, id.cert.Leaf
 }
 
 // Policy is the set that is in force.

@@ -45,11 +45,12 @@ type session struct {
 	grant  *policy.Grant
 	expiry *time.Timer
 
+	started     bool // the trail has the session's start
 	integration Integration
 	lease       Lease
 	upstream    *pgconn.HijackedConn
-	cancelKey   cancelKey
-	relay       *relay // belongs to the server's mutex until it is set
+	cancelKey   cancelKey // written under the canceller's mutex
+	relay       *relay    // belongs to the server's mutex until it is set
 	began       time.Time
 }
 
@@ -163,6 +164,7 @@ func (s *session) provision(ctx context.Context) error {
 		s.log.Error("session refused: the trail can't be written", "error", err)
 		return errTrail
 	}
+	s.started = true
 	lease, err := s.integration.Acquire(ctx, s.user, s.decision.Grant, s.decision.Database)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -187,7 +189,7 @@ func (s *session) welcome() error {
 	if s.startup.protocol >= protocolLatest {
 		secretLen = cancelSecret32
 	}
-	s.cancelKey = s.server.cancels.add(s, secretLen)
+	s.server.cancels.add(s, secretLen)
 
 	// client ← ParameterStatus…, BackendKeyData, NoticeResponse, ReadyForQuery
 	var messages []pgproto3.BackendMessage

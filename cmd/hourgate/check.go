@@ -19,9 +19,6 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := cfg.checkFiles(); err != nil {
-				return err
-			}
 			users, grants := set.Size()
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is fine: %d integration(s), %d user(s), %d grant(s)\n",
 				file, len(cfg.Integrations), users, grants)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,9 +31,21 @@ type config struct {
 	RoleLinger   time.Duration `yaml:"role_linger"`
 	LoginTimeout time.Duration `yaml:"login_timeout"`
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
-	LogLevel     slog.Level    `yaml:"log_level"`
+	LogLevel     logLevel      `yaml:"log_level"`
 
-	seen fingerprint // of the watched files, taken before they were loaded
+	doc  *strictyaml.Document // where in the file each key stands
+	seen fingerprint          // of the watched files, taken before they were loaded
+}
+
+// logLevel is DEBUG, INFO, WARN or ERROR.
+type logLevel struct{ slog.Level }
+
+// UnmarshalText says which levels there are when it is none of them.
+func (l *logLevel) UnmarshalText(text []byte) error {
+	if err := l.Level.UnmarshalText(text); err != nil {
+		return fmt.Errorf("want DEBUG, INFO, WARN or ERROR, got %q", text)
+	}
+	return nil
 }
 
 type tlsConfig struct {
@@ -95,27 +108,53 @@ func loadConfig(file string) (config, error) {
 	for i := range cfg.Integrations {
 		cfg.Integrations[i].setDefaults()
 	}
+	cfg.doc = doc
 	v := validation{doc: doc, problems: problems}
 	v.config(&cfg)
-	cfg.resolvePaths(filepath.Dir(file))
-	if len(v.problems) > 0 {
-		return cfg, v.problems
+	folder, err := filepath.Abs(filepath.Dir(file))
+	if err != nil {
+		return cfg, strictyaml.Problems{{File: file, Message: err.Error()}}
 	}
-	return cfg, nil
+	cfg.resolvePaths(folder)
+	return cfg, v.problems.Err()
 }
 
-// loadAll reads the configuration and the policy. Its error has what is wrong in either, all at once.
+// loadAll reads the configuration, the policy and the certificates that it names. Its error has what is wrong in any of
+// them, all at once.
 func loadAll(file string) (config, *policy.Set, error) {
-	cfg, cfgErr := loadConfig(file)
-	cfg.seen = cfg.fingerprint()
-	set, policyErr := cfg.loadPolicy()
-	var problems, more strictyaml.Problems
-	errors.As(cfgErr, &problems)
-	errors.As(policyErr, &more)
-	if err := append(problems, more...).Err(); err != nil {
+	cfg, err := loadConfig(file)
+	if len(cfg.Integrations) == 0 { // no sense in looking for them in the policy
 		return cfg, nil, err
 	}
-	return cfg, set, nil
+	var problems, more strictyaml.Problems
+	errors.As(err, &problems)
+	problems = append(problems, cfg.fileProblems()...)
+	cfg.seen = cfg.fingerprint()
+	set, err := cfg.loadPolicy()
+	errors.As(err, &more)
+	return cfg, set, append(problems, more...).Err()
+}
+
+// fileProblems opens the files that the configuration names, but for the policy's.
+func (c *config) fileProblems() strictyaml.Problems {
+	v := validation{doc: c.doc}
+	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
+		if _, _, err := c.TLS.load(); err != nil {
+			v.report("tls", "%v", err)
+		}
+	}
+	if folder := filepath.Dir(c.Audit.File); c.Audit.File != "" {
+		if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+			v.report("audit.file", "the folder %s does not exist", folder)
+		}
+	}
+	for i, integration := range c.Integrations {
+		path := fmt.Sprintf("integrations[%d].ssl_root_cert", i)
+		if _, err := integration.upstream(); err != nil && integration.SSLRootCert != "" && v.doc.Sound(path) {
+			v.report(path, "%s", strings.TrimPrefix(err.Error(), "ssl_root_cert: "))
+		}
+	}
+	return v.problems
 }
 
 // validation collects what is wrong beyond types.
@@ -151,10 +190,8 @@ func (v *validation) config(c *config) {
 	if c.Deployment == "" || len(c.Deployment) > 32 || strings.ContainsFunc(c.Deployment, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		v.report("deployment", "want 1 to 32 printable ASCII characters without spaces")
 	}
-	for path, d := range map[string]time.Duration{"role_linger": c.RoleLinger, "login_timeout": c.LoginTimeout, "drain_timeout": c.DrainTimeout} {
-		if d < 0 {
-			v.report(path, "must not be negative")
-		}
+	for i, path := range c.Policy {
+		v.required(fmt.Sprintf("policy[%d]", i), path)
 	}
 	if len(c.Integrations) == 0 {
 		v.report("integrations", "required: the PostgreSQL servers to guard")
@@ -181,7 +218,7 @@ func (v *validation) integration(path string, i *integrationConfig) {
 	if strings.Contains(i.Hostname, ".proxy-") && strings.HasSuffix(i.Hostname, ".rds.amazonaws.com") {
 		v.report(path+".hostname", "is an RDS Proxy, which knows only users that are registered with it; name the DB instance or cluster")
 	}
-	if i.SSLMode.Verifies() && i.SSLRootCert == "" {
+	if i.SSLMode.Verifies() && i.SSLRootCert == "" && v.doc.Sound(path+".ssl_mode") {
 		v.report(path+".ssl_root_cert", "required by ssl_mode %s: the file of the certificate authorities to trust", i.SSLMode)
 	}
 	if err := i.Secret.Validate(); err != nil {
@@ -190,7 +227,8 @@ func (v *validation) integration(path string, i *integrationConfig) {
 }
 
 func (v *validation) address(path, address string) {
-	if _, _, err := net.SplitHostPort(address); err != nil {
+	_, port, err := net.SplitHostPort(address)
+	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
 		v.report(path, "want host:port, such as 127.0.0.1:6432")
 	}
 }

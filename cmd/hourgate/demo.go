@@ -26,10 +26,13 @@ func demoCommand() *cobra.Command {
 			"is 1 if one did not do what it should. It needs PostgreSQL's programs on this machine, and nothing else.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// SIGPIPE too: `hourgate demo | head` must not leave a server behind.
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			return failed(newDemo(cmd.OutOrStdout(), keep).run(ctx))
+			d := newDemo(cmd.OutOrStdout(), keep)
+			// `hourgate demo | head` must not leave a server behind: without the signal the write fails, and stops us.
+			signal.Ignore(syscall.SIGPIPE)
+			d.out.w = &stopOnError{d.out.w, stop}
+			return failed(d.run(ctx))
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything running until Ctrl-C, with a grant of an hour, to try it by hand")

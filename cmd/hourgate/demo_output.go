@@ -29,6 +29,21 @@ func newDemoOutput(w io.Writer) *demoOutput {
 	return &demoOutput{w: w, paint: paint}
 }
 
+// stopOnError calls stop when nobody reads the output any more.
+type stopOnError struct {
+	io.Writer
+	stop func()
+}
+
+// Write passes on what the writer says.
+func (s *stopOnError) Write(p []byte) (int, error) {
+	n, err := s.Writer.Write(p)
+	if err != nil {
+		s.stop()
+	}
+	return n, err
+}
+
 // Colours, as parameters of the terminal's SGR sequence.
 const (
 	bold   = "1"

@@ -187,30 +187,18 @@ func (g *gate) drain() {
 func (t tlsConfig) load() (cert tls.Certificate, clientCAs *x509.CertPool, err error) {
 	cert, err = tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 	if err != nil {
-		return cert, nil, fmt.Errorf("tls: %w", err)
+		return cert, nil, err
 	}
 	if t.ClientCAFile == "" {
 		return cert, nil, nil
 	}
 	pem, err := os.ReadFile(t.ClientCAFile)
 	if err != nil {
-		return cert, nil, fmt.Errorf("tls.client_ca_file: %w", err)
+		return cert, nil, fmt.Errorf("client_ca_file: %w", err)
 	}
 	clientCAs = x509.NewCertPool()
 	if !clientCAs.AppendCertsFromPEM(pem) {
-		return cert, nil, fmt.Errorf("tls.client_ca_file: %s holds no PEM certificate", t.ClientCAFile)
+		return cert, nil, fmt.Errorf("client_ca_file: %s holds no PEM certificate", t.ClientCAFile)
 	}
 	return cert, clientCAs, nil
-}
-
-// checkFiles opens the files that the configuration names.
-func (c *config) checkFiles() error {
-	_, _, err := c.TLS.load()
-	errs := []error{err}
-	for _, i := range c.Integrations {
-		if _, err := i.upstream(); err != nil {
-			errs = append(errs, fmt.Errorf("integration %s: %w", i.Name, err))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -52,20 +52,20 @@ func (m reloadMetrics) loaded(set *policy.Set) {
 
 // watch reloads when watched files change and when reload is signalled, until ctx is done.
 func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
-	watcher := g.newWatcher()
-	defer func() { _ = watcher.Close() }()
+	events, errs, stop := g.watchFolders()
+	defer stop()
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	seen := g.cfg.seen
 	changed := time.After(0) // for what changed between loading and watching
 	for {
 		select {
-		case <-watcher.Events:
+		case <-events:
 			if changed == nil {
 				changed = time.After(settleDelay)
 			}
 			continue
-		case err := <-watcher.Errors:
+		case err := <-errs:
 			g.log.Warn("watching files", "error", err)
 			continue
 		case <-reload:
@@ -86,12 +86,13 @@ func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
 	}
 }
 
-// newWatcher watches folders and not files: editors and Kubernetes replace files by renaming others over them.
-func (g *gate) newWatcher() *fsnotify.Watcher {
+// watchFolders watches folders and not files: editors and Kubernetes replace files by renaming others over them. Without
+// a watcher the channels are nil and polling has to do.
+func (g *gate) watchFolders() (events <-chan fsnotify.Event, errs <-chan error, stop func()) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		g.log.Warn("changed files will be noticed by polling only", "error", err)
-		return &fsnotify.Watcher{Events: make(chan fsnotify.Event), Errors: make(chan error)}
+		return nil, nil, func() {}
 	}
 	for _, path := range g.cfg.watched() {
 		folder := path
@@ -102,12 +103,16 @@ func (g *gate) newWatcher() *fsnotify.Watcher {
 			g.log.Warn("changes will be noticed by polling only", "folder", folder, "error", err)
 		}
 	}
-	return watcher
+	return watcher.Events, watcher.Errors, func() { _ = watcher.Close() }
 }
 
 // watched are the files and folders whose change is a reason to reload.
 func (c *config) watched() []string {
-	return append([]string{c.TLS.CertFile, c.TLS.KeyFile}, c.Policy...)
+	files := append([]string{c.TLS.CertFile, c.TLS.KeyFile}, c.Policy...)
+	if c.TLS.ClientCAFile != "" {
+		files = append(files, c.TLS.ClientCAFile)
+	}
+	return files
 }
 
 // fingerprint is a hash of all watched files' names and contents. Files that can't be read count as absent.
@@ -155,11 +160,11 @@ func (g *gate) reload(asked bool) {
 }
 
 func (g *gate) reloadCertificate() error {
-	cert, _, err := g.cfg.TLS.load()
+	cert, clientCAs, err := g.cfg.TLS.load()
 	if err != nil {
 		return err
 	}
-	return g.server.SetCertificate(cert)
+	return g.server.SetCertificate(cert, clientCAs)
 }
 
 // reloadPolicy puts the policy files in force. Sessions and roles are decided again.

@@ -32,7 +32,7 @@ func serveCommand() *cobra.Command {
 			// After the first signal the default action is back, so that a second one ends the process.
 			go func() { <-ctx.Done(); stop() }()
 
-			g, err := newGate(ctx, cfg, set, newLogger(cmd.ErrOrStderr(), cfg.LogLevel))
+			g, err := newGate(ctx, cfg, set, newLogger(cmd.ErrOrStderr(), cfg.LogLevel.Level))
 			if err != nil {
 				return failed(err)
 			}
@@ -44,5 +44,13 @@ func serveCommand() *cobra.Command {
 }
 
 func newLogger(w io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Value.Kind() == slog.KindDuration { // "1.5s" and not a number of nanoseconds
+				a.Value = slog.StringValue(a.Value.Duration().String())
+			}
+			return a
+		},
+	}))
 }

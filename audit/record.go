@@ -15,6 +15,8 @@ const (
 	SessionRefused Event = "session_refused" // a user was turned away: Code and Reason say why
 	SessionEnd     Event = "session_end"     // a session that had started is over: Reason, Duration, bytes
 
+	SessionForeign Event = "session_foreign" // a session under an ephemeral role that did not come through the gate was terminated
+
 	RoleMade         Event = "role_made"          // an ephemeral role is about to be made
 	RoleMakeFailed   Event = "role_make_failed"   // it was not made: Error
 	RoleSettled      Event = "role_settled"       // a role is about to be, or was, ended with everything of it
@@ -32,7 +34,7 @@ const (
 )
 
 var events = []Event{
-	SessionStart, SessionRefused, SessionEnd,
+	SessionStart, SessionRefused, SessionEnd, SessionForeign,
 	RoleMade, RoleMakeFailed, RoleSettled, RoleSettleFailed, RoleTombstoned,
 	PolicyLoaded, PolicyRejected, ProxyStarted, ProxyStopped, TrailOpened, TrailRecovered,
 }

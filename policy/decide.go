@@ -40,7 +40,8 @@ const (
 // A database is named as integration (for its default database), as integration/database, or by its name alone when
 // the person's live grants cover it on one integration only. An integration in any of the person's grants, ended ones
 // too, goes before a database of that name: when a grant on it ends, a script must not find itself elsewhere. Of
-// several grants for one database, the one that allows most counts, then the one that ends last, then the first by name.
+// several grants for one database one counts, they are never added up: the one that allows most (ADMIN, READ_WRITE,
+// READ_ONLY, named roles, named objects), then the one that ends last, then the first by name.
 //
 // The person must be authenticated: the texts tell about their grants.
 func (s *Set) Decide(r Request, now time.Time) Decision {

@@ -94,7 +94,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 	withGrant := func(changes ...string) string {
 		lines := goodUsers + "grants:\n  -"
-		for _, key := range []string{"name", "users", "groups", "integration", "databases", "access", "from", "until", "reason"} {
+		for _, key := range []string{"name", "users", "groups", "integration", "databases", "access", "from", "until", "reason", "max_sessions", "statement_timeout", "lock_timeout"} {
 			value := goodGrant[key]
 			for _, change := range changes {
 				if changed, ok := strings.CutPrefix(change, key+":"); ok {
@@ -151,11 +151,41 @@ func TestParseRefuses(t *testing.T) {
 			"p.yaml:8:17: grants[0].databases[0]: a database with a / in its name cannot be asked for, because / stands between integration and database",
 		}},
 		{"database's name too long", withGrant("databases: [" + long + "]"), []string{"p.yaml:8:17: grants[0].databases[0]: longer than 63 bytes"}},
-		{"no access", withGrant("access:"), []string{"p.yaml:5:5: grants[0].access: required: READ_ONLY, READ_WRITE or ADMIN"}},
+		{"no access", withGrant("access:"), []string{"p.yaml:5:5: grants[0].access: required: READ_ONLY, READ_WRITE, ADMIN, or a mapping with roles, tables, sequences or functions"}},
 		{"unknown access", withGrant("access: readonly"), []string{
 			`p.yaml:8:13: grants[0].access: want READ_ONLY, READ_WRITE or ADMIN, got "readonly"`,
 		}},
-		{"access of a later time", withGrant("access: {roles: [x]}"), []string{"p.yaml:8:13: grants[0].access: want a single value, got a mapping"}},
+		{"access without content", withGrant("access: {dangerous: true}"), []string{
+			"p.yaml:8:13: grants[0].access: required: READ_ONLY, READ_WRITE, ADMIN, or a mapping with roles, tables, sequences or functions",
+		}},
+		{"roles that reach beyond", withGrant("access: {roles: [pg_execute_server_program, pg_new_in_19, hg_x_y, fine, fine]}"), []string{
+			"p.yaml:8:22: grants[0].access.roles[0]: pg_execute_server_program runs programs on the server: it needs dangerous: true",
+			"p.yaml:8:49: grants[0].access.roles[1]: pg_new_in_19 may reach beyond the grant's databases: it needs dangerous: true",
+			"p.yaml:8:63: grants[0].access.roles[2]: hg_x_y is Hourgate's own",
+			`p.yaml:8:77: grants[0].access.roles[4]: "fine" is in the list twice`,
+		}},
+		{"dangerous without roles", withGrant("access: {tables: {public.x: [SELECT]}, dangerous: true}"), []string{
+			"p.yaml:8:55: grants[0].access.dangerous: is about roles, and there are none",
+		}},
+		{"privileges that are never granted", withGrant("access: {tables: {public.x: [ALL, TRIGGER, select, EXECUTE]}}"), []string{
+			`p.yaml:8:34: grants[0].access.tables["public.x"][0]: ALL means more with each version of PostgreSQL: want some of SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES`,
+			`p.yaml:8:39: grants[0].access.tables["public.x"][1]: TRIGGER is never granted: a trigger on somebody else's table outlives the grant`,
+			`p.yaml:8:48: grants[0].access.tables["public.x"][2]: want some of SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, got "select"`,
+			`p.yaml:8:56: grants[0].access.tables["public.x"][3]: want some of SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, got "EXECUTE"`,
+		}},
+		{"objects", withGrant(`access: {tables: {orders: [SELECT], "*.*": [SELECT], pg_catalog.pg_authid: [SELECT], public.y: []}, sequences: {public.s: [DELETE]}, functions: {'public.f(int': [EXECUTE]}}`), []string{
+			"p.yaml:8:31: grants[0].access.tables.orders: want schema.name or schema.*, got \"orders\"",
+			`p.yaml:8:48: grants[0].access.tables["*.*"]: a star stands for all names of one schema only, as in sales.*; for more, use a level`,
+			`p.yaml:8:80: grants[0].access.tables["pg_catalog.pg_authid"]: pg_catalog is PostgreSQL's own`,
+			`p.yaml:8:100: grants[0].access.tables["public.y"]: no privileges: want some of SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES`,
+			`p.yaml:8:128: grants[0].access.sequences["public.s"][0]: want some of SELECT, USAGE, UPDATE, got "DELETE"`,
+			`p.yaml:8:166: grants[0].access.functions["public.f(int"]: want schema.name or schema.*, got "public.f(int"`,
+		}},
+		{"limits", withGrant("max_sessions: -1", "statement_timeout: 1us", "lock_timeout: 10000h"), []string{
+			"p.yaml:10:19: grants[0].max_sessions: want 1 to 1000",
+			"p.yaml:11:24: grants[0].statement_timeout: want 1ms to 576h0m0s, such as 30s",
+			"p.yaml:12:19: grants[0].lock_timeout: want 1ms to 576h0m0s, such as 30s",
+		}},
 		{"no end", withGrant("until:"), []string{"p.yaml:5:5: grants[0].until: required: there is no indefinite access"}},
 		{"end in words", withGrant("until: tomorrow"), []string{
 			`p.yaml:9:12: grants[0].until: "tomorrow" is not a time with an offset (want such as 2026-11-22T17:00:00Z or 2026-11-22T18:00:00+01:00)`,
@@ -313,9 +343,9 @@ func TestExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, schema := range []reflect.Type{reflect.TypeFor[policy.User](), reflect.TypeFor[policy.Grant]()} {
+	for _, schema := range []reflect.Type{reflect.TypeFor[policy.User](), reflect.TypeFor[policy.Grant](), reflect.TypeFor[policy.Access]()} {
 		for i := range schema.NumField() {
-			if key := schema.Field(i).Tag.Get("yaml"); !explained(string(data), key) {
+			if key := schema.Field(i).Tag.Get("yaml"); key != "" && !explained(string(data), key) {
 				t.Errorf("the example does not explain %q", key)
 			}
 		}

@@ -44,20 +44,6 @@ func (l *Level) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Access is what a grant allows in its databases.
-type Access struct {
-	Level Level
-}
-
-// UnmarshalText reads an access that is a level alone.
-func (a *Access) UnmarshalText(text []byte) error { return a.Level.UnmarshalText(text) }
-
-// Equal reports whether a and b allow the same.
-func (a Access) Equal(b Access) bool { return a.Level == b.Level }
-
-// rank orders accesses by how much they allow.
-func (a Access) rank() int { return slices.Index(levels, a.Level) }
-
 // A User is a person, or a machine, who connects.
 type User struct {
 	Name   string            `yaml:"name"`
@@ -76,15 +62,29 @@ type Grant struct {
 	From        time.Time `yaml:"from"`  // the first moment of access; zero for always
 	Until       time.Time `yaml:"until"` // the first moment without access
 	Reason      string    `yaml:"reason"`
+
+	// Limits; zero sets none. A session can change the timeouts, so they are a courtesy. The number of sessions of one
+	// person is held by Hourgate and by the server.
+	MaxSessions       int           `yaml:"max_sessions"`
+	StatementTimeout  time.Duration `yaml:"statement_timeout"`
+	IdleInTransaction time.Duration `yaml:"idle_in_transaction_session_timeout"`
+	LockTimeout       time.Duration `yaml:"lock_timeout"`
 }
 
 // Live reports whether now is within the grant's time: From ≤ now < Until.
 func (g *Grant) Live(now time.Time) bool { return !now.Before(g.From) && now.Before(g.Until) }
 
 // SameRights reports whether g and o give the same access to the same integration, so that a session under one may go
-// on under the other. Their users, databases and times may differ: [Set.Covers] decides these.
+// on under the other. Their users, databases and times may differ: [Set.Covers] decides these. So may their limits,
+// which count for the sessions that begin after they changed.
 func (g *Grant) SameRights(o *Grant) bool {
 	return g.Integration == o.Integration && g.Access.Equal(o.Access)
+}
+
+// SameLimits reports whether g and o have the same limits.
+func (g *Grant) SameLimits(o *Grant) bool {
+	return g.MaxSessions == o.MaxSessions && g.StatementTimeout == o.StatementTimeout &&
+		g.IdleInTransaction == o.IdleInTransaction && g.LockTimeout == o.LockTimeout
 }
 
 func (g *Grant) covers(p pair) bool {

@@ -95,7 +95,8 @@ func (c *checker) checkGrants(f decoded) {
 		c.checkUnique(f.doc, path+".name", "grant", g.Name, c.grants)
 		c.checkHolders(f.doc, path, g)
 		c.checkTarget(f.doc, path, g)
-		c.checkAccess(f.doc, path+".access", g.Access)
+		c.checkAccess(f.doc, path+".access", &g.Access)
+		c.checkLimits(f.doc, path, g)
 		c.checkTimes(f.doc, path, g)
 	}
 }
@@ -155,12 +156,6 @@ func (c *checker) checkDatabase(doc *strictyaml.Document, path, name string) {
 	c.checkName(doc, path, name)
 	if strings.Contains(name, "/") {
 		c.report(doc, path, "a database with a / in its name cannot be asked for, because / stands between integration and database")
-	}
-}
-
-func (c *checker) checkAccess(doc *strictyaml.Document, path string, a Access) {
-	if doc.Sound(path) && a.Level == "" {
-		c.report(doc, path, "required: READ_ONLY, READ_WRITE or ADMIN")
 	}
 }
 

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -21,14 +23,17 @@ const (
 	scramSHA256     = "SCRAM-SHA-256"
 	scramSHA256Plus = "SCRAM-SHA-256-PLUS"
 
-	// maxSASLMessage is PostgreSQL's bound (PG_MAX_SASL_MESSAGE_LENGTH, src/backend/libpq/auth-sasl.c). A stranger can
-	// make us allocate this much.
+	// maxSASLMessage is PostgreSQL's bound, with the length word (PG_MAX_SASL_MESSAGE_LENGTH, src/backend/libpq/auth-sasl.c).
+	// A stranger can make us allocate this much.
 	maxSASLMessage = 1024
 )
 
 // authenticate proves who the user is. Whether the name exists shows in nothing: an unknown user gets a challenge made
 // from the name and a secret of this process, and fails where a wrong password fails.
 func (s *session) authenticate() error {
+	if err := s.slowDown(); err != nil {
+		return err
+	}
 	conversation, binding, err := s.newConversation()
 	if err != nil {
 		return err
@@ -48,11 +53,14 @@ func (s *session) authenticate() error {
 	if err != nil {
 		return err
 	}
-	var initial pgproto3.SASLInitialResponse
-	if initial.Decode(body) != nil || !validMechanism(initial, binding) {
+	mechanism, first, ok := parseInitialResponse(body)
+	if !ok || !validMechanism(mechanism, first, binding) {
 		return errMechanism
 	}
-	challenge, err := conversation.Step(string(initial.Data))
+	challenge, err := conversation.Step(first)
+	if err == nil && conversation.AuthzID() != "" {
+		err = errAuthorizationIdentity
+	}
 	if err != nil {
 		return s.authenticationFailed(err)
 	}
@@ -70,6 +78,8 @@ func (s *session) authenticate() error {
 	if err != nil || !conversation.Valid() {
 		return s.authenticationFailed(err)
 	}
+
+	s.server.guesses.succeeded(s.guessKey())
 
 	// client ← AuthenticationSASLFinal, AuthenticationOk
 	s.user = s.startup.user
@@ -121,10 +131,23 @@ func endpointBinding(leaf *x509.Certificate) ([]byte, bool) {
 	return h.Sum(nil), true
 }
 
+// errAuthorizationIdentity is for the log: who somebody wants to act as is for the policy alone to say.
+var errAuthorizationIdentity = errors.New("client sent an authorization identity")
+
+// parseInitialResponse takes a SASLInitialResponse apart. Unlike pgproto3 it insists, as PostgreSQL does, that the
+// message ends where its inner length says.
+func parseInitialResponse(body []byte) (mechanism, data string, ok bool) {
+	name, rest, ok := bytes.Cut(body, []byte{0})
+	if !ok || len(rest) < 4 || int64(binary.BigEndian.Uint32(rest)) != int64(len(rest)-4) {
+		return "", "", false
+	}
+	return string(name), string(rest[4:]), true
+}
+
 // validMechanism holds the mechanism's name against the message: -PLUS means channel binding, and nothing else does.
-func validMechanism(m pgproto3.SASLInitialResponse, binding bool) bool {
-	bound := strings.HasPrefix(string(m.Data), "p=")
-	switch m.AuthMechanism {
+func validMechanism(mechanism, data string, binding bool) bool {
+	bound := strings.HasPrefix(data, "p=")
+	switch mechanism {
 	case scramSHA256:
 		return !bound
 	case scramSHA256Plus:
@@ -135,6 +158,8 @@ func validMechanism(m pgproto3.SASLInitialResponse, binding bool) bool {
 
 // authenticationFailed is the same for every way to fail.
 func (s *session) authenticationFailed(err error) error {
+	s.server.guesses.failed(s.guessKey())
+	s.server.strangers.failed(s.network)
 	s.log.Info("authentication failed", "user", printable(s.startup.user), "error", err)
 	return wrongPassword(s.startup.user)
 }
@@ -151,7 +176,7 @@ func (s *session) readSASL() ([]byte, error) {
 		return nil, errDisconnect // Terminate: a driver that does not know SCRAM gives up
 	case header[0] != 'p':
 		return nil, protocolViolation(fmt.Sprintf("expected SASL response, got message type %d", header[0]))
-	case length < 4 || length > maxSASLMessage+4:
+	case length < 4 || length > maxSASLMessage:
 		return nil, protocolViolation("invalid length of SASL message")
 	}
 	body := make([]byte, length-4)

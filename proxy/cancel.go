@@ -78,8 +78,13 @@ func (s *session) parseCancel(body []byte) error {
 // cancelTarget forwards a CancelRequest over a new connection of the target's kind. The client learns nothing of what
 // came of it.
 func (s *session) cancelTarget(ctx context.Context) error {
+	if s.server.cancelGuesses.wait(s.network) > 0 {
+		s.server.metrics.cancels.WithLabelValues("throttled").Inc()
+		return errDisconnect
+	}
 	target := s.server.cancels.find(*s.startup.cancel)
 	if target == nil {
+		s.server.cancelGuesses.failed(s.network)
 		s.server.metrics.cancels.WithLabelValues("unknown").Inc()
 		return errDisconnect
 	}

@@ -36,6 +36,9 @@ func (s *session) connect(ctx context.Context) error {
 		}
 		return unavailable(s.decision.Integration, s.id, err)
 	}
+	s.encryption = s.integration.Upstream.Describe(s.upstream.Conn)
+	s.server.metrics.upstreams.WithLabelValues(s.decision.Integration, s.encryption.Label()).Inc()
+	s.lease.Opened(s.upstream.PID)
 	s.log.Debug("connected upstream", "role", login.User, "pid", s.upstream.PID)
 	return nil
 }
@@ -48,6 +51,7 @@ func (s *session) closeUpstream() {
 		conn = secured.NetConn()
 	}
 	_ = conn.Close()
+	s.lease.Closed(s.upstream.PID)
 }
 
 // upstreamParameters are the client's settings, checked in startup.go, and a name that joins the server's own log with

@@ -21,6 +21,11 @@ func (s *session) farewell(err error) {
 		r = errInternal(s.id)
 	}
 	s.recordEnd(r, err)
+	if s.tls != nil {
+		// close_notify alone could wait for five seconds for a client that does not read.
+		cut := time.AfterFunc(farewellTimeout, func() { _ = s.tls.NetConn().Close() })
+		defer cut.Stop()
+	}
 	if r != nil && (s.relay == nil || s.relay.clientAtBoundary()) {
 		_ = s.client.SetDeadline(time.Now().Add(farewellTimeout))
 		_ = s.send(r.response())
@@ -66,7 +71,7 @@ func (s *session) recordEnd(r *refusal, err error) {
 // record starts a trail record about this session.
 func (s *session) record(event audit.Event) audit.Record {
 	r := audit.Record{
-		Event: event, Session: s.id, RemoteAddr: s.client.RemoteAddr().String(),
+		Event: event, Session: s.id, RemoteAddr: s.remote.String(),
 		User: s.user, Application: s.startup.application,
 		Integration: s.decision.Integration, Database: s.decision.Database,
 	}
@@ -77,10 +82,13 @@ func (s *session) record(event audit.Event) audit.Record {
 		r.TLSClient = tls.VersionName(s.tls.ConnectionState().Version)
 	}
 	if grant := s.decision.Grant; grant != nil {
-		r.Grant, r.Access, r.Until, r.Reason = grant.Name, string(grant.Access.Level), grant.Until, grant.Reason
+		r.Grant, r.Access, r.Until, r.Reason = grant.Name, grant.Access.String(), grant.Until, grant.Reason
 	}
 	if s.lease != nil {
 		r.Role = s.lease.Login().User
+	}
+	if s.upstream != nil {
+		r.TLSUpstream = s.encryption.String()
 	}
 	if s.relay != nil {
 		r.BytesFromClient, r.BytesFromUpstream = s.relay.fromClient.Load(), s.relay.fromUpstream.Load()

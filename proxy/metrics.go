@@ -13,6 +13,7 @@ type metrics struct {
 	ended                              *prometheus.CounterVec
 	refused                            *prometheus.CounterVec
 	phases                             *prometheus.HistogramVec
+	upstreams                          *prometheus.CounterVec
 	cancels                            *prometheus.CounterVec
 	bytesFromClient, bytesFromUpstream prometheus.Counter
 	trailErrors                        prometheus.Counter
@@ -38,8 +39,12 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "hourgate_connect_duration_seconds", Help: "Time that a client waited for each phase of setting up a session.",
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30},
 		}, []string{"phase"}),
+		upstreams: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "hourgate_upstream_connections_total",
+			Help: "Connections to servers for sessions, by what protects them: verified TLS, TLS of which only the chain was verified, unverified TLS, none.",
+		}, []string{"integration", "tls"}),
 		cancels: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "hourgate_cancel_requests_total", Help: "CancelRequests: forwarded, failed, or for an unknown key.",
+			Name: "hourgate_cancel_requests_total", Help: "CancelRequests: forwarded, failed, for an unknown key, or throttled after many of those.",
 		}, []string{"result"}),
 		bytesFromClient:   bytes.WithLabelValues("client"),
 		bytesFromUpstream: bytes.WithLabelValues("upstream"),

@@ -40,6 +40,10 @@ type relay struct {
 	pending  atomic.Int64
 	status   atomic.Uint32
 	draining atomic.Bool
+	// PostgreSQL ignores Sync within COPY IN: those that it has sent since its last Execute, and those until CopyDone or
+	// CopyFail, are not answered. Without this, a client that used COPY once would never be found idle.
+	syncs  atomic.Int64
+	copyIn atomic.Bool
 
 	quit     atomic.Bool // the client sent Terminate
 	down     frames      // upstream → client; the caller's goroutine
@@ -53,10 +57,13 @@ func (r *relay) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.writable = true
-	r.status.Store('I')
 
 	var up sync.WaitGroup
-	up.Go(func() { cancel(r.toUpstream(ctx)) })
+	up.Go(func() {
+		if err := r.toUpstream(ctx); err != nil {
+			cancel(err)
+		}
+	})
 	stop := context.AfterFunc(ctx, r.interrupt)
 	defer stop()
 
@@ -79,9 +86,12 @@ func (r *relay) interrupt() {
 func (r *relay) clientAtBoundary() bool { return r.writable && r.down.boundary() }
 
 // idle reports that the client waits for nothing and is in no transaction.
-func (r *relay) idle() bool { return r.pending.Load() <= 0 && r.status.Load() == 'I' }
+func (r *relay) idle() bool {
+	status := r.status.Load()
+	return r.pending.Load() <= 0 && (status == 'I' || status == 0) // 0: nothing was asked yet
+}
 
-// toUpstream relays the client's messages and returns why it ended.
+// toUpstream relays the client's messages and returns why it ended; nil leaves it to the other direction to find out.
 func (r *relay) toUpstream(ctx context.Context) error {
 	buf := relayBuffers.Get().(*[relayBuffer]byte)
 	defer relayBuffers.Put(buf)
@@ -94,7 +104,10 @@ func (r *relay) toUpstream(ctx context.Context) error {
 		if n > 0 {
 			up.scan(buf[:n], r.seeRequest)
 			if _, err := r.upstream.Write(buf[:n]); err != nil {
-				return nil // toClient reads why
+				if ctx.Err() == nil { // toClient reads why, and what the server still said
+					_ = r.upstream.SetReadDeadline(time.Now().Add(endGrace))
+				}
+				return context.Cause(ctx)
 			}
 			r.fromClient.Add(int64(n))
 			r.metrics.bytesFromClient.Add(float64(n))
@@ -114,8 +127,18 @@ func (r *relay) seeRequest(kind byte, start bool, _ []byte) {
 		return
 	}
 	switch kind {
-	case 'Q', 'S', 'F': // Query, Sync, FunctionCall
+	case 'Q', 'F': // Query, FunctionCall
 		r.pending.Add(1)
+		r.syncs.Store(0)
+	case 'S': // Sync
+		if !r.copyIn.Load() {
+			r.pending.Add(1)
+			r.syncs.Add(1)
+		}
+	case 'E': // Execute
+		r.syncs.Store(0)
+	case 'c', 'f': // CopyDone, CopyFail
+		r.copyIn.Store(false)
 	case 'X': // Terminate
 		r.quit.Store(true)
 	}
@@ -164,9 +187,15 @@ func (r *relay) toClient(ctx context.Context) error {
 // seeReply follows the transaction's status.
 func (r *relay) seeReply(kind byte, start bool, part []byte) {
 	r.lastKind = kind
-	if kind == 'Z' && len(part) > 0 { // ReadyForQuery
+	switch {
+	case kind == 'Z' && len(part) > 0: // ReadyForQuery
 		r.status.Store(uint32(part[0]))
 		r.pending.Add(-1)
+	case kind == 'G' && start: // CopyInResponse
+		r.copyIn.Store(true)
+		r.pending.Add(-r.syncs.Swap(0))
+	case kind == 'E' && start: // ErrorResponse
+		r.copyIn.Store(false)
 	}
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,9 +37,17 @@ type Config struct {
 
 	// AllowPlaintextLoopback lets clients on the same machine connect without TLS. Default: no.
 	AllowPlaintextLoopback bool
-	// LoginTimeout bounds everything between accept and the first ReadyForQuery. Default 60 s, as PostgreSQL's
-	// authentication_timeout.
-	LoginTimeout time.Duration
+	// ProxyProtocol is where load balancers are that say in a PROXY protocol version 2 header where their clients are.
+	// Connections from there must begin with one. Default: none.
+	ProxyProtocol []netip.Prefix
+
+	// What a client that has not authenticated may take, all counted from accept: FirstByteTimeout until it says
+	// anything (default 5 s), StartupTimeout until its StartupMessage, with the TLS handshake (default 15 s), and
+	// LoginTimeout until its first ReadyForQuery (default 60 s, as PostgreSQL's authentication_timeout).
+	FirstByteTimeout, StartupTimeout, LoginTimeout time.Duration
+
+	// How many such clients there may be, in all (default 2,000) and from one IPv4 address or IPv6 /64 (default 200).
+	MaxUnauthenticated, MaxUnauthenticatedPerAddress int
 }
 
 // Integration is one guarded server as the proxy sees it.
@@ -51,6 +61,8 @@ type Integration struct {
 // Lease is one session's hold on an ephemeral role; exactly one of Release and Discard ends it.
 type Lease interface {
 	Login() upstream.Login
+	Opened(pid uint32) // the server's process for this session: others under the role are intruders
+	Closed(pid uint32) // our connection to it is closed
 	Release()
 	Discard() // the server would not let the role in; the next session needs another
 }
@@ -60,7 +72,14 @@ type Trail interface {
 	Append(audit.Record) error
 }
 
-const defaultLoginTimeout = time.Minute
+// setDefaults fills in what is zero.
+func (c *Config) setDefaults() {
+	c.FirstByteTimeout = cmp.Or(c.FirstByteTimeout, 5*time.Second)
+	c.StartupTimeout = cmp.Or(c.StartupTimeout, 15*time.Second)
+	c.LoginTimeout = cmp.Or(c.LoginTimeout, time.Minute)
+	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, 2000)
+	c.MaxUnauthenticatedPerAddress = cmp.Or(c.MaxUnauthenticatedPerAddress, 200)
+}
 
 // Server accepts clients. Its methods may be called from any goroutine.
 type Server struct {
@@ -70,6 +89,9 @@ type Server struct {
 	mockSecret [32]byte // makes the challenges of unknown users; per process
 	cancels    canceller
 	identity   atomic.Pointer[identity]
+
+	unauthenticated                   admission
+	guesses, strangers, cancelGuesses throttle
 
 	mu       sync.Mutex
 	policy   *policy.Set
@@ -81,14 +103,13 @@ type Server struct {
 
 // New checks the configuration and returns a server that does not listen yet.
 func New(cfg Config) (*Server, error) {
-	if cfg.LoginTimeout == 0 {
-		cfg.LoginTimeout = defaultLoginTimeout
-	}
+	cfg.setDefaults()
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), policy: cfg.Policy,
 		cancels:  canceller{sessions: make(map[uint32]*session)},
 		sessions: make(map[*session]struct{}),
 	}
+	s.setLimits()
 	_, _ = rand.Read(s.mockSecret[:]) // never fails, see crypto/rand
 	if err := s.SetCertificate(cfg.Certificate, cfg.ClientCAs); err != nil {
 		return nil, err

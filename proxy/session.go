@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -19,11 +20,13 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
 
-// farewellTimeout bounds the last message to a client.
-const farewellTimeout = time.Second
+// farewellTimeout bounds the last message to a client and the end of its TLS. With endGrace it has to stay well below the
+// second within which access ends.
+const farewellTimeout = 500 * time.Millisecond
 
 // session is one client connection from accept to its last record. Its fields belong to the goroutine that runs it,
 // but for those said to be otherwise.
@@ -33,6 +36,10 @@ type session struct {
 	log    *slog.Logger
 	ctx    context.Context
 	end    context.CancelCauseFunc // any goroutine; the cause is what the client is told
+
+	remote        netip.AddrPort // where the client is; behind a balancer, what that says
+	network       string         // the part of it that limits count
+	authenticated func()         // tells the limits that the client is no stranger any more, or gone; may be called twice
 
 	client  net.Conn
 	tls     *tls.Conn         // the same, once it is encrypted
@@ -49,16 +56,20 @@ type session struct {
 	integration Integration
 	lease       Lease
 	upstream    *pgconn.HijackedConn
-	cancelKey   cancelKey // written under the canceller's mutex
-	relay       *relay    // belongs to the server's mutex until it is set
+	encryption  upstream.Encryption // of the connection upstream
+	cancelKey   cancelKey           // written under the canceller's mutex
+	relay       *relay              // belongs to the server's mutex until it is set
 	began       time.Time
 }
 
 func newSession(server *Server, conn net.Conn) *session {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
-	s := &session{server: server, id: hex.EncodeToString(id[:]), client: conn, began: time.Now()}
-	s.log = server.log.With("session", s.id, "remote_addr", conn.RemoteAddr().String())
+	s := &session{
+		server: server, id: hex.EncodeToString(id[:]), began: time.Now(),
+		client: conn, remote: peerAddress(conn), authenticated: func() {},
+	}
+	s.log = server.log.With("session", s.id, "remote_addr", s.remote.String())
 	s.ctx, s.end = context.WithCancelCause(context.Background())
 	return s
 }
@@ -75,15 +86,20 @@ func (s *session) run(ctx context.Context) error {
 	login, cancel := context.WithTimeoutCause(ctx, s.server.cfg.LoginTimeout, errLoginTimeout)
 	defer cancel()
 	conn := s.client
-	deadline, _ := login.Deadline()
-	_ = conn.SetDeadline(deadline)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
 	defer stop()
+
+	s.deadline(s.began.Add(s.server.cfg.FirstByteTimeout))
+	if err := s.admit(); err != nil {
+		return err
+	}
+	defer s.authenticated()
 
 	now := time.Now()
 	if err := s.negotiate(login); err != nil {
 		return err
 	}
+	s.deadline(s.began.Add(s.server.cfg.LoginTimeout))
 	if s.startup.cancel != nil {
 		return s.cancelTarget(login)
 	}
@@ -92,6 +108,7 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.authenticate(); err != nil {
 		return err
 	}
+	s.authenticated()
 	now = s.server.metrics.observe("authenticate", now)
 
 	if err := s.authorize(); err != nil {
@@ -219,7 +236,7 @@ func (s *session) adminNotice() *pgproto3.NoticeResponse {
 
 // relayMessages runs until somebody leaves or the session's context ends.
 func (s *session) relayMessages(ctx context.Context) error {
-	s.log.Info("session started", "role", s.lease.Login().User, "setup", time.Since(s.began))
+	s.log.Info("session started", "role", s.lease.Login().User, "tls_upstream", s.encryption.String(), "setup", time.Since(s.began))
 	active := s.server.metrics.sessions.WithLabelValues(s.decision.Integration)
 	active.Inc()
 	defer active.Dec()

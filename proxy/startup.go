@@ -57,6 +57,7 @@ func (s *session) negotiate(ctx context.Context) error {
 	if _, err := io.ReadFull(s.client, first[:]); err != nil {
 		return errDisconnect
 	}
+	s.deadline(s.began.Add(s.server.cfg.StartupTimeout))
 	if first[0] == tlsHandshakeByte {
 		s.client = &prefixConn{Conn: s.client, prefix: first[:]}
 		if err := s.startTLS(ctx); err != nil {
@@ -382,6 +383,5 @@ func (c *prefixConn) Read(b []byte) (int, error) {
 
 // plaintextAllowed is for clients on this machine, if the configuration says so.
 func (s *session) plaintextAllowed() bool {
-	addr, ok := s.client.RemoteAddr().(*net.TCPAddr)
-	return ok && addr.IP.IsLoopback() && s.server.cfg.AllowPlaintextLoopback
+	return s.remote.Addr().Unmap().IsLoopback() && s.server.cfg.AllowPlaintextLoopback
 }

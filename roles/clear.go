@@ -2,36 +2,49 @@ package roles
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// clear removes what the role owns and what it was granted, in every database where the server knows of something, and
-// takes from the profiles what the tenant may have handed to them.
+// dropBatch bounds the objects of one transaction: each takes several locks, and the server has room for
+// max_locks_per_transaction × max_connections in all.
+const dropBatch = 200
+
+// clear removes what the role owns and what it was granted, in every database where the server knows of something.
 func (s *settlement) clear(ctx context.Context) error {
 	databases, err := s.databases(ctx)
 	if err != nil {
 		return err
 	}
 	for _, database := range databases {
-		if err := s.in(ctx, database, func(c *adminConn) error { return s.clearDatabase(ctx, c) }); err != nil {
+		err := s.in(ctx, database, func(c *adminConn) error { return s.clearDatabase(ctx, c) })
+		var unreachable *unreachableError
+		if errors.As(err, &unreachable) {
+			switch sqlstate(err) {
+			case codeNoDatabase: // dropped meanwhile, and with it what it held
+				continue
+			case codeNotConnectable, codeInsufficientPrivilege:
+				s.k.log.Error("database can't be cleared", "role", s.role.Name, "database", database, "error", err)
+				return s.tombstone(ctx)
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// databases are those where something depends on the role or is owned by a profile. Privileges on shared objects, such
-// as databases, are handled from any of them.
+// databases are those where something depends on the role. Privileges on shared objects, such as databases, are handled
+// from any of them.
 func (s *settlement) databases(ctx context.Context) ([]string, error) {
 	rows, err := s.c.Query(ctx, `
 		SELECT DISTINCT coalesce(d.datname, current_database())::text
 		  FROM pg_shdepend s LEFT JOIN pg_database d ON d.oid = s.dbid
-		 WHERE s.refclassid = 'pg_authid'::regclass
-		   AND (s.refobjid = $1 OR s.deptype = 'o' AND s.refobjid IN (SELECT oid FROM pg_roles WHERE rolname ~ $2))`,
-		s.role.OID, "^"+profilePrefix+"(ro|rw|admin)_")
+		 WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = $1`, s.role.OID)
 	if err != nil {
 		return nil, err
 	}
@@ -39,28 +52,43 @@ func (s *settlement) databases(ctx context.Context) ([]string, error) {
 }
 
 func (s *settlement) clearDatabase(ctx context.Context, c *adminConn) error {
-	owned, err := s.owned(ctx, c)
+	before, err := s.owned(ctx, c)
 	if err != nil {
 		return err
 	}
-	if err := s.evictFromProfiles(ctx, c); err != nil {
-		return err
-	}
-	if err := s.dropForeignTriggers(ctx, c); err != nil {
+	if err := retry(ctx, func() error { return s.dropOwnerless(ctx, c) }); err != nil {
 		return err
 	}
 	err = retry(ctx, func() error { return s.dropOwned(ctx, c) })
-	if sqlstate(err) == codeDependentObjects {
-		if err := retry(ctx, func() error { return s.quarantine(ctx, c, s.name, true) }); err != nil {
+	if code := sqlstate(err); code == codeDependentObjects || code == codeOutOfMemory {
+		// Others depend on some of it, or it is more than the server can lock at once: piece by piece, then the rest.
+		if err := s.dropPieces(ctx, c); err != nil {
 			return err
 		}
-		s.kept = append(s.kept, owned...)
-		return nil
+		err = retry(ctx, func() error { return s.dropOwned(ctx, c) })
+	}
+	if sqlstate(err) == codeDependentObjects {
+		if before, err = s.keep(ctx, c, before); err != nil {
+			return err
+		}
 	}
 	if err == nil {
-		s.dropped = append(s.dropped, owned...)
+		s.dropped = append(s.dropped, before...)
 	}
 	return err
+}
+
+// keep hands what is left to the quarantine role, and returns what of before is not.
+func (s *settlement) keep(ctx context.Context, c *adminConn, before []string) ([]string, error) {
+	kept, err := s.owned(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := retry(ctx, func() error { return s.quarantine(ctx, c, s.name, true) }); err != nil {
+		return nil, err
+	}
+	s.kept = append(s.kept, kept...)
+	return slices.DeleteFunc(before, func(o string) bool { return slices.Contains(kept, o) }), nil
 }
 
 // owned describes the objects that the role owns in this database, for the record.
@@ -68,7 +96,8 @@ func (s *settlement) owned(ctx context.Context, c *adminConn) ([]string, error) 
 	rows, err := c.Query(ctx, `
 		SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend
 		 WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 AND deptype = 'o'
-		   AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+		   AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+		   AND pg_describe_object(classid, objid, objsubid) IS NOT NULL
 		 ORDER BY 1`, s.role.OID)
 	if err != nil {
 		return nil, err
@@ -80,74 +109,98 @@ func (s *settlement) owned(ctx context.Context, c *adminConn) ([]string, error) 
 // keys are not ours to drop. A privilege that somebody else granted is reported as a warning only and would keep the
 // role from being dropped.
 func (s *settlement) dropOwned(ctx context.Context, c *adminConn) error {
-	return c.transaction(ctx, true, func() error {
+	var others bool
+	err := c.exclusively(ctx, func() error {
 		c.warnings()
-		if _, err := c.script(ctx, "DROP OWNED BY "+s.name+" RESTRICT"); err != nil {
-			return err
-		}
-		if slices.Contains(c.warnings(), codePrivilegeNotRevoked) {
-			return s.tombstone(ctx)
-		}
-		return nil
+		_, err := c.script(ctx, "DROP OWNED BY "+s.name+" RESTRICT")
+		others = slices.Contains(c.warnings(), codePrivilegeNotRevoked)
+		return err
 	})
+	if err == nil && others { // what could be revoked is
+		return s.tombstone(ctx)
+	}
+	return err
 }
 
-// dropForeignTriggers drops the triggers on other people's tables that call the role's functions. They would run the
-// tenant's code with the rights of whoever writes to the table next.
-func (s *settlement) dropForeignTriggers(ctx context.Context, c *adminConn) error {
-	return s.execEach(ctx, c, `
+// dropPieces drops the role's objects in batches, the youngest first, since what depends on another is mostly younger. What
+// can't be dropped stays.
+func (s *settlement) dropPieces(ctx context.Context, c *adminConn) error {
+	rows, err := c.Query(ctx, `
+		SELECT CASE o.type WHEN 'large object' THEN 'SELECT lo_unlink(' || d.objid || ')'
+		                   WHEN 'statistics object' THEN 'DROP STATISTICS IF EXISTS ' || o.identity
+		                   ELSE 'DROP ' || o.type || ' IF EXISTS ' || o.identity END
+		  FROM pg_shdepend d, pg_identify_object(d.classid, d.objid, d.objsubid) o
+		 WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1 AND d.deptype = 'o'
+		   AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+		   AND o.type IN ('table', 'view', 'materialized view', 'foreign table', 'sequence', 'function', 'procedure', 'aggregate',
+		                  'type', 'schema', 'collation', 'conversion', 'operator', 'statistics object', 'large object',
+		                  'text search dictionary', 'text search configuration')
+		 ORDER BY d.objid DESC`, s.role.OID)
+	if err != nil {
+		return err
+	}
+	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for batch := range slices.Chunk(statements, dropBatch) {
+		if err := dropSome(ctx, c, batch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropSome halves a batch that can't be dropped as a whole until only what can't be dropped is left.
+func dropSome(ctx context.Context, c *adminConn, statements []string) error {
+	err := retry(ctx, func() error {
+		return c.transaction(ctx, statements, func([][][]byte) error { return nil })
+	})
+	switch sqlstate(err) {
+	case codeDependentObjects:
+		if len(statements) == 1 {
+			return nil
+		}
+	case codeOutOfMemory:
+		if len(statements) == 1 {
+			return err
+		}
+	default:
+		return err
+	}
+	half := len(statements) / 2
+	if err := dropSome(ctx, c, statements[:half]); err != nil {
+		return err
+	}
+	return dropSome(ctx, c, statements[half:])
+}
+
+// dropOwnerless drops what has no owner and would carry the role's code on: triggers on other people's tables that call
+// its functions, which would run with the rights of whoever writes to the table next, and casts of its types.
+func (s *settlement) dropOwnerless(ctx context.Context, c *adminConn) error {
+	statements, err := s.generate(ctx, c, `
 		SELECT format('DROP TRIGGER %I ON %I.%I', t.tgname, n.nspname, r.relname)
 		  FROM pg_trigger t
 		  JOIN pg_proc f ON f.oid = t.tgfoid
 		  JOIN pg_class r ON r.oid = t.tgrelid
 		  JOIN pg_namespace n ON n.oid = r.relnamespace
-		 WHERE f.proowner = $1 AND r.relowner <> $1 AND NOT t.tgisinternal AND t.tgparentid = 0`, s.role.OID)
-}
-
-// evictFromProfiles hands to the quarantine role what a profile owns here. A profile never owns anything by itself; on
-// servers before 16, and on unpatched ones after it, a member can make it the owner.
-func (s *settlement) evictFromProfiles(ctx context.Context, c *adminConn) error {
-	rows, err := c.Query(ctx, `
-		SELECT DISTINCT r.oid, r.rolname::text FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
-		 WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' AND r.rolname ~ $1
-		   AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())`, "^"+profilePrefix+"(ro|rw|admin)_")
-	if err != nil {
+		 WHERE f.proowner = $1 AND r.relowner <> $1 AND NOT t.tgisinternal AND t.tgparentid = 0
+		UNION ALL
+		SELECT format('DROP CAST (%s AS %s)', c.castsource::regtype, c.casttarget::regtype)
+		  FROM pg_cast c JOIN pg_type a ON a.oid = c.castsource JOIN pg_type b ON b.oid = c.casttarget
+		 WHERE $1 IN (a.typowner, b.typowner)`)
+	if err != nil || len(statements) == 0 {
 		return err
 	}
-	type owner struct {
-		OID  uint32
-		Name string
-	}
-	owners, err := pgx.CollectRows(rows, pgx.RowToStructByPos[owner])
-	if err != nil {
-		return err
-	}
-	for _, o := range owners {
-		evicted := &settlement{k: s.k, c: c, role: Role{Name: o.Name, OID: o.OID}, name: quoteIdentifier(o.Name)}
-		objects, err := evicted.owned(ctx, c)
-		if err != nil {
-			return err
-		}
-		if err := evicted.join(ctx); err != nil {
-			return err
-		}
-		if err := retry(ctx, func() error { return evicted.quarantine(ctx, c, evicted.name, false) }); err != nil {
-			return err
-		}
-		if _, err := c.script(ctx, "REVOKE "+evicted.name+" FROM CURRENT_USER"); err != nil {
-			return err
-		}
-		s.kept = append(s.kept, objects...)
-	}
-	return nil
+	return c.transaction(ctx, statements, func([][][]byte) error { return nil })
 }
 
 // quarantine hands the role's objects in this database to a role that can't log in and holds nothing, because other
 // people's objects depend on them. Functions lose the power to act as their owner and everybody's right to call them
-// first: REASSIGN OWNED to a role with rights is how a tenant would gain them. The new owner needs CREATE for the
-// moment.
+// first, tables their triggers: REASSIGN OWNED to a role with rights is how a tenant would gain them. The new owner
+// needs CREATE for the moment.
 func (s *settlement) quarantine(ctx context.Context, c *adminConn, owner string, dropRest bool) error {
-	return c.transaction(ctx, true, func() error {
+	return c.exclusively(ctx, func() error {
 		keeper, err := ensureQuarantine(ctx, c)
 		if err != nil {
 			return err
@@ -156,10 +209,13 @@ func (s *settlement) quarantine(ctx context.Context, c *adminConn, owner string,
 			SELECT statement FROM pg_proc f,
 			       LATERAL (SELECT format('%s %s', CASE f.prokind WHEN 'p' THEN 'PROCEDURE' WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END, f.oid::regprocedure)) o(object),
 			       LATERAL (VALUES ('ALTER ' || object || ' SECURITY INVOKER'), ('REVOKE ALL ON ' || replace(object, 'AGGREGATE', 'FUNCTION') || ' FROM PUBLIC')) v(statement)
-			 WHERE f.proowner = $1 AND NOT (f.prokind = 'a' AND statement LIKE 'ALTER%')`, s.role.OID); err != nil {
+			 WHERE f.proowner = $1 AND NOT (f.prokind = 'a' AND statement LIKE 'ALTER%')
+			UNION ALL
+			SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) FROM pg_trigger t JOIN pg_class r ON r.oid = t.tgrelid
+			 WHERE r.relowner = $1 AND NOT t.tgisinternal AND t.tgparentid = 0`); err != nil {
 			return err
 		}
-		if err := s.execEach(ctx, c, quarantineCreate("GRANT", "TO", keeper), s.role.OID); err != nil {
+		if err := s.execEach(ctx, c, quarantineCreate("GRANT", "TO", keeper)); err != nil {
 			return err
 		}
 		if _, err := c.script(ctx, "REASSIGN OWNED BY "+owner+" TO "+keeper); err != nil {
@@ -170,12 +226,12 @@ func (s *settlement) quarantine(ctx context.Context, c *adminConn, owner string,
 				return err
 			}
 		}
-		return s.execEach(ctx, c, quarantineCreate("REVOKE", "FROM", keeper), s.role.OID)
+		return s.execEach(ctx, c, quarantineCreate("REVOKE", "FROM", keeper))
 	})
 }
 
 // quarantineCreate generates the statements that give or take the quarantine role's right to create in this database's
-// schemas. $1 is there for execEach only.
+// schemas. $1 is there for generate only.
 func quarantineCreate(verb, preposition, keeper string) string {
 	return `
 		SELECT '` + verb + ` CREATE ON SCHEMA ' || quote_ident(nspname) || ` + quoteLiteral(" "+preposition+" "+keeper) + `
@@ -188,9 +244,9 @@ func ensureQuarantine(ctx context.Context, c *adminConn) (string, error) {
 	name := databaseRoleName("quarantine", c.Config().Database)
 	quoted := quoteIdentifier(name)
 	var exists, member bool
-	err := c.QueryRow(ctx, `
+	err := c.queryOne(ctx, `
 		SELECT count(*) > 0, coalesce(bool_or(pg_has_role(oid, 'USAGE')), false) FROM pg_roles WHERE rolname = $1`,
-		name).Scan(&exists, &member)
+		[]any{name}, &exists, &member)
 	if err != nil {
 		return "", err
 	}
@@ -208,13 +264,18 @@ func ensureQuarantine(ctx context.Context, c *adminConn) (string, error) {
 	return quoted, nil
 }
 
-// execEach runs a query that returns statements, and the statements.
-func (s *settlement) execEach(ctx context.Context, c *adminConn, query string, oid uint32) error {
-	rows, err := c.Query(ctx, query, oid)
+// generate runs a query about the role that returns statements.
+func (s *settlement) generate(ctx context.Context, c *adminConn, query string) ([]string, error) {
+	rows, err := c.Query(ctx, query, s.role.OID)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// execEach runs a query that returns statements, and the statements.
+func (s *settlement) execEach(ctx context.Context, c *adminConn, query string) error {
+	statements, err := s.generate(ctx, c, query)
 	if err != nil || len(statements) == 0 {
 		return err
 	}

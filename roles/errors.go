@@ -19,8 +19,14 @@ const (
 	codeLockNotAvailable      = "55P03"
 	codeDeadlock              = "40P01"
 	codeInternal              = "XX000" // "tuple concurrently updated"
+	codeOutOfMemory           = "53200" // more locks than the server has room for, too
+	codeNotConnectable        = "55000" // datallowconn = false, at log-in
+	codeNoDatabase            = "3D000"
 	codePrivilegeNotRevoked   = "01006"
 )
+
+// ErrNoObject is in the error of Acquire when a grant names objects that the database does not have.
+var ErrNoObject = errors.New("roles: the grant names what is not there")
 
 // PrivilegeError is an admin that lacks a right which it needs. Statements are what a DBA runs to mend it.
 type PrivilegeError struct {

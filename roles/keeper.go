@@ -67,12 +67,23 @@ type Keeper struct {
 	mu     sync.Mutex
 	closed bool
 	leases map[leaseKey]*lease // those that take new sessions
-	ours   map[string]bool     // names of all roles that this process made and has not settled
+	ours   map[string]*lease   // by the names of all roles that this process made and has not settled
 	tended sync.WaitGroup      // one for each role of ours
 	ending context.Context     // done: settle everything
 	end    context.CancelFunc
 
-	suspects map[string]time.Time // roles of proxies that seem dead, and since when; only the sweep uses it
+	tombstones map[uint32]string // what held each of them when it was last recorded, by OID
+
+	scrubbing sync.Mutex
+	scrubbed  map[string]time.Time // profiles, and when the last scrub of each began; belongs to scrubbing
+
+	opened   chan struct{} // capacity 1: a session has logged in, so look for others
+	evicting sync.Mutex    // held while profiles are rid of what members handed to them
+
+	sweeping sync.Mutex
+	suspects map[string]time.Time // roles of proxies that seem dead, and since when; belongs to sweeping
+
+	before func(*adminConn, string) error // for tests; see adminConn
 }
 
 // New returns a keeper that has not talked to the server yet; see Run.
@@ -85,8 +96,12 @@ func New(cfg Config) *Keeper {
 		log:      cfg.Logger.With("integration", cfg.Integration),
 		metrics:  newMetrics(cfg.Registry, cfg.Integration),
 		leases:   make(map[leaseKey]*lease),
-		ours:     make(map[string]bool),
+		ours:     make(map[string]*lease),
 		suspects: make(map[string]time.Time),
+		opened:   make(chan struct{}, 1),
+
+		tombstones: make(map[uint32]string),
+		scrubbed:   make(map[string]time.Time),
 	}
 	k.ending, k.end = context.WithCancel(context.Background())
 	k.pool = newPool(func(ctx context.Context) (*adminConn, error) { return k.connect(ctx, cfg.Database) })
@@ -101,6 +116,9 @@ func (k *Keeper) Run(ctx context.Context) {
 	var failed bool // the last sweep left something, or could not be done
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { k.watchSessions(ctx) })
 	for away := true; ; {
 		err := k.ping(ctx)
 		k.metrics.reachable(err == nil)
@@ -114,8 +132,13 @@ func (k *Keeper) Run(ctx context.Context) {
 			if away {
 				k.log.Info("admin connection ready", "server", k.cfg.Server.Address())
 			}
-			failed = k.Sweep(ctx) != nil
+			failed = unfinished(k.Sweep(ctx))
 			lastSweep, away = time.Now(), false
+		}
+		if err == nil {
+			if err := k.CheckSessions(ctx); err != nil && ctx.Err() == nil {
+				k.log.Error("sessions could not be checked", "error", err)
+			}
 		}
 		select {
 		case <-tick.C:
@@ -141,7 +164,7 @@ func (k *Keeper) Apply(set *policy.Set) {
 		switch {
 		case grant == nil || !grant.SameRights(l.grant):
 			l.until = time.Time{}
-		case lost || !grant.Until.Equal(l.until):
+		case lost || !grant.Until.Equal(l.until) || !grant.SameLimits(l.grant):
 			l.until, l.retired = grant.Until, true
 		default:
 			continue

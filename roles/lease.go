@@ -3,7 +3,6 @@ package roles
 import (
 	"context"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
@@ -30,6 +29,7 @@ type lease struct {
 	sessions int
 	idle     time.Time // when the last session left
 	retired  bool      // takes no new sessions; settled when the last one has left
+	backends backends
 }
 
 // Lease is the right to log in as an ephemeral role, held by one session.
@@ -56,7 +56,12 @@ func (k *Keeper) Acquire(ctx context.Context, user string, grant *policy.Grant, 
 		l.leave(true)
 		return nil, err
 	}
-	return &Lease{login: upstream.Login{User: l.role.Name, Password: l.password, Database: database}, lease: l}, nil
+	lease := &Lease{login: upstream.Login{User: l.role.Name, Password: l.password, Database: database}, lease: l}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l.backends.oid = l.role.OID
+	l.backends.dialing[lease] = dial{began: time.Now()}
+	return lease, nil
 }
 
 // join counts one session more on the key's lease, which it starts if there is none.
@@ -66,8 +71,8 @@ func (k *Keeper) join(key leaseKey, grant *policy.Grant) (*lease, error) {
 	if k.closed {
 		return nil, ErrClosed
 	}
-	if l, ok := k.leases[key]; ok && !l.retired && l.grant.SameRights(grant) && l.until.Equal(grant.Until) {
-		if l.sessions >= maxSessions {
+	if l, ok := k.leases[key]; ok && !l.retired && l.grant.SameRights(grant) && l.grant.SameLimits(grant) && l.until.Equal(grant.Until) {
+		if l.sessions >= sessionLimit(grant) {
 			return nil, ErrSessionLimit
 		}
 		l.sessions++
@@ -77,17 +82,21 @@ func (k *Keeper) join(key leaseKey, grant *policy.Grant) (*lease, error) {
 		keeper: k, grant: grant, until: grant.Until, sessions: 1,
 		woken:     make(chan struct{}, 1),
 		databases: make(map[string]bool),
+		backends:  newBackends(),
 		role: Role{Name: newRoleName(key.user, key.grant), entry: entry{
 			Deployment: k.cfg.Deployment, Proxy: k.proxy, Integration: k.cfg.Integration,
 			User: key.user, Grant: key.grant, Until: grant.Until.UTC(),
 		}},
+	}
+	if !grant.Access.Dangerous {
+		l.role.entry.Roles = grant.Access.Roles
 	}
 	if old, ok := k.leases[key]; ok {
 		old.retired = true
 		old.wake()
 	}
 	k.leases[key] = l
-	k.ours[l.role.Name] = true
+	k.ours[l.role.Name] = l
 	k.metrics.live.Inc()
 	k.tended.Go(func() { l.tend(key) })
 	return l, nil
@@ -117,11 +126,22 @@ func (l *lease) enter(ctx context.Context, database string) error {
 }
 
 // Release ends the session's hold on the role. It may be called more than once.
-func (l *Lease) Release() { l.release.Do(func() { l.lease.leave(false) }) }
+func (l *Lease) Release() { l.release.Do(func() { l.giveUp(); l.lease.leave(false) }) }
 
 // Discard is Release for a role that the server would not let in: somebody dropped or changed it. The next session gets
 // a new one.
-func (l *Lease) Discard() { l.release.Do(func() { l.lease.leave(true) }) }
+func (l *Lease) Discard() { l.release.Do(func() { l.giveUp(); l.lease.leave(true) }) }
+
+// giveUp notes that a log-in that never said Opened is over.
+func (l *Lease) giveUp() {
+	k := l.lease.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if d, ok := l.lease.backends.dialing[l]; ok {
+		d.givenUp = time.Now()
+		l.lease.backends.dialing[l] = d
+	}
+}
 
 // leave counts one session less. A broken lease takes no new sessions.
 func (l *lease) leave(broken bool) {
@@ -204,12 +224,12 @@ func (l *lease) finish() {
 	k.metrics.live.Dec()
 }
 
-// live returns the names of this process's roles.
-func (k *Keeper) live() map[string]bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return maps.Clone(k.ours)
-}
-
 // String names the role in messages.
 func (r Role) String() string { return fmt.Sprintf("%s (OID %d)", r.Name, r.OID) }
+
+// Live reports whether this process still has the role of that name: in use, lingering or being settled.
+func (k *Keeper) Live(role string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.ours[role] != nil
+}

@@ -54,6 +54,25 @@ type entry struct {
 	User        string    `json:"user"`
 	Grant       string    `json:"grant"`
 	Until       time.Time `json:"until"`
+
+	// Roles are existing ones that the role is a member of and that owned nothing when it was made. What they own when
+	// it is settled, a member has made them own.
+	Roles []string `json:"roles,omitempty"`
+}
+
+// objectsEntry is the ledger's line for a profile of named objects.
+type objectsEntry struct {
+	Version    int    `json:"hourgate_objects"`
+	Deployment string `json:"deployment"`
+	Database   string `json:"database"`
+}
+
+func (e objectsEntry) comment() string {
+	b, err := json.Marshal(e)
+	if err != nil {
+		panic("roles: an entry that can't be encoded: " + err.Error()) // strings; can't happen
+	}
+	return string(b)
 }
 
 const ledgerVersion = 1

@@ -1,6 +1,7 @@
 package roles
 
 import (
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ func TestLedgerEntry(t *testing.T) {
 		Version: ledgerVersion, Deployment: "d", Proxy: "p", Integration: "i",
 		User: "it's \"alice\"\n", Grant: "g", Until: time.Date(2026, 11, 22, 17, 0, 0, 0, time.UTC),
 	}
-	if got, ok := parseComment(want.comment()); !ok || got != want {
+	if got, ok := parseComment(want.comment()); !ok || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %t, want %+v", got, ok, want)
 	}
 	for _, comment := range []string{"", "a comment", "{}", `{"hourgate":0}`, `{"hourgate":2}`, `{"hourgate":"1"}`, "null"} {

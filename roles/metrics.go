@@ -10,9 +10,9 @@ import (
 
 // metrics of one keeper; the integration is a constant label, so that several keepers share a registry.
 type metrics struct {
-	made, settledTotal, failed, tombstones prometheus.Counter
-	live, connected                        prometheus.Gauge
-	provision, settle                      prometheus.Histogram
+	made, settledTotal, failed, tombstones, foreign prometheus.Counter
+	live, connected                                 prometheus.Gauge
+	provision, settle                               prometheus.Histogram
 }
 
 func newMetrics(registry prometheus.Registerer, integration string) *metrics {
@@ -30,6 +30,9 @@ func newMetrics(registry prometheus.Registerer, integration string) *metrics {
 		}),
 		tombstones: f.NewCounter(prometheus.CounterOpts{
 			Name: "hourgate_roles_tombstones_total", Help: "Tries at settling a role that ended with the role disabled but held by other people's objects.",
+		}),
+		foreign: f.NewCounter(prometheus.CounterOpts{
+			Name: "hourgate_foreign_sessions_total", Help: "Sessions under an ephemeral role that did not come through the gate, and were terminated.",
 		}),
 		live: f.NewGauge(prometheus.GaugeOpts{
 			Name: "hourgate_roles", Help: "Ephemeral roles of this process that are in use, linger or are being settled.",

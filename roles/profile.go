@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -20,20 +21,84 @@ import (
 //go:embed sql/profile_gaps.sql
 var profileGapsSQL string
 
-// A profile is what an access level allows in one database. On the server it is a NOLOGIN role that holds these
-// privileges, owns nothing and may create nothing; ephemeral roles are members of it.
+//go:embed sql/object_gaps.sql
+var objectGapsSQL string
+
+// A profile is what an access allows in one database. On the server it is a NOLOGIN role that holds these privileges,
+// owns nothing and may create nothing; ephemeral roles are members of it. The profiles of levels stay. Those of named
+// objects are made for the first grant that needs them and go with the last role that is a member.
 //
 // A profile never holds CREATE: on servers before 16, and on unpatched ones after it, a member could hand objects to
 // the profile that would outlive the grant. ADMIN's right to create is granted to the ephemeral role itself.
 type profile struct {
 	database string
-	level    policy.Level
+	level    policy.Level // "" for named objects
+	objects  string       // JSON, for object_gaps.sql; empty for nothing but CONNECT
+	owner    string       // with objects: the deployment that makes and removes the profile
 }
 
-// name is readable, unique for database and level, and the same for every proxy.
+// Kinds of profiles, in their names.
+const (
+	kindConnect = "in"  // CONNECT only, for grants of roles
+	kindObjects = "set" // named objects
+)
+
+// profilePattern matches the names of all profiles, and objectsPattern of those that are removed after use.
+const (
+	profilePattern = "^" + profilePrefix + "(ro|rw|admin|" + kindConnect + "|" + kindObjects + ")_"
+	objectsPattern = "^" + profilePrefix + kindObjects + "_"
+)
+
+// profileOf is the profile for an access in a database.
+func (k *Keeper) profileOf(database string, access policy.Access) profile {
+	objects := access.Objects()
+	if access.Level != "" || len(objects) == 0 {
+		return profile{database: database, level: access.Level}
+	}
+	type item struct {
+		Kind       string             `json:"kind"`
+		Schema     string             `json:"schema"`
+		Name       string             `json:"name"`
+		Arguments  string             `json:"arguments"`
+		Privileges []policy.Privilege `json:"privileges"`
+	}
+	items := make([]item, len(objects))
+	for i, o := range objects {
+		items[i] = item(o)
+	}
+	encoded, err := json.Marshal(items)
+	if err != nil {
+		panic("roles: objects that can't be encoded: " + err.Error()) // strings; can't happen
+	}
+	return profile{database: database, objects: string(encoded), owner: k.cfg.Deployment}
+}
+
+// name is readable, unique for database and privileges, and the same for every proxy.
 func (p profile) name() string {
+	switch {
+	case p.objects != "":
+		sum := sha256.Sum256([]byte(p.database + "\x00" + p.owner + "\x00" + p.objects))
+		return profilePrefix + kindObjects + "_" + identifierPart(p.database, 32) + "_" + hex.EncodeToString(sum[:8])
+	case p.level == "":
+		return databaseRoleName(kindConnect, p.database)
+	}
 	short := map[policy.Level]string{policy.ReadOnly: "ro", policy.ReadWrite: "rw", policy.Admin: "admin"}[p.level]
 	return databaseRoleName(short, p.database)
+}
+
+// comment says what the role is; of a profile of objects also whose, for the sweep.
+func (p profile) comment() string {
+	switch {
+	case p.objects != "":
+		return objectsEntry{Version: ledgerVersion, Deployment: p.owner, Database: p.database}.comment()
+	case p.level == "":
+		return "Hourgate profile: connecting to database " + p.database
+	}
+	return fmt.Sprintf("Hourgate profile: what %s allows in database %s", p.level, p.database)
+}
+
+func isObjectsProfile(name string) bool {
+	return strings.HasPrefix(name, profilePrefix+kindObjects+"_")
 }
 
 // databaseRoleName names a NOLOGIN role of ours that belongs to one database.
@@ -42,13 +107,15 @@ func databaseRoleName(kind, database string) string {
 	return profilePrefix + kind + "_" + identifierPart(database, 32) + "_" + hex.EncodeToString(sum[:4])
 }
 
-// privileges are listed one by one and never ALL, which would grow with the server's version.
+// privileges are those of a level. They are listed one by one and never ALL, which would grow with the server's version.
+// TRIGGER is not among them: a trigger has no owner, so one on somebody else's table would outlive the tenant, whether
+// its function does or not; see docs/decisions.
 func (p profile) privileges() (tables, sequences []string) {
 	switch p.level {
 	case policy.ReadWrite:
 		return []string{"SELECT", "INSERT", "UPDATE", "DELETE"}, []string{"SELECT", "USAGE", "UPDATE"}
 	case policy.Admin:
-		return []string{"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"},
+		return []string{"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES"},
 			[]string{"SELECT", "USAGE", "UPDATE"}
 	default:
 		return []string{"SELECT"}, []string{"SELECT"}
@@ -139,16 +206,16 @@ func (k *Keeper) checkProfile(ctx context.Context, c *adminConn, p profile, stat
 func (k *Keeper) makeProfileRole(ctx context.Context, c *adminConn, p profile) error {
 	name := quoteIdentifier(p.name())
 	var harmless bool
-	err := c.QueryRow(ctx, `
+	err := c.queryOne(ctx, `
 		SELECT NOT (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
 		       AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
-		  FROM pg_roles r WHERE rolname = $1`, p.name()).Scan(&harmless)
+		  FROM pg_roles r WHERE rolname = $1`, []any{p.name()}, &harmless)
 	switch {
 	case err == nil && harmless:
 		return nil
 	case err == nil:
 		return &PrivilegeError{
-			Problem:    fmt.Sprintf("role %s exists with rights of its own, so it can't serve as the profile of %s on %s", p.name(), p.level, p.database),
+			Problem:    fmt.Sprintf("role %s exists with rights of its own, so it can't serve as a profile on %s", p.name(), p.database),
 			Statements: []string{"DROP ROLE " + name + ";"},
 		}
 	case !errors.Is(err, pgx.ErrNoRows):
@@ -156,7 +223,7 @@ func (k *Keeper) makeProfileRole(ctx context.Context, c *adminConn, p profile) e
 	}
 	_, err = c.script(ctx, "BEGIN",
 		"CREATE ROLE "+name+" NOLOGIN",
-		"COMMENT ON ROLE "+name+" IS "+quoteLiteral(fmt.Sprintf("Hourgate profile: what %s allows in database %s", p.level, p.database)),
+		"COMMENT ON ROLE "+name+" IS "+quoteLiteral(p.comment()),
 		"COMMIT")
 	if err == nil {
 		return nil
@@ -182,16 +249,30 @@ func (k *Keeper) fillProfile(ctx context.Context, c *adminConn, p profile) error
 	if err != nil || len(gaps) == 0 {
 		return err
 	}
-	if err := missingOwners(gaps, c.Config().User, c.version); err != nil {
+	if err := missingObjects(gaps, p.database); err != nil {
 		return err
 	}
-	return c.transaction(ctx, true, func() error {
+	if err := missingOwners(gaps, c.acting, c.version); err != nil {
+		return err
+	}
+	return c.exclusively(ctx, func() error {
 		_, err := c.script(ctx, grantStatements(gaps, p.name())...)
 		return err
 	})
 }
 
 func (k *Keeper) profileGaps(ctx context.Context, c *adminConn, p profile) ([]gap, error) {
+	if p.level == "" {
+		objects := p.objects
+		if objects == "" {
+			objects = "[]"
+		}
+		rows, err := c.Query(ctx, objectGapsSQL, p.name(), objects)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, pgx.RowToStructByPos[gap])
+	}
 	tables, sequences := p.privileges()
 	admin, writes := p.level == policy.Admin, p.level != policy.ReadOnly
 	rows, err := c.Query(ctx, profileGapsSQL, p.name(), tables, sequences, admin, writes)
@@ -199,6 +280,20 @@ func (k *Keeper) profileGaps(ctx context.Context, c *adminConn, p profile) ([]ga
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[gap])
+}
+
+// missingObjects is the error for what the grant names and the database does not have.
+func missingObjects(gaps []gap, database string) error {
+	var names []string
+	for _, g := range gaps {
+		if g.Kind == "MISSING" {
+			names = append(names, g.Target)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: database %s has no %s", ErrNoObject, database, strings.Join(names, ", "))
 }
 
 // missingOwners is the error for objects on which the admin can't grant, with what a DBA has to run.
@@ -239,10 +334,14 @@ func grantStatements(gaps []gap, profile string) []string {
 	var order [][2]string
 	var statements []string
 	for _, g := range gaps {
-		switch g.Kind {
-		case "TABLES", "SEQUENCES", "SCHEMAS":
+		what, schema, _ := strings.Cut(g.Kind, " ")
+		switch {
+		case what == "TABLES" || what == "SEQUENCES" || what == "FUNCTIONS" || what == "SCHEMAS":
 			statements = append(statements,
-				fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s GRANT %s ON %s TO %s", g.Target, g.Privileges, g.Kind, role))
+				fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s %s GRANT %s ON %s TO %s", g.Target, schema, g.Privileges, what, role))
+			continue
+		case what == "REVOKE":
+			statements = append(statements, fmt.Sprintf("REVOKE %s ON %s %s FROM %s", g.Privileges, schema, g.Target, role))
 			continue
 		}
 		key := [2]string{g.Kind, g.Privileges}

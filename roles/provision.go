@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -29,11 +30,11 @@ const (
 	passwordBytes      = 32
 	passwordIterations = 1
 
-	// maxSessions bounds one person's sessions under one grant. IDEs open several at once.
-	maxSessions = 20
-	// connectionLimit is the server's bound on the same. It is higher by the backends of sessions that have just ended
-	// and are not gone yet.
-	connectionLimit = maxSessions + 10
+	// defaultSessions bounds one person's sessions under one grant that says nothing else. IDEs open several at once.
+	defaultSessions = 20
+	// connectionReserve is by how much the server's bound on the same is higher, for the backends of sessions that have
+	// just ended and are not gone yet.
+	connectionReserve = 10
 )
 
 // newPassword returns a password and the only form of it that the server ever sees.
@@ -55,21 +56,49 @@ func (k *Keeper) provision(ctx context.Context, l *lease, database string) error
 	if err != nil {
 		return err
 	}
-	p := profile{database, l.grant.Access.Level}
-	err = k.in(ctx, database, func(c *adminConn) error {
-		if err := k.ensureProfile(ctx, c, p); err != nil {
+	p := k.profileOf(database, l.grant.Access)
+	err = k.withProfile(ctx, p, func(c *adminConn) error {
+		if err := k.checkRoles(ctx, c, l); err != nil {
 			return err
 		}
-		return c.transaction(ctx, p.level == policy.Admin, func() error { return k.makeRole(ctx, c, l, p, encoded) })
+		return k.makeRole(ctx, c, l, p, encoded)
 	})
 	if err != nil {
-		k.profiles.forget(p)
 		return fmt.Errorf("making a role for grant %s on %s: %w", l.grant.Name, k.cfg.Integration, k.provisionFailed(l, err))
 	}
 	l.password = password
 	k.metrics.provisioned(time.Since(started))
 	return nil
 }
+
+// withProfile runs fn where p's database can be worked on, with p in order. A profile that another proxy has removed
+// meanwhile is made again.
+func (k *Keeper) withProfile(ctx context.Context, p profile, fn func(*adminConn) error) error {
+	database := p.database
+	if !p.local() && k.profiles.get(p).checked.Load() != nil {
+		database = k.cfg.Database // memberships are the same from everywhere, and here a connection is warm
+	}
+	try := func() error {
+		return k.in(ctx, database, func(c *adminConn) error {
+			if err := k.ensureProfile(ctx, c, p); err != nil {
+				return err
+			}
+			return fn(c)
+		})
+	}
+	err := try()
+	if err != nil {
+		k.profiles.forget(p)
+		database = p.database
+	}
+	if sqlstate(err) == codeUndefinedObject {
+		err = try()
+	}
+	return err
+}
+
+// local reports whether provisioning changes privileges in the database itself.
+func (p profile) local() bool { return p.level == policy.Admin || p.objects != "" }
 
 // provisionFailed takes back what the trail says of a role whose transaction did not commit after all.
 func (k *Keeper) provisionFailed(l *lease, err error) error {
@@ -79,54 +108,100 @@ func (k *Keeper) provisionFailed(l *lease, err error) error {
 	return errors.Join(err, k.cfg.Trail.Append(k.record(audit.RoleMakeFailed, l.role, nil)))
 }
 
-// makeRole runs inside a transaction. The statements are the same on 13 to 18, but for the options of GRANT.
+// makeRole is one transaction, which holds the lock where an ACL changes or where a profile may be removed just now. The
+// statements are the same on 13 to 18, but for the options of GRANT.
 func (k *Keeper) makeRole(ctx context.Context, c *adminConn, l *lease, p profile, verifier string) error {
 	name := quoteIdentifier(l.role.Name)
-	rows, err := c.script(ctx,
+	statements := []string{
 		fmt.Sprintf("CREATE ROLE %s LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT CONNECTION LIMIT %d VALID UNTIL %s PASSWORD %s",
-			name, connectionLimit, quoteLiteral(l.until.UTC().Format(time.RFC3339)), quoteLiteral(verifier)),
+			name, sessionLimit(l.grant)+connectionReserve, quoteLiteral(l.until.UTC().Format(time.RFC3339)), quoteLiteral(verifier)),
 		fmt.Sprintf("COMMENT ON ROLE %s IS %s", name, quoteLiteral(l.role.entry.comment())),
 		joinRole(c, name),
-		joinProfile(c, p, name),
-		"SELECT oid FROM pg_roles WHERE rolname = "+quoteLiteral(l.role.Name))
+	}
+	statements = append(statements, settings(l.grant, name)...)
+	admissions, err := admissions(ctx, c, l.grant.Access, p, name)
 	if err != nil {
 		return err
 	}
-	if l.role.OID, err = parseOID(rows); err != nil {
-		return err
-	}
-	if p.level == policy.Admin {
-		if err := grantCreate(ctx, c, name); err != nil {
+	statements = append(statements, admissions...)
+	statements = append(statements, "SELECT oid FROM pg_roles WHERE rolname = "+quoteLiteral(l.role.Name))
+	return c.change(ctx, p.local(), statements, func(rows [][][]byte) error {
+		if l.role.OID, err = parseOID(rows); err != nil {
 			return err
 		}
-	}
-	return k.cfg.Trail.Append(k.record(audit.RoleMade, l.role, func(r *audit.Record) {
-		r.Database, r.Access, r.Until = p.database, string(p.level), l.until
-	}))
+		return k.cfg.Trail.Append(k.record(audit.RoleMade, l.role, func(r *audit.Record) {
+			r.Database, r.Access, r.Until = p.database, l.grant.Access.String(), l.until
+		}))
+	})
 }
 
 // admit lets an existing role into one more database of its grant.
 func (k *Keeper) admit(ctx context.Context, l *lease, database string) error {
-	p := profile{database, l.grant.Access.Level}
-	name := quoteIdentifier(l.role.Name)
-	err := k.in(ctx, database, func(c *adminConn) error {
-		if err := k.ensureProfile(ctx, c, p); err != nil {
+	p := k.profileOf(database, l.grant.Access)
+	err := k.withProfile(ctx, p, func(c *adminConn) error {
+		statements, err := admissions(ctx, c, l.grant.Access, p, quoteIdentifier(l.role.Name))
+		if err != nil {
 			return err
 		}
-		return c.transaction(ctx, p.level == policy.Admin, func() error {
-			if _, err := c.script(ctx, joinProfile(c, p, name)); err != nil {
-				return err
-			}
-			if p.level == policy.Admin {
-				return grantCreate(ctx, c, name)
-			}
-			return nil
-		})
+		return c.change(ctx, p.local(), statements, func([][][]byte) error { return nil })
 	})
 	if err != nil {
 		return fmt.Errorf("admitting role %s to database %s: %w", l.role.Name, database, err)
 	}
 	return nil
+}
+
+// change is a transaction of the statements, under the lock if asked for.
+func (c *adminConn) change(ctx context.Context, exclusive bool, statements []string, done func(rows [][][]byte) error) error {
+	if !exclusive {
+		return c.transaction(ctx, statements, done)
+	}
+	return c.exclusively(ctx, func() error {
+		rows, err := c.script(ctx, statements...)
+		if err != nil {
+			return err
+		}
+		return done(rows)
+	})
+}
+
+// admissions are the statements that let a role into one database: membership in the profile and in the roles that the
+// grant names, and for an ADMIN the right to create.
+func admissions(ctx context.Context, c *adminConn, access policy.Access, p profile, name string) ([]string, error) {
+	statements := []string{joinGroup(c, p.name(), name)}
+	for _, role := range access.Roles {
+		statements = append(statements, joinGroup(c, role, name))
+	}
+	if access.Level != policy.Admin {
+		return statements, nil
+	}
+	creates, err := grantCreate(ctx, c, name)
+	return append(statements, creates...), err
+}
+
+// settings are the grant's limits as the role's own settings. The session can change them, as it could had they come with
+// its startup packet; but these end with the role and need nothing from whoever connects.
+func settings(g *policy.Grant, name string) []string {
+	var statements []string
+	for setting, d := range map[string]time.Duration{
+		"statement_timeout":                   g.StatementTimeout,
+		"idle_in_transaction_session_timeout": g.IdleInTransaction,
+		"lock_timeout":                        g.LockTimeout,
+	} {
+		if d > 0 {
+			statements = append(statements, fmt.Sprintf("ALTER ROLE %s SET %s = '%dms'", name, setting, d.Milliseconds()))
+		}
+	}
+	slices.Sort(statements)
+	return statements
+}
+
+// sessionLimit is how many sessions a person may have under a grant.
+func sessionLimit(g *policy.Grant) int {
+	if g.MaxSessions > 0 {
+		return g.MaxSessions
+	}
+	return defaultSessions
 }
 
 // joinRole makes the admin a member of the role, which is what allows it to terminate the role's backends and to drop
@@ -138,38 +213,26 @@ func joinRole(c *adminConn, name string) string {
 	return "GRANT " + name + " TO CURRENT_USER"
 }
 
-// joinProfile makes the role a member of its profile, never with ADMIN OPTION, and where the server can tell the
-// difference (16) without the right to SET ROLE to it.
-func joinProfile(c *adminConn, p profile, name string) string {
+// joinGroup makes the role a member of its profile or of a role that its grant names, never with ADMIN OPTION, and where
+// the server can tell the difference (16) without the right to SET ROLE to it.
+func joinGroup(c *adminConn, group, name string) string {
 	if c.version >= 160000 {
-		return "GRANT " + quoteIdentifier(p.name()) + " TO " + name + " WITH INHERIT TRUE, SET FALSE"
+		return "GRANT " + quoteIdentifier(group) + " TO " + name + " WITH INHERIT TRUE, SET FALSE"
 	}
-	return "GRANT " + quoteIdentifier(p.name()) + " TO " + name
+	return "GRANT " + quoteIdentifier(group) + " TO " + name
 }
 
 // grantCreate lets an ADMIN's role create in the schemas where the admin can allow it. It goes to the role itself and
 // never to a profile; see profile.
-func grantCreate(ctx context.Context, c *adminConn, name string) error {
+func grantCreate(ctx context.Context, c *adminConn, name string) ([]string, error) {
 	rows, err := c.Query(ctx, `
-		SELECT quote_ident(nspname) FROM pg_namespace
+		SELECT 'GRANT CREATE ON SCHEMA ' || quote_ident(nspname) || ' TO ' || $1 FROM pg_namespace
 		 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND pg_has_role(nspowner, 'USAGE')
-		 ORDER BY 1`)
+		 ORDER BY 1`, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	schemas, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	var statements []string
-	for _, schema := range schemas {
-		statements = append(statements, "GRANT CREATE ON SCHEMA "+schema+" TO "+name)
-	}
-	if len(statements) == 0 {
-		return nil
-	}
-	_, err = c.script(ctx, statements...)
-	return err
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 func parseOID(rows [][][]byte) (uint32, error) {

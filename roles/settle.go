@@ -2,15 +2,20 @@ package roles
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
 )
+
+//go:embed sql/inventory.sql
+var inventorySQL string
 
 // Bounds of settling. Each wait on the server is bounded by a lock or statement timeout as well.
 const (
@@ -30,9 +35,21 @@ type settlement struct {
 	role Role
 
 	name       string // quoted
-	terminated int    // backends
+	left       inventory
+	terminated int // backends
 	dropped    []string
 	kept       []string // handed to the quarantine role because others depend on them
+}
+
+// inventory is what there is to do besides dropping the role; see inventory.sql.
+type inventory struct {
+	Terminated  int
+	Member      bool // the admin is a member of the role
+	Prepared    bool
+	Memberships bool // the tenant's to others, or others' in the role
+	Depends     bool // objects or privileges
+	Handed      bool // a profile or one of the grant's roles owns something, or has settings
+	Profiles    []string
 }
 
 // settleLogged settles the role, with the records and log lines that belong to it.
@@ -40,32 +57,66 @@ func (k *Keeper) settleLogged(ctx context.Context, r Role) error {
 	started := time.Now()
 	// Where many grants end at once, all statements end before the first role is removed.
 	err := k.pool.use(ctx, func(c *adminConn) error {
-		s := &settlement{c: c, role: r}
+		s := newSettlement(k, c, r)
 		there, err := s.find(ctx)
 		if there {
 			_, err = s.terminate(ctx)
 		}
-		return err
+		return errors.Join(err, s.restore(ctx))
 	})
 	if err != nil {
 		k.log.Warn("backends could not be terminated at once", "role", r.Name, "error", err)
 	}
+	var profiles []string
 	err = k.pool.use(ctx, func(c *adminConn) error {
-		s := &settlement{k: k, c: c, role: r, name: quoteIdentifier(r.Name)}
-		err := s.run(ctx)
+		s := newSettlement(k, c, r)
+		err := errors.Join(s.run(ctx), s.restore(ctx))
+		profiles = s.left.Profiles
 		k.log.Info("role settled", "role", r.Name, "grant", r.entry.Grant, "user", r.entry.User,
 			"sessions_terminated", s.terminated, "objects_dropped", len(s.dropped), "objects_quarantined", len(s.kept),
 			"duration", time.Since(started), "gone", err == nil)
 		return err
 	})
 	k.metrics.settled(err, time.Since(started))
-	var tombstone *TombstoneError
-	if errors.As(err, &tombstone) {
-		return errors.Join(err, k.cfg.Trail.Append(k.record(audit.RoleTombstoned, r, func(rec *audit.Record) {
-			rec.HeldBy = tombstone.HeldBy
-		})))
+	if err == nil {
+		k.removeProfiles(ctx, profiles)
 	}
-	return err
+	return k.recordTombstone(r, err)
+}
+
+// recordTombstone writes the record of a tombstone, once for each thing that holds it.
+func (k *Keeper) recordTombstone(r Role, err error) error {
+	var tombstone *TombstoneError
+	isTombstone := errors.As(err, &tombstone)
+	k.mu.Lock()
+	held := ""
+	if isTombstone {
+		held = strings.Join(tombstone.HeldBy, "; ")
+	}
+	known := k.tombstones[r.OID] == held
+	delete(k.tombstones, r.OID)
+	if isTombstone {
+		k.tombstones[r.OID] = held
+	}
+	k.mu.Unlock()
+	if !isTombstone || known {
+		return err
+	}
+	return errors.Join(err, k.cfg.Trail.Append(k.record(audit.RoleTombstoned, r, func(rec *audit.Record) {
+		rec.HeldBy = tombstone.HeldBy
+	})))
+}
+
+func newSettlement(k *Keeper, c *adminConn, r Role) *settlement {
+	return &settlement{k: k, c: c, role: r, name: quoteIdentifier(r.Name)}
+}
+
+// restore gives the connection back its role, if find had to take another.
+func (s *settlement) restore(ctx context.Context) error {
+	if s.c.creator == "" || s.c.acting == s.c.creator || s.c.IsClosed() {
+		return nil
+	}
+	return s.c.act(context.WithoutCancel(ctx), s.c.creator)
 }
 
 // run settles the role if it is there.
@@ -78,13 +129,25 @@ func (s *settlement) run(ctx context.Context) error {
 		there, err = s.find(ctx)
 	}
 	if err == nil && !there {
-		return s.k.cfg.Trail.Append(s.k.record(audit.RoleSettled, s.role, func(r *audit.Record) { r.Reason = "gone already" }))
+		return s.gone(ctx)
 	}
 	return err
 }
 
+// gone ends the sessions of a role that somebody else dropped: they keep what everybody may do.
+func (s *settlement) gone(ctx context.Context) error {
+	if _, err := s.terminate(ctx); err != nil {
+		s.k.log.Warn("sessions of a dropped role could not be terminated; they end with their connections",
+			"role", s.role.Name, "error", err)
+	}
+	return s.k.cfg.Trail.Append(s.k.record(audit.RoleSettled, s.role, func(r *audit.Record) {
+		r.Reason, r.SessionsTerminated = "gone already", s.terminated
+	}))
+}
+
 // remove is the order that was verified against tenants who try to stay: close, so that nothing new can begin; undo what
-// would outlive the role; drop what it owns, database by database; drop the role, with the evidence written first.
+// would outlive the role; drop what it owns, database by database; drop the role, with the evidence written first. For
+// a role that left nothing, which the inventory tells in one message, only the first and the last are done.
 func (s *settlement) remove(ctx context.Context) error {
 	if err := s.close(ctx); err != nil {
 		return fmt.Errorf("closing: %w", err)
@@ -92,15 +155,22 @@ func (s *settlement) remove(ctx context.Context) error {
 	if err := s.join(ctx); err != nil {
 		return fmt.Errorf("joining the role: %w", err)
 	}
-	if err := s.rollbackPrepared(ctx); err != nil {
-		return fmt.Errorf("rolling back prepared transactions: %w", err)
+	if s.left.Prepared {
+		if err := s.rollbackPrepared(ctx); err != nil {
+			return fmt.Errorf("rolling back prepared transactions: %w", err)
+		}
 	}
-	if err := s.revokeMemberships(ctx); err != nil {
-		return fmt.Errorf("revoking memberships: %w", err)
+	if s.left.Memberships {
+		if err := s.revokeMemberships(ctx); err != nil {
+			return fmt.Errorf("revoking memberships: %w", err)
+		}
 	}
+	s.tidyProfiles(ctx)
 	for pass := 1; ; pass++ {
-		if err := s.clear(ctx); err != nil {
-			return fmt.Errorf("clearing: %w", err)
+		if s.left.Depends || pass > 1 {
+			if err := s.clear(ctx); err != nil {
+				return fmt.Errorf("clearing: %w", err)
+			}
 		}
 		err := s.drop(ctx)
 		if err == nil {
@@ -115,81 +185,101 @@ func (s *settlement) remove(ctx context.Context) error {
 	}
 }
 
-// find looks the role up by name and OID: another role of the same name is none of ours.
+// find looks the role up by OID, and makes sure that it is ours: by its name or, when a DBA has renamed it, by its
+// comment. It also finds out who may drop it: a role that the login made before creatorRole was set up is the login's.
 func (s *settlement) find(ctx context.Context) (bool, error) {
-	var oid uint32
-	err := s.c.QueryRow(ctx, "SELECT oid FROM pg_roles WHERE rolname = $1", s.role.Name).Scan(&oid)
+	var name, comment string
+	var may bool
+	err := s.c.queryOne(ctx, `
+		SELECT rolname::text, coalesce(shobj_description(oid, 'pg_authid'), ''), pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
+		  FROM pg_roles WHERE oid = $1`, []any{s.role.OID}, &name, &comment, &may)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
-	return oid == s.role.OID, err
+	if err != nil || name != s.role.Name && comment != s.role.entry.comment() {
+		return false, err
+	}
+	if name != s.role.Name {
+		s.dropped = append(s.dropped, "the name "+name+", which somebody gave the role")
+		s.role.Name, s.name = name, quoteIdentifier(name)
+	}
+	if !may && s.c.version >= 160000 && s.c.acting != s.c.login {
+		return true, s.c.act(ctx, s.c.login)
+	}
+	return true, nil
 }
 
-// close ends the role's sessions and its ability to begin new ones. The tenant may hold a lock on its own row (an
-// uncommitted ALTER ROLE), so backends are terminated before the role is disabled, and after it once more: a log-in may
-// have been under way.
+// close ends the role's sessions and its ability to log in, and takes stock. A tenant may hold the lock on its own row
+// (ALTER ROLE inside a transaction), so disabling waits for a moment only and terminating comes before it, again and
+// again. Sessions that passed the log-in check before the commit may show up a moment later, so a second look follows.
 func (s *settlement) close(ctx context.Context) error {
-	disable := []string{
-		"BEGIN", "SET LOCAL lock_timeout = '200ms'",
-		"ALTER ROLE " + s.name + " NOLOGIN PASSWORD NULL VALID UNTIL '-infinity' CONNECTION LIMIT 0",
-		"COMMIT",
-	}
+	disable := []string{"ALTER ROLE " + s.name + " NOLOGIN PASSWORD NULL VALID UNTIL '-infinity' CONNECTION LIMIT 0"}
 	for attempt := 1; ; attempt++ {
-		if _, err := s.terminate(ctx); err != nil {
-			return err
-		}
-		_, err := s.c.script(ctx, disable...)
+		err := s.c.transaction(ctx, disable, func([][][]byte) error { return nil })
 		if err == nil {
 			break
 		}
-		if rollbackErr := s.c.rollback(ctx); rollbackErr != nil || !transient(err) || attempt == closeAttempts {
-			return errors.Join(err, rollbackErr)
-		}
-	}
-	for clean := 0; clean < 2; {
-		n, err := s.terminate(ctx)
-		if err != nil {
+		if !transient(err) || attempt == closeAttempts {
 			return err
 		}
-		if clean++; n > 0 {
-			clean = 0
-		}
-		if clean < 2 {
-			if err := pause(ctx, scanGap); err != nil {
-				return err
-			}
+		if _, err := s.terminate(ctx); err != nil {
+			return err
 		}
 	}
-	return nil
+	if _, err := s.terminate(ctx); err != nil {
+		return err
+	}
+	for {
+		if err := pause(ctx, scanGap); err != nil {
+			return err
+		}
+		if err := s.takeStock(ctx); err != nil || s.left.Terminated == 0 {
+			return err
+		}
+	}
+}
+
+// takeStock terminates once more and learns what the role left.
+func (s *settlement) takeStock(ctx context.Context) error {
+	rows, err := s.c.Query(ctx, inventorySQL, s.role.OID, profilePattern, s.role.entry.Roles)
+	if err == nil {
+		s.left, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[inventory])
+	}
+	s.terminated += s.left.Terminated
+	return s.explain(err)
 }
 
 // terminate signals the backends whose session user is the role, whatever they have SET ROLE to, and counts them. It
 // goes by OID and in one statement, so that neither a rename nor a reused pid can mislead it.
 func (s *settlement) terminate(ctx context.Context) (int, error) {
 	var n int
-	err := s.c.QueryRow(ctx,
-		"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = $1", s.role.OID).Scan(&n)
+	err := s.c.queryOne(ctx,
+		"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = $1", []any{s.role.OID}, &n)
+	s.terminated += n
+	return n, s.explain(err)
+}
+
+// explain turns the refusal to terminate into what a DBA has to do.
+func (s *settlement) explain(err error) error {
 	if sqlstate(err) == codeInsufficientPrivilege {
-		return 0, &PrivilegeError{
+		return &PrivilegeError{
 			Problem:    "the admin may not terminate the backends of " + s.role.Name,
-			Statements: []string{"GRANT pg_signal_backend TO " + quoteIdentifier(s.c.Config().User) + ";"},
+			Statements: []string{"GRANT pg_signal_backend TO " + quoteIdentifier(s.c.acting) + ";"},
 		}
 	}
-	s.terminated += n
-	return n, err
+	return err
 }
 
 // join makes the admin a member of the role if it is not, as after a change of the admin's user.
 func (s *settlement) join(ctx context.Context) error {
-	var member bool
-	if err := s.c.QueryRow(ctx, "SELECT pg_has_role($1::oid, 'USAGE')", s.role.OID).Scan(&member); err != nil || member {
-		return err
+	if s.left.Member {
+		return nil
 	}
 	_, err := s.c.script(ctx, joinRole(s.c, s.name))
 	if sqlstate(err) == codeInsufficientPrivilege {
 		return &PrivilegeError{
-			Problem:    fmt.Sprintf("the admin %s did not create role %s and may not drop it", s.c.Config().User, s.role.Name),
-			Statements: []string{"GRANT " + s.name + " TO " + quoteIdentifier(s.c.Config().User) + " WITH ADMIN OPTION;"},
+			Problem:    fmt.Sprintf("the admin %s did not create role %s and may not drop it", s.c.acting, s.role.Name),
+			Statements: []string{"GRANT " + s.name + " TO " + quoteIdentifier(s.c.acting) + " WITH ADMIN OPTION;"},
 		}
 	}
 	return err
@@ -209,12 +299,12 @@ func (s *settlement) rollbackPrepared(ctx context.Context) error {
 	}
 	for _, t := range transactions {
 		err := s.in(ctx, t.Database, func(c *adminConn) error {
+			acting := c.acting
 			_, err := c.script(ctx, "SET ROLE "+s.name)
 			if err == nil {
 				_, err = c.script(ctx, "ROLLBACK PREPARED "+quoteLiteral(t.GID))
 			}
-			_, resetErr := c.script(ctx, "RESET ROLE")
-			return errors.Join(err, resetErr)
+			return errors.Join(err, c.act(ctx, acting))
 		})
 		if err != nil {
 			return err
@@ -230,11 +320,18 @@ func (s *settlement) in(ctx context.Context, database string, fn func(*adminConn
 	if database == s.c.Config().Database {
 		return fn(s.c)
 	}
-	return s.k.in(ctx, database, fn)
+	return s.k.in(ctx, database, func(c *adminConn) error {
+		if c.acting != s.c.acting {
+			if err := c.act(ctx, s.c.acting); err != nil {
+				return err
+			}
+		}
+		return fn(c)
+	})
 }
 
-// revokeMemberships undoes what the tenant granted: itself to others (13 and 14 let it) and other roles onward. The
-// admin's own membership goes with the role.
+// revokeMemberships undoes what the tenant granted: itself to others (13 and 14 let it) and other roles onward. What is
+// not the admin's to revoke goes with the role, or keeps it as a tombstone.
 func (s *settlement) revokeMemberships(ctx context.Context) error {
 	rows, err := s.c.Query(ctx, `
 		SELECT quote_ident(r.rolname), quote_ident(m.rolname), quote_ident(coalesce(g.rolname, ''))
@@ -242,7 +339,7 @@ func (s *settlement) revokeMemberships(ctx context.Context) error {
 		  JOIN pg_roles r ON r.oid = a.roleid
 		  JOIN pg_roles m ON m.oid = a.member
 		  LEFT JOIN pg_roles g ON g.oid = a.grantor
-		 WHERE a.grantor = $1 OR (a.roleid = $1 AND m.rolname <> current_user)`, s.role.OID)
+		 WHERE a.grantor = $1 OR (a.roleid = $1 AND NOT (m.rolname = session_user OR m.rolname = current_user))`, s.role.OID)
 	if err != nil {
 		return err
 	}
@@ -256,7 +353,12 @@ func (s *settlement) revokeMemberships(ctx context.Context) error {
 		if s.c.version >= 160000 {
 			revoke += " GRANTED BY " + m.Grantor
 		}
-		if _, err := s.c.script(ctx, revoke+" CASCADE"); err != nil {
+		_, err := s.c.script(ctx, revoke+" CASCADE")
+		switch {
+		case sqlstate(err) == codeInsufficientPrivilege:
+			s.k.log.Warn("membership left to the drop of the role", "role", s.role.Name, "error", err)
+			continue
+		case err != nil:
 			return err
 		}
 		s.dropped = append(s.dropped, "membership of "+m.Member+" in "+m.Role)
@@ -267,10 +369,7 @@ func (s *settlement) revokeMemberships(ctx context.Context) error {
 // drop removes the role once nothing depends on it. The record is written before COMMIT: if the trail can't take it,
 // the role stays, disabled, and is tried again.
 func (s *settlement) drop(ctx context.Context) error {
-	return s.c.transaction(ctx, false, func() error {
-		if _, err := s.c.script(ctx, "DROP ROLE "+s.name); err != nil {
-			return err
-		}
+	return s.c.transaction(ctx, []string{"DROP ROLE " + s.name}, func([][][]byte) error {
 		return s.k.cfg.Trail.Append(s.k.record(audit.RoleSettled, s.role, func(r *audit.Record) {
 			r.SessionsTerminated, r.Dropped, r.Quarantined = s.terminated, capped(s.dropped), capped(s.kept)
 		}))
@@ -288,21 +387,26 @@ func capped(names []string) []string {
 // verify looks for everything by OID that could still carry the role.
 func (s *settlement) verify(ctx context.Context) error {
 	var left []string
-	err := s.c.QueryRow(ctx, `
+	err := s.c.queryOne(ctx, `
 		SELECT array_remove(ARRAY[
 			(SELECT 'role' WHERE EXISTS (SELECT FROM pg_roles WHERE oid = $1)),
 			(SELECT 'dependency' WHERE EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1)),
 			(SELECT 'session' WHERE EXISTS (SELECT FROM pg_stat_activity WHERE usesysid = $1)),
 			(SELECT 'membership' WHERE EXISTS (SELECT FROM pg_auth_members WHERE $1 IN (roleid, member, grantor)))
-		], NULL)`, s.role.OID).Scan(&left)
+		], NULL)`, []any{s.role.OID}, &left)
 	if err == nil && len(left) > 0 {
 		return fmt.Errorf("role %s was dropped but the server still shows: %v", s.role.Name, left)
 	}
 	return err
 }
 
-// tombstone names what keeps the role.
+// tombstone names what keeps the role, and takes from it what it could still hand to others: its memberships.
 func (s *settlement) tombstone(ctx context.Context) error {
+	for _, p := range append(slices.Clone(s.left.Profiles), s.role.entry.Roles...) {
+		if _, err := s.c.script(ctx, "REVOKE "+quoteIdentifier(p)+" FROM "+s.name); err != nil {
+			s.k.log.Warn("tombstone keeps a membership", "role", s.role.Name, "group", p, "error", err)
+		}
+	}
 	rows, err := s.c.Query(ctx, `
 		SELECT coalesce((SELECT 'in database ' || datname || ': ' FROM pg_database WHERE oid = dbid AND datname <> current_database()), '')
 		       || CASE WHEN dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))

@@ -18,27 +18,18 @@ type orphan struct {
 	Name     string
 	Comment  string
 	Sessions int
+	CanLogin bool
 	Alive    bool // a proxy of the name in the comment has an admin connection
 }
 
 // Sweep settles every role of this deployment that no running proxy answers for: leftovers of a crash, tombstones,
-// roles that came back with a restored snapshot. Roles of other deployments, and what only has a similar name, are left
-// alone. It returns an error if anything is left that a further sweep should try.
+// roles that came back with a restored snapshot, roles that were renamed. Roles of other deployments, and what only has
+// a similar name, are left alone. Then it tidies the profiles. It returns an error if anything is left that a further
+// sweep should try.
 func (k *Keeper) Sweep(ctx context.Context) error {
-	var orphans []orphan
-	err := k.pool.use(ctx, func(c *adminConn) error {
-		rows, err := c.Query(ctx, `
-			SELECT r.oid, r.rolname::text, coalesce(shobj_description(r.oid, 'pg_authid'), ''),
-			       (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid)::int, false
-			  FROM pg_roles r WHERE r.rolname ~ '^hg_' ORDER BY r.oid`)
-		if err != nil {
-			return err
-		}
-		if orphans, err = pgx.CollectRows(rows, pgx.RowToStructByPos[orphan]); err != nil {
-			return err
-		}
-		return k.markAlive(ctx, c, orphans)
-	})
+	k.sweeping.Lock()
+	defer k.sweeping.Unlock()
+	orphans, err := k.ledger(ctx)
 	if err != nil {
 		k.log.Error("sweep failed", "error", err)
 		return err
@@ -50,29 +41,95 @@ func (k *Keeper) Sweep(ctx context.Context) error {
 			errs = append(errs, k.sweepOne(ctx, role))
 		}
 	}
+	if err := k.sweepProfiles(ctx); err != nil {
+		k.log.Error("profiles could not be tidied, trying again", "error", err)
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
-// markAlive looks for the admin connections of the proxies that the comments name.
-func (k *Keeper) markAlive(ctx context.Context, c *adminConn, orphans []orphan) error {
-	for i, o := range orphans {
-		e, ok := parseComment(o.Comment)
-		if !ok {
-			continue
+// unfinished reports whether a sweep left something that is worth another try soon. What holds a tombstone is other
+// people's, and they don't hurry.
+func unfinished(err error) bool {
+	var several interface{ Unwrap() []error }
+	if errors.As(err, &several) {
+		for _, e := range several.Unwrap() {
+			if unfinished(e) {
+				return true
+			}
 		}
-		err := c.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1)",
-			adminApplication(e.Deployment, e.Proxy)).Scan(&orphans[i].Alive)
+		return false
+	}
+	var tombstone *TombstoneError
+	return err != nil && !errors.As(err, &tombstone)
+}
+
+// ledger reads the ephemeral roles of all deployments from the server. A proxy lives if it has an admin connection; an
+// ephemeral role that gives itself such a connection's name does not count.
+func (k *Keeper) ledger(ctx context.Context) ([]orphan, error) {
+	var orphans []orphan
+	err := k.pool.use(ctx, func(c *adminConn) error {
+		rows, err := c.Query(ctx, `
+			SELECT r.oid, r.rolname::text, coalesce(d.description, ''),
+			       (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid)::int, r.rolcanlogin, false
+			  FROM pg_roles r LEFT JOIN pg_shdescription d ON d.classoid = 'pg_authid'::regclass AND d.objoid = r.oid
+			 WHERE r.rolname ~ '^hg_' OR d.description LIKE '{"hourgate":%' ORDER BY r.oid`)
 		if err != nil {
 			return err
 		}
+		if orphans, err = pgx.CollectRows(rows, pgx.RowToStructByPos[orphan]); err != nil {
+			return err
+		}
+		rows, err = c.Query(ctx, `
+			SELECT a.application_name FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+			 WHERE a.application_name LIKE 'hourgate %' AND r.rolname !~ '^hg_'
+			   AND coalesce(shobj_description(r.oid, 'pg_authid'), '') NOT LIKE '{"hourgate":%'`)
+		if err != nil {
+			return err
+		}
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		markAlive(orphans, names)
+		return err
+	})
+	return orphans, err
+}
+
+// markAlive looks for the proxies that the comments name among the applications that are connected.
+func markAlive(orphans []orphan, applications []string) {
+	connected := make(map[string]bool)
+	for _, name := range applications {
+		connected[name] = true
 	}
-	return nil
+	for i, o := range orphans {
+		if e, ok := parseComment(o.Comment); ok {
+			orphans[i].Alive = connected[adminApplication(e.Deployment, e.Proxy)]
+		}
+	}
+}
+
+// live returns the OIDs and names of this process's roles. A role that is being made has no OID yet.
+func (k *Keeper) live() (live liveRoles) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	live = liveRoles{oids: make(map[uint32]bool), names: make(map[string]bool)}
+	for name, l := range k.ours {
+		live.names[name] = true
+		if l.backends.oid != 0 {
+			live.oids[l.backends.oid] = true
+		}
+	}
+	return live
+}
+
+type liveRoles struct {
+	oids  map[uint32]bool
+	names map[string]bool
 }
 
 // orphaned decides whether the role is to be settled by us, now.
-func (k *Keeper) orphaned(o orphan, live map[string]bool) (Role, bool) {
+func (k *Keeper) orphaned(o orphan, live liveRoles) (Role, bool) {
 	e, ok := parseComment(o.Comment)
-	if !ok || e.Deployment != k.cfg.Deployment || live[o.Name] {
+	if !ok || e.Deployment != k.cfg.Deployment || live.names[o.Name] || live.oids[o.OID] {
 		return Role{}, false
 	}
 	if e.Proxy != k.proxy {

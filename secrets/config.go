@@ -12,6 +12,11 @@ import (
 type Config struct {
 	AWSSecretsManager *AWSSecretsManager `yaml:"aws_secrets_manager"`
 
+	// RDSIAM logs in with tokens of RDS's IAM authentication instead of a password.
+	RDSIAM *RDSIAM `yaml:"rds_iam"`
+
+	HashiCorpVault *HashiCorpVault `yaml:"hashicorp_vault"`
+
 	// File is the path of a file, read at each fetch: a mounted Kubernetes secret, the output of Vault Agent. It may be
 	// readable by all, as Kubernetes mounts it by default: within a container that says nothing.
 	File string `yaml:"file"`
@@ -30,6 +35,16 @@ type AWSSecretsManager struct {
 	SecretID string `yaml:"secret_id"` // required: name or ARN
 }
 
+// For returns the configuration for a server's secret: host:port is what tokens are made out to.
+func (c Config) For(address string) Config {
+	if c.RDSIAM != nil {
+		iam := *c.RDSIAM
+		iam.endpoint = address
+		c.RDSIAM = &iam
+	}
+	return c
+}
+
 // Validate returns all problems at once, joined; each starts with the key that it is about.
 func (c Config) Validate() error {
 	given := c.given()
@@ -38,10 +53,16 @@ func (c Config) Validate() error {
 		if len(given) > 0 {
 			got = strings.Join(given, " and ")
 		}
-		return fmt.Errorf("exactly one of aws_secrets_manager, file, env and command is required, got %s", got)
+		return fmt.Errorf("exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got %s", got)
 	}
 	if c.AWSSecretsManager != nil {
 		return c.AWSSecretsManager.validate()
+	}
+	if c.RDSIAM != nil {
+		return c.RDSIAM.validate()
+	}
+	if c.HashiCorpVault != nil {
+		return c.HashiCorpVault.validate()
 	}
 	if c.Command != nil && (len(c.Command) == 0 || c.Command[0] == "") {
 		return errors.New("command: the first element must name a program")
@@ -59,6 +80,8 @@ func (c Config) given() []string {
 		set  bool
 	}{
 		{"aws_secrets_manager", c.AWSSecretsManager != nil},
+		{"rds_iam", c.RDSIAM != nil},
+		{"hashicorp_vault", c.HashiCorpVault != nil},
 		{"file", c.File != ""},
 		{"env", c.Env != ""},
 		{"command", c.Command != nil},
@@ -146,6 +169,10 @@ func Open(ctx context.Context, c Config) (Source, error) {
 	switch {
 	case c.AWSSecretsManager != nil:
 		return openAWS(ctx, c.AWSSecretsManager)
+	case c.RDSIAM != nil:
+		return openIAM(ctx, c.RDSIAM)
+	case c.HashiCorpVault != nil:
+		return openVault(c.HashiCorpVault)
 	case c.File != "":
 		return fileSource(c.File), nil
 	case c.Env != "":

@@ -26,11 +26,15 @@ var ErrMalformed = errors.New("malformed secret")
 type Credential struct {
 	Username string   // 1 to 63 bytes of UTF-8 without NUL
 	Password Password // not empty, UTF-8 without NUL
+
+	// Token says that Password is a token that is sent in cleartext, so only to a server whose name was verified. It
+	// changes with every fetch.
+	Token bool
 }
 
 // Equal says whether both are the same user and password.
 func (c Credential) Equal(d Credential) bool {
-	return c.Username == d.Username && c.Password.Equal(d.Password)
+	return c.Username == d.Username && c.Token == d.Token && c.Password.Equal(d.Password)
 }
 
 // parse reads a document {"username": …, "password": …}. Keys are case-sensitive, as AWS has them; all other keys

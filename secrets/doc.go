@@ -1,5 +1,5 @@
 // Package secrets says where the admin credential of an integration comes from (AWS Secrets Manager, a file, an
-// environment variable, a command), keeps it in memory, follows its rotation, and keeps it out of everything that is
+// environment variable, a command, HashiCorp Vault, IAM tokens of RDS), keeps it in memory, follows its rotation, and keeps it out of everything that is
 // printed. It does not log in anywhere: [Store.Use] hands the credential to a function of the caller's.
 //
 // Invariants:

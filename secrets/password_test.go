@@ -67,7 +67,7 @@ func TestPasswordIsNeverPrinted(t *testing.T) {
 			t.Errorf("log of %T: got %s", v, log.String())
 		}
 	}
-	if got, want := fmt.Sprintf("%+v", cred), "{Username:admin Password:[redacted]}"; got != want {
+	if got, want := fmt.Sprintf("%+v", cred), "{Username:admin Password:[redacted] Token:false}"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := cmp.Diff(cred, secrets.Credential{Username: "admin"}); leaks(got) || got == "" {

@@ -122,7 +122,7 @@ func TestMalformedDocumentsAreNamedAndNotQuoted(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	const arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/orders-AbCdEf"
-	const one = "exactly one of aws_secrets_manager, file, env and command is required, got "
+	const one = "exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got "
 	tests := []struct {
 		name string
 		c    secrets.Config
@@ -130,7 +130,10 @@ func TestValidate(t *testing.T) {
 	}{
 		{"nothing", secrets.Config{}, one + "nothing"},
 		{"two", secrets.Config{File: "f", Env: "E"}, one + "file and env"},
-		{"all", secrets.Config{&secrets.AWSSecretsManager{}, "f", "E", []string{}}, one + "aws_secrets_manager and file and env and command"},
+		{"all", secrets.Config{
+			AWSSecretsManager: &secrets.AWSSecretsManager{}, RDSIAM: &secrets.RDSIAM{}, HashiCorpVault: &secrets.HashiCorpVault{},
+			File: "f", Env: "E", Command: []string{},
+		}, one + "aws_secrets_manager and rds_iam and hashicorp_vault and file and env and command"},
 		{"file", secrets.Config{File: "f"}, ""},
 		{"env", secrets.Config{Env: "E"}, ""},
 		{"env with value", secrets.Config{Env: "E=x"}, "env: not the name of an environment variable"},
@@ -144,6 +147,23 @@ func TestValidate(t *testing.T) {
 			"arn and another region",
 			secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"us-east-1", arn}},
 			"aws_secrets_manager.region: is us-east-1, but the ARN in secret_id is of eu-west-1",
+		},
+		{"iam", secrets.Config{RDSIAM: &secrets.RDSIAM{Region: "eu-west-1", Username: "hourgate"}}, ""},
+		{
+			"empty iam",
+			secrets.Config{RDSIAM: &secrets.RDSIAM{}},
+			"rds_iam.region: required\nrds_iam.username: required, the PostgreSQL user, at most 63 bytes",
+		},
+		{"vault", secrets.Config{HashiCorpVault: &secrets.HashiCorpVault{Address: "https://vault.test:8200", Path: "orders"}}, ""},
+		{
+			"vault in plaintext",
+			secrets.Config{HashiCorpVault: &secrets.HashiCorpVault{Address: "http://vault.test:8200", Path: "orders"}},
+			"hashicorp_vault.address: want https://host:port",
+		},
+		{
+			"empty vault",
+			secrets.Config{HashiCorpVault: &secrets.HashiCorpVault{}},
+			"hashicorp_vault.address: want https://host:port\nhashicorp_vault.path: required",
 		},
 		{
 			"empty aws",

@@ -182,7 +182,7 @@ func (s *Store) note(cred Credential, err error) {
 	if s.current != nil && s.current.Equal(cred) {
 		return
 	}
-	if s.current != nil {
+	if s.current != nil && !cred.Token {
 		s.log.Info("secret changed", "source", s.source.String())
 	}
 	s.current = &cred

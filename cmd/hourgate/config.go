@@ -61,13 +61,18 @@ type auditConfig struct {
 }
 
 type integrationConfig struct {
-	Name        string           `yaml:"name"`
-	Hostname    string           `yaml:"hostname"`
-	Port        uint16           `yaml:"port"`
-	Database    string           `yaml:"database"`
-	SSLMode     upstream.SSLMode `yaml:"ssl_mode"`
-	SSLRootCert string           `yaml:"ssl_root_cert"`
-	Secret      secrets.Config   `yaml:"secret"`
+	Name           string                  `yaml:"name"`
+	Hostname       string                  `yaml:"hostname"`
+	Port           uint16                  `yaml:"port"`
+	Database       string                  `yaml:"database"`
+	SSLMode        upstream.SSLMode        `yaml:"ssl_mode"`
+	SSLRootCert    string                  `yaml:"ssl_root_cert"`
+	SSLNegotiation upstream.SSLNegotiation `yaml:"ssl_negotiation"`
+	SSLServerName  string                  `yaml:"ssl_server_name"`
+	SSLCert        string                  `yaml:"ssl_cert"`
+	SSLKey         string                  `yaml:"ssl_key"`
+	AllowWeakAuth  bool                    `yaml:"allow_weak_auth"`
+	Secret         secrets.Config          `yaml:"secret"`
 }
 
 // defaultConfig is what a key means that is not there. Integrations have defaults of their own, see setDefaults.
@@ -88,6 +93,9 @@ func (i *integrationConfig) setDefaults() {
 	}
 	if i.SSLMode == "" {
 		i.SSLMode = upstream.VerifyFull
+	}
+	if i.SSLNegotiation == "" {
+		i.SSLNegotiation = upstream.Postgres
 	}
 }
 
@@ -149,9 +157,10 @@ func (c *config) fileProblems() strictyaml.Problems {
 		}
 	}
 	for i, integration := range c.Integrations {
-		path := fmt.Sprintf("integrations[%d].ssl_root_cert", i)
-		if _, err := integration.upstream(); err != nil && integration.SSLRootCert != "" && v.doc.Sound(path) {
-			v.report(path, "%s", strings.TrimPrefix(err.Error(), "ssl_root_cert: "))
+		settings := integration.server()
+		var problem upstream.Problem
+		if _, err := upstream.New(settings); len(settings.Problems()) == 0 && errors.As(err, &problem) {
+			v.report(fmt.Sprintf("integrations[%d].%s", i, problem.Key), "%s", problem.Message)
 		}
 	}
 	return v.problems
@@ -248,8 +257,17 @@ func (c *config) resolvePaths(folder string) {
 		resolve(&c.Policy[i])
 	}
 	for i := range c.Integrations {
-		resolve(&c.Integrations[i].SSLRootCert)
-		resolve(&c.Integrations[i].Secret.File)
+		in := &c.Integrations[i]
+		if in.SSLRootCert != upstream.RootsSystem && in.SSLRootCert != upstream.RootsRDS {
+			resolve(&in.SSLRootCert)
+		}
+		resolve(&in.SSLCert)
+		resolve(&in.SSLKey)
+		resolve(&in.Secret.File)
+		if vault := in.Secret.HashiCorpVault; vault != nil {
+			resolve(&vault.TokenFile)
+			resolve(&vault.CAFile)
+		}
 	}
 }
 

@@ -116,7 +116,7 @@ func TestConfigDefaults(t *testing.T) {
 		Audit:     auditConfig{File: in("trail.jsonl")},
 		Integrations: []integrationConfig{{
 			Name: "orders", Hostname: "db.example.com", Port: 5432, Database: "orders",
-			SSLMode: upstream.VerifyFull, SSLRootCert: in("ca.pem"), Secret: secrets.Config{File: in("secret.json")},
+			SSLMode: upstream.VerifyFull, SSLRootCert: in("ca.pem"), SSLNegotiation: upstream.Postgres, Secret: secrets.Config{File: in("secret.json")},
 		}},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
@@ -184,7 +184,7 @@ func TestBadConfig(t *testing.T) {
 			"5:5: integrations[0].database: required",
 			"5:5: integrations[0].hostname: required",
 			"5:5: integrations[0].name: required",
-			"5:5: integrations[0].secret: exactly one of aws_secrets_manager, file, env and command is required, got nothing",
+			"5:5: integrations[0].secret: exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got nothing",
 			"5:5: integrations[0].ssl_root_cert: required by ssl_mode verify-full: the file of the certificate authorities to trust",
 		}},
 		{"unknown keys", required + "lsten: 127.0.0.1:6432\nplugins: []\n", []string{
@@ -229,7 +229,7 @@ func TestBadConfig(t *testing.T) {
 			`9:15: integrations[0].ssl_mode: unknown SSL mode "verify_full" (want disable, allow, prefer, require, verify-ca or verify-full)`,
 		}},
 		{"two secrets", with("integrations:\n" + integration + "    ssl_mode: require\n    secret: {env: S, file: s.json}\n"), []string{
-			"9:13: integrations[0].secret: exactly one of aws_secrets_manager, file, env and command is required, got file and env",
+			"9:13: integrations[0].secret: exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got file and env",
 		}},
 		{"an AWS secret without region and name", with("integrations:\n" + integration + "    ssl_mode: require\n    secret:\n      aws_secrets_manager: {}\n"), []string{
 			"10:7: integrations[0].secret: aws_secrets_manager.secret_id: required (name or ARN) " +
@@ -244,9 +244,9 @@ func TestBadConfig(t *testing.T) {
 			`5:15: audit.sync: want true or false without quotes, got "maybe"`,
 			"7:5: integrations[0].database: required",
 			"7:5: integrations[0].hostname: required",
-			"7:5: integrations[0].secret: exactly one of aws_secrets_manager, file, env and command is required, got nothing",
+			"7:5: integrations[0].secret: exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got nothing",
 			"7:5: integrations[0].ssl_root_cert: required by ssl_mode verify-full: the file of the certificate authorities to trust",
-			`8:5: integrations[0]: unknown field "prt", did you mean "port"? (known: name, hostname, port, database, ssl_mode, ssl_root_cert, secret)`,
+			`8:5: integrations[0]: unknown field "prt", did you mean "port"? (known: name, hostname, port, database, ssl_mode, ssl_root_cert, ssl_negotiation, ssl_server_name, ssl_cert, ssl_key, allow_weak_auth, secret)`,
 			`9:14: role_linger: "x" is not a duration (want such as 30s, 1m or 4h)`,
 		}},
 	}

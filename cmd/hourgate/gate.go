@@ -77,11 +77,15 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 }
 
 func (g *gate) integration(ctx context.Context, i integrationConfig) (proxy.Integration, error) {
-	server, err := i.upstream()
+	settings := i.server()
+	server, err := upstream.New(settings)
 	if err != nil {
 		return proxy.Integration{}, err
 	}
-	source, err := secrets.Open(ctx, i.Secret)
+	for _, note := range settings.Notes() {
+		g.log.Warn("connections to the server are not as safe as they could be", "integration", i.Name, "why", note)
+	}
+	source, err := secrets.Open(ctx, i.Secret.For(server.Address()))
 	if err != nil {
 		return proxy.Integration{}, err
 	}
@@ -105,8 +109,12 @@ func (g *gate) integration(ctx context.Context, i integrationConfig) (proxy.Inte
 	return proxy.Integration{Upstream: server, Acquire: acquire}, nil
 }
 
-func (i integrationConfig) upstream() (*upstream.Server, error) {
-	return upstream.New(upstream.Config{Host: i.Hostname, Port: i.Port, SSLMode: i.SSLMode, RootCertFile: i.SSLRootCert})
+// server is the integration as package upstream knows it.
+func (i integrationConfig) server() upstream.Config {
+	return upstream.Config{
+		Host: i.Hostname, Port: i.Port, SSLMode: i.SSLMode, SSLNegotiation: i.SSLNegotiation, RootCert: i.SSLRootCert,
+		ServerName: i.SSLServerName, ClientCert: i.SSLCert, ClientKey: i.SSLKey, AllowWeakAuth: i.AllowWeakAuth,
+	}
 }
 
 // run serves until ctx is done, then drains and settles. reload is signalled to read policy, certificates and the trail's

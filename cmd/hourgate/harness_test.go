@@ -41,6 +41,7 @@ type testGate struct {
 	ops    string // of the operator port
 	ca     string
 	logs   *syncBuffer
+	gate   *gate  // nil if it runs as a process of its own
 	stop   func() // drains and waits; may be called twice
 }
 
@@ -97,6 +98,7 @@ func (g *testGate) run(t *testing.T, configFile string) {
 		t.Fatal(err)
 	}
 	g.addr = listener.Addr().String()
+	g.gate = gate
 	done := make(chan error, 1)
 	opened := make(chan string, 1)
 	gate.onOpen = func(ops string) { opened <- ops }

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -46,16 +47,55 @@ func (a *Authority) Issue(t testing.TB, hosts ...string) (certFile, keyFile stri
 	return certFile, keyFile
 }
 
+// IssueCustom signs a certificate that change may alter in every way; it starts as a server's without any name.
+func (a *Authority) IssueCustom(t testing.TB, change func(*x509.Certificate)) *tls.Certificate {
+	t.Helper()
+	template := newTemplate("")
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	change(template)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatalf("issuing certificate: %v", err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// Intermediate makes an authority that this one has signed.
+func (a *Authority) Intermediate(t testing.TB) *Authority {
+	t.Helper()
+	authority, err := signedAuthority(t.TempDir(), "Hourgate test intermediate CA", a)
+	if err != nil {
+		t.Fatalf("making intermediate authority: %v", err)
+	}
+	return authority
+}
+
+// DER is the authority's own certificate.
+func (a *Authority) DER() []byte { return a.cert.Raw }
+
 func newAuthority(dir string) (*Authority, error) {
+	return signedAuthority(dir, "Hourgate test CA", nil)
+}
+
+// signedAuthority makes an authority that parent has signed, or itself if there is none.
+func signedAuthority(dir, name string, parent *Authority) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	template := newTemplate("Hourgate test CA")
+	template := newTemplate(name)
 	template.IsCA = true
 	template.BasicConstraintsValid = true
 	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if parent == nil {
+		parent = &Authority{cert: template, key: key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent.cert, &key.PublicKey, parent.key)
 	if err != nil {
 		return nil, err
 	}

@@ -81,3 +81,14 @@ func installed(elements ...string) (string, error) {
 	}
 	return path, nil
 }
+
+// Libpq returns the folder of the libpq of a major, 14 or 16 to 18, for LD_LIBRARY_PATH; it makes [Client]'s psql, which
+// is of 15, use that one.
+func Libpq(t testing.TB, major int) string {
+	t.Helper()
+	path, err := installed(cache(), "postgresql", strconv.Itoa(major), "lib")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -83,7 +83,7 @@ func (d *decoder) structure(path string, n *yaml.Node, out reflect.Value) {
 	d.eachPair(path, n, func(name string, key, value *yaml.Node) {
 		for _, f := range fields {
 			if f.name == name {
-				d.value(join(path, name), value, out.Field(f.index))
+				d.value(Join(path, name), value, out.Field(f.index))
 				return
 			}
 		}
@@ -95,7 +95,7 @@ func (d *decoder) table(path string, n *yaml.Node, out reflect.Value) {
 	out.Set(reflect.MakeMapWithSize(out.Type(), len(n.Content)/2))
 	d.eachPair(path, n, func(name string, _, value *yaml.Node) {
 		v := reflect.New(out.Type().Elem()).Elem()
-		d.value(join(path, name), value, v)
+		d.value(Join(path, name), value, v)
 		out.SetMapIndex(reflect.ValueOf(name).Convert(out.Type().Key()), v)
 	})
 }
@@ -171,8 +171,8 @@ func (d *decoder) fieldsOf(t reflect.Type) []field {
 	return fields
 }
 
-// join appends a key to a path; a key that would not read as one is quoted.
-func join(path, key string) string {
+// Join appends a key to a path; a key that would not read as one is quoted.
+func Join(path, key string) string {
 	switch {
 	case strings.ContainsFunc(key, needsQuotes) || key == "":
 		return fmt.Sprintf("%s[%q]", path, key)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"time"
@@ -13,49 +14,116 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// Config says where a server is and how it is reached.
+// Config says where a server is and how it is reached. The names of libpq's parameters are given where they differ.
 type Config struct {
-	Host         string        // required: name or address that is dialled
-	Port         uint16        // required
-	SSLMode      SSLMode       // required
-	RootCertFile string        // PEM file of root certificates; required by VerifyCA and VerifyFull
-	DialTimeout  time.Duration // limit for TCP and TLS together; default 10 s
+	Host           string         // required: name or address that is dialled
+	Port           uint16         // required
+	SSLMode        SSLMode        // required
+	SSLNegotiation SSLNegotiation // "" is Postgres
+	RootCert       string         // PEM file of the authorities to trust, RootsSystem or RootsRDS; required by VerifyCA and VerifyFull
+	ServerName     string         // name to verify and to send as SNI, where it is not Host: behind an alias or a private endpoint
+	ClientCert     string         // PEM file of our certificate towards the server (sslcert); optional, with ClientKey
+	ClientKey      string         // PEM file of its key (sslkey)
+
+	// AllowWeakAuth lets the server ask for a cleartext or MD5 password, over TLS only. Default: SCRAM-SHA-256 only.
+	AllowWeakAuth bool
+
+	DialTimeout time.Duration // limit for TCP and TLS together; default 10 s
+}
+
+// Problem is a setting that can't be used; Key is its name in the configuration file.
+type Problem struct{ Key, Message string }
+
+func (p Problem) Error() string { return p.Key + ": " + p.Message }
+
+// Problems returns what is wrong with the settings by themselves, before any file is read.
+func (c Config) Problems() []Problem {
+	var problems []Problem
+	report := func(wrong bool, key, format string, args ...any) {
+		if wrong {
+			problems = append(problems, Problem{key, fmt.Sprintf(format, args...)})
+		}
+	}
+	report(c.SSLMode.Verifies() && c.RootCert == "", "ssl_root_cert",
+		"required by ssl_mode %s: the file of the certificate authorities to trust", c.SSLMode)
+	report(c.RootCert == RootsSystem && c.SSLMode != VerifyFull, "ssl_root_cert",
+		"system works with ssl_mode verify-full only: anyone can get a certificate from a public authority for a name of their own")
+	report(c.SSLNegotiation == Direct && c.SSLMode != Require && !c.SSLMode.Verifies(), "ssl_negotiation",
+		"direct has no way back to plaintext: it needs ssl_mode require, verify-ca or verify-full")
+	report(c.SSLMode == Disable && c.ServerName != "", "ssl_server_name", "has no meaning with ssl_mode disable")
+	report(c.ClientCert != "" && c.ClientKey == "", "ssl_key", "required by ssl_cert")
+	report(c.ClientKey != "" && c.ClientCert == "", "ssl_cert", "required by ssl_key")
+	report(c.AllowWeakAuth && c.SSLMode == Disable, "allow_weak_auth", "has no meaning with ssl_mode disable: weak passwords are sent over TLS only")
+	return problems
+}
+
+// Notes say what the settings mean where that is not obvious, for the log.
+func (c Config) Notes() []string {
+	var notes []string
+	switch {
+	case c.SSLMode == Disable:
+		notes = append(notes, "ssl_mode disable: connections to the server are not encrypted")
+	case c.SSLMode == Require && c.RootCert != "":
+		notes = append(notes, "ssl_mode require with ssl_root_cert verifies as verify-ca does, as libpq does")
+	case c.verification() == unverified:
+		notes = append(notes, fmt.Sprintf("ssl_mode %s without ssl_root_cert: the server's certificate is not verified", c.SSLMode))
+	case c.SSLMode == Allow || c.SSLMode == Prefer:
+		notes = append(notes, fmt.Sprintf("ssl_mode %s: whoever can change the traffic can turn encryption off", c.SSLMode))
+	}
+	if c.AllowWeakAuth {
+		notes = append(notes, "allow_weak_auth: the server may ask for passwords in cleartext or MD5, over TLS")
+	}
+	return notes
+}
+
+func (c Config) serverName() string {
+	if c.ServerName != "" {
+		return c.ServerName
+	}
+	return c.Host
 }
 
 // Server is one guarded PostgreSQL server. It is safe for concurrent use.
 type Server struct {
-	cfg      Config
-	base     *pgconn.Config // what every log-in's configuration has in common
-	roots    rootStore
-	sessions tls.ClientSessionCache // TLS resumption saves most of a second handshake
+	cfg        Config
+	base       *pgconn.Config // what every log-in's configuration has in common
+	roots      *watched[*anchors]
+	clientCert *watched[*tls.Certificate]
 }
 
 const (
 	defaultDialTimeout = 10 * time.Second
 	keepAlive          = 30 * time.Second
 
-	// maxMessage bounds the messages that pgconn reads for us, which it allocates by their declared length: all of the
-	// log-in, and the answers to the admin's statements. It stops a hostile server from exhausting our memory with five
-	// bytes. What people's sessions receive does not pass through pgconn and is not bounded.
+	// maxMessage bounds the messages that pgconn reads for us, which it allocates by their declared length: what follows
+	// AuthenticationOk, and the answers to the admin's statements. It stops a hostile server from exhausting our memory
+	// with five bytes. What people's sessions receive does not pass through pgconn and is not bounded. Before
+	// AuthenticationOk the guard is stricter.
 	maxMessage = 1 << 20
 )
 
-// New checks cfg; it does not dial. A root certificate file that can't be read is an error for the modes that verify.
+// New checks cfg; it does not dial. What is wrong with a setting is a Problem. A certificate file that can't be read is an error in every mode; libpq's weaker modes
+// would go on without it.
 func New(cfg Config) (*Server, error) {
 	if cfg.DialTimeout == 0 {
 		cfg.DialTimeout = defaultDialTimeout
 	}
-	if cfg.SSLMode.Verifies() && cfg.RootCertFile == "" {
-		return nil, fmt.Errorf("ssl_mode %s needs ssl_root_cert, the file of the certificate authorities to trust", cfg.SSLMode)
+	if problems := cfg.Problems(); len(problems) > 0 {
+		return nil, problems[0]
 	}
 	base, err := baseConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, base: base, roots: rootStore{file: cfg.RootCertFile}, sessions: tls.NewLRUClientSessionCache(64)}
-	if cfg.RootCertFile != "" {
-		if _, err := s.roots.pool(); err != nil {
-			return nil, fmt.Errorf("ssl_root_cert: %w", err)
+	s := &Server{cfg: cfg, base: base, roots: rootsOf(cfg.RootCert), clientCert: clientCertOf(cfg.ClientCert, cfg.ClientKey)}
+	if s.roots != nil {
+		if _, err := s.roots.get(); err != nil {
+			return nil, Problem{"ssl_root_cert", err.Error()}
+		}
+	}
+	if s.clientCert != nil {
+		if _, err := s.clientCert.get(); err != nil {
+			return nil, Problem{"ssl_cert", err.Error()}
 		}
 	}
 	return s, nil
@@ -70,6 +138,10 @@ func (s *Server) Address() string {
 type Login struct {
 	User, Password, Database string
 	Params                   map[string]string // startup parameters, sent as they are
+
+	// Token marks a Password that is a token, such as RDS's IAM authentication takes: it is sent in cleartext when the
+	// server asks for that, and so only to a server of which chain and name were verified.
+	Token bool
 }
 
 // DialError is a server that could not be reached or did not agree on TLS; no log-in was tried.
@@ -84,24 +156,35 @@ func (e *DialError) Error() string { return fmt.Sprintf("connecting to %s: %v", 
 func (e *DialError) Unwrap() error { return e.Err }
 
 // Connect opens a connection and logs in, with as many attempts as the SSL mode has. open is pgconn.ConnectConfig, or
-// pgx's; it gets a configuration that dials exactly once. The password goes out only as a SCRAM-SHA-256 proof.
+// pgx's; it gets a configuration that dials exactly once. The password goes out only as a SCRAM-SHA-256 proof, but for
+// tokens and Config.AllowWeakAuth.
 //
 // Errors: *DialError where the server was not reached, *pgconn.PgError where it refused.
 func Connect[C any](ctx context.Context, s *Server, l Login, open func(context.Context, *pgconn.Config) (C, error)) (C, error) {
-	var conn C
-	var err error
+	var none C
+	if l.Token && s.cfg.verification() != verifiedName {
+		return none, fmt.Errorf("a token is sent in cleartext, which needs ssl_mode verify-full, not %s", s.cfg.SSLMode)
+	}
+	var refusal error
 	for _, enc := range s.cfg.SSLMode.attempts() {
-		conn, err = open(ctx, s.loginConfig(l, enc))
-		if !refused(err) {
-			break
+		g := &guard{}
+		conn, err := open(ctx, s.loginConfig(l, enc, g))
+		// pgconn's own error repeats the address and the user for every layer; the cause is enough for the log.
+		var dialErr *DialError
+		if errors.As(err, &dialErr) {
+			err = dialErr
+			if refusal != nil {
+				err = refusal // there was no other kind of connection after all: what the server said counts
+			}
+		}
+		if err == nil || g.authenticated || !refused(err) {
+			return conn, err
+		}
+		if refusal == nil || !wrongPassword(refusal) { // that matters more than which kind of connection is welcome
+			refusal = err
 		}
 	}
-	// pgconn's own error repeats the address and the user for every layer; the cause is enough for the log.
-	var dialErr *DialError
-	if errors.As(err, &dialErr) {
-		return conn, dialErr
-	}
-	return conn, err
+	return none, refusal
 }
 
 // refused reports that the server itself answered and said no, which is when libpq's "allow" tries the other kind of
@@ -109,6 +192,11 @@ func Connect[C any](ctx context.Context, s *Server, l Login, open func(context.C
 func refused(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && pgErr.Code != "57P03"
+}
+
+func wrongPassword(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "28P01"
 }
 
 // baseConfig builds a pgconn configuration from fields, never from a connection string. pgconn insists on having
@@ -121,7 +209,6 @@ func baseConfig(c Config) (*pgconn.Config, error) {
 	cfg.Host, cfg.Port = c.Host, c.Port
 	cfg.Fallbacks, cfg.TLSConfig = nil, nil
 	cfg.ConnectTimeout = 0 // the caller's context is the limit
-	cfg.RequireAuth = "scram-sha-256"
 	cfg.ChannelBinding = "prefer"
 	cfg.MinProtocolVersion, cfg.MaxProtocolVersion = "3.0", "3.0"
 	cfg.MaxProtocolMessageBodyLen = maxMessage
@@ -129,12 +216,40 @@ func baseConfig(c Config) (*pgconn.Config, error) {
 	return cfg, nil
 }
 
-func (s *Server) loginConfig(l Login, enc encryption) *pgconn.Config {
+func (s *Server) loginConfig(l Login, enc encryption, g *guard) *pgconn.Config {
 	cfg := s.base.Copy()
 	cfg.User, cfg.Password, cfg.Database = l.User, l.Password, l.Database
 	cfg.RuntimeParams = l.Params
-	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx, enc) }
+	cfg.RequireAuth = s.methods(l) // it also refuses AuthenticationOk that comes without any authentication
+	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if g.dialed { // pgconn wants to cancel what the connection that it gives up may be doing
+			if !g.authenticated {
+				return nil, errors.New("nothing to cancel")
+			}
+			return s.dial(ctx, enc)
+		}
+		g.dialed = true
+		conn, err := s.dial(ctx, enc)
+		_, g.secured = conn.(*tls.Conn)
+		return conn, err
+	}
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		g.server = r
+		return pgproto3.NewFrontend(g, w)
+	}
 	return cfg
+}
+
+// methods is the list of authentication methods that the server may choose from, in the words of libpq's require_auth.
+// The guard refuses the weak ones in plaintext.
+func (s *Server) methods(l Login) string {
+	switch {
+	case l.Token:
+		return "password"
+	case s.cfg.AllowWeakAuth:
+		return "scram-sha-256,md5,password"
+	}
+	return "scram-sha-256"
 }
 
 // Cancel asks the server to cancel the statement that the backend with this key runs, over a connection of the same

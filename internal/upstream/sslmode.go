@@ -32,6 +32,26 @@ func (m *SSLMode) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// SSLNegotiation says how TLS starts. Its values are libpq's sslnegotiation
+// (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-SSLNEGOTIATION).
+type SSLNegotiation string
+
+// The two ways.
+const (
+	Postgres SSLNegotiation = "postgres" // ask for TLS first, as all versions understand
+	Direct   SSLNegotiation = "direct"   // begin with TLS: one round trip less, PostgreSQL 17 and later
+)
+
+// UnmarshalText accepts exactly the two names.
+func (n *SSLNegotiation) UnmarshalText(text []byte) error {
+	switch SSLNegotiation(text) {
+	case Postgres, Direct:
+		*n = SSLNegotiation(text)
+		return nil
+	}
+	return fmt.Errorf("unknown SSL negotiation %q (want postgres or direct)", text)
+}
+
 // Verifies reports whether the mode never talks to a server whose certificate it did not verify.
 func (m SSLMode) Verifies() bool { return m == VerifyCA || m == VerifyFull }
 

@@ -3,13 +3,10 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -40,7 +37,7 @@ func (s *Server) dial(ctx context.Context, enc encryption) (net.Conn, error) {
 	return secured, nil
 }
 
-// secure asks for TLS and does the handshake.
+// secure asks for TLS, unless TLS comes first, and does the handshake.
 func (s *Server) secure(ctx context.Context, conn net.Conn, enc encryption) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline)
@@ -48,111 +45,72 @@ func (s *Server) secure(ctx context.Context, conn net.Conn, enc encryption) (net
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
+	if s.cfg.SSLNegotiation != Direct {
+		agreed, err := s.negotiate(conn)
+		if err != nil {
+			return nil, err
+		}
+		if !agreed && enc == tlsIfOffered {
+			return conn, conn.SetDeadline(time.Time{})
+		}
+		if !agreed {
+			return nil, fmt.Errorf("ssl_mode %s: the server does not support TLS", s.cfg.SSLMode)
+		}
+	}
+
+	// upstream ↔ TLS handshake
+	secured := tls.Client(conn, s.tlsConfig())
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("TLS handshake: %w", err)
+	}
+	// Without it, a client that is sent to a server of another protocol could be made to talk to that.
+	if s.cfg.SSLNegotiation == Direct && secured.ConnectionState().NegotiatedProtocol != alpn {
+		return nil, errors.New("ssl_negotiation direct: the server did not answer with ALPN (PostgreSQL does from version 17 on)")
+	}
+	return secured, conn.SetDeadline(time.Time{})
+}
+
+// negotiate asks for TLS as before PostgreSQL 17, where plaintext comes first.
+func (s *Server) negotiate(conn net.Conn) (agreed bool, err error) {
 	// upstream ← SSLRequest
 	request, err := (&pgproto3.SSLRequest{}).Encode(nil)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	if _, err := conn.Write(request); err != nil {
-		return nil, fmt.Errorf("sending SSLRequest: %w", err)
+		return false, fmt.Errorf("sending SSLRequest: %w", err)
 	}
 
 	// upstream → 'S' or 'N'. Exactly one byte is read: what came with it unencrypted is not taken for what comes
 	// encrypted (CVE-2021-23222).
 	var answer [1]byte
 	if _, err := io.ReadFull(conn, answer[:]); err != nil {
-		return nil, fmt.Errorf("reading the answer to SSLRequest: %w", err)
+		return false, fmt.Errorf("reading the answer to SSLRequest: %w", err)
 	}
 	switch answer[0] {
 	case 'S':
+		return true, nil
 	case 'N':
-		if enc == tlsIfOffered {
-			return conn, conn.SetDeadline(time.Time{})
-		}
-		return nil, fmt.Errorf("ssl_mode %s: the server does not support TLS", s.cfg.SSLMode)
+		return false, nil
 	default:
-		return nil, fmt.Errorf("the server answered SSLRequest with %q; is it PostgreSQL?", answer[0])
+		return false, fmt.Errorf("the server answered SSLRequest with %q; is it PostgreSQL?", answer[0])
 	}
-
-	// upstream ↔ TLS handshake
-	cfg, err := s.tlsConfig()
-	if err != nil {
-		return nil, err
-	}
-	secured := tls.Client(conn, cfg)
-	if err := secured.HandshakeContext(ctx); err != nil {
-		return nil, fmt.Errorf("TLS handshake: %w", err)
-	}
-	return secured, conn.SetDeadline(time.Time{})
 }
 
-// tlsConfig verifies as the SSL mode says. A root certificate makes "require" verify the chain, as libpq does.
-func (s *Server) tlsConfig() (*tls.Config, error) {
+// tlsConfig verifies by itself, because Go's rules for names are not libpq's. Sessions are not resumed: PostgreSQL
+// issues no tickets.
+func (s *Server) tlsConfig() *tls.Config {
 	cfg := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
-		ServerName:         s.cfg.Host,
+		ServerName:         s.cfg.serverName(), // sent as SNI unless it is an address, as by libpq
 		NextProtos:         []string{alpn},
-		ClientSessionCache: s.sessions,
+		InsecureSkipVerify: true, //nolint:gosec // see VerifyConnection; without a root certificate nothing is verified, as by libpq
 	}
-	if s.cfg.RootCertFile == "" {
-		cfg.InsecureSkipVerify = true // disable to require without a root certificate: encrypted, not verified
-		return cfg, nil
+	if s.cfg.verification() != unverified {
+		cfg.VerifyConnection = s.verify
 	}
-	roots, err := s.roots.pool()
-	if err != nil {
-		return nil, fmt.Errorf("ssl_root_cert: %w", err)
+	if s.clientCert != nil {
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.clientCert.get() }
 	}
-	cfg.RootCAs = roots
-	if s.cfg.SSLMode != VerifyFull {
-		cfg.InsecureSkipVerify = true // VerifyConnection verifies the chain, only the name is left out
-		cfg.VerifyConnection = func(state tls.ConnectionState) error { return verifyChain(state, roots) }
-	}
-	return cfg, nil
-}
-
-// verifyChain is verify-ca: the certificate comes from an authority that we trust, whatever its name is. It runs for
-// resumed sessions too.
-func verifyChain(state tls.ConnectionState, roots *x509.CertPool) error {
-	if len(state.PeerCertificates) == 0 {
-		return errors.New("the server sent no certificate")
-	}
-	intermediates := x509.NewCertPool()
-	for _, cert := range state.PeerCertificates[1:] {
-		intermediates.AddCert(cert)
-	}
-	_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates})
-	return err
-}
-
-// rootStore is a file of root certificates that is read again when it changes, so that a new authority needs no
-// restart.
-type rootStore struct {
-	file string
-
-	mu       sync.Mutex
-	modified time.Time
-	size     int64
-	roots    *x509.CertPool
-}
-
-func (r *rootStore) pool() (*x509.CertPool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	info, err := os.Stat(r.file)
-	if err != nil {
-		return nil, err
-	}
-	if r.roots != nil && info.ModTime().Equal(r.modified) && info.Size() == r.size {
-		return r.roots, nil
-	}
-	pem, err := os.ReadFile(r.file)
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no PEM certificate", r.file)
-	}
-	r.roots, r.modified, r.size = roots, info.ModTime(), info.Size()
-	return roots, nil
+	return cfg
 }

@@ -1,0 +1,217 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// frame is a message as a visitor has seen it.
+type frame struct {
+	Kind byte
+	Body []byte
+}
+
+// collect puts the parts of messages together again. Like frames, it must be told of every part in order.
+type collect struct {
+	t      testing.TB
+	frames []frame
+}
+
+func (c *collect) visit(kind byte, start bool, part []byte) {
+	if start {
+		c.frames = append(c.frames, frame{Kind: kind})
+	}
+	if len(c.frames) == 0 || c.frames[len(c.frames)-1].Kind != kind {
+		c.t.Fatalf("a part of a message %q that has not begun", kind)
+	}
+	last := &c.frames[len(c.frames)-1]
+	last.Body = append(last.Body, part...)
+}
+
+func raw(kind byte, length uint32, body ...byte) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{kind}, length), body...)
+}
+
+func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+
+func TestFrames(t *testing.T) {
+	t.Parallel()
+	for _, rule := range []struct {
+		name     string
+		stream   []byte
+		whole    int
+		want     []frame
+		boundary bool
+	}{
+		{"nothing", nil, 0, nil, true},
+		{"a type", []byte{'Z'}, 0, nil, false},
+		{"four bytes of a header", []byte{'Z', 0, 0, 0}, 0, nil, false},
+		{"a header", raw('Z', 5), 0, []frame{{'Z', nil}}, false},
+		{"a message without body", raw('S', 4), 5, []frame{{'S', nil}}, true},
+		{"a message", raw('Z', 5, 'I'), 6, []frame{{'Z', []byte("I")}}, true},
+		{"two", join(raw('1', 4), raw('2', 4)), 10, []frame{{'1', nil}, {'2', nil}}, true},
+		{"one and a part", join(raw('1', 4), raw('D', 6, 'a')), 5, []frame{{'1', nil}, {'D', []byte("a")}}, false},
+		{"one and a part of a header", join(raw('1', 4), []byte{'D', 0}), 5, []frame{{'1', nil}}, false},
+		{"length 3", raw('Z', 3), 0, nil, false},
+		{"length 0", raw('Z', 0), 0, nil, false},
+		{"length 0 behind a message, and more", join(raw('1', 4), raw('Z', 0), raw('2', 4)), 5, []frame{{'1', nil}}, false},
+		{"the greatest length", raw('D', 0xffffffff, 'a'), 0, []frame{{'D', []byte("a")}}, false},
+		{"a length that is negative for PostgreSQL", raw('D', 0x80000000, 'a'), 0, []frame{{'D', []byte("a")}}, false},
+	} {
+		t.Run(rule.name, func(t *testing.T) {
+			t.Parallel()
+			var f frames
+			c := collect{t: t}
+			if got := f.scan(rule.stream, c.visit); got != rule.whole {
+				t.Errorf("%d bytes are whole messages, want %d", got, rule.whole)
+			}
+			if diff := cmp.Diff(rule.want, c.frames); diff != "" {
+				t.Errorf("messages (-want +got):\n%s", diff)
+			}
+			if f.boundary() != rule.boundary {
+				t.Errorf("at a boundary: %v, want %v", f.boundary(), rule.boundary)
+			}
+		})
+	}
+}
+
+// After a length that can't be, no boundary is ever claimed again, so that nothing is written into the stream.
+func TestFramesStayBroken(t *testing.T) {
+	t.Parallel()
+	var f frames
+	f.scan(raw('Z', 3), func(byte, bool, []byte) {})
+	c := collect{t: t}
+	if got := f.scan(raw('1', 4), c.visit); got != 0 || f.boundary() || c.frames != nil {
+		t.Errorf("went on after a bad length: %d bytes, boundary %v, %v", got, f.boundary(), c.frames)
+	}
+}
+
+// checkFragmented holds what frames makes of a stream in pieces against what it makes of it as a whole, and its
+// boundaries against a parser that sees everything.
+func checkFragmented(t testing.TB, stream []byte, next func(rest int) int) {
+	t.Helper()
+	var whole frames
+	want := collect{t: t}
+	boundary := whole.scan(stream, want.visit)
+
+	var pieces frames
+	got := collect{t: t}
+	last := 0
+	for at := 0; at < len(stream); {
+		n := next(len(stream) - at)
+		if w := pieces.scan(stream[at:at+n], got.visit); w > 0 {
+			last = at + w
+		}
+		at += n
+		if pieces.boundary() && last != at {
+			t.Fatalf("a boundary at %d that scan did not tell of; it told of %d", at, last)
+		}
+	}
+	if last != boundary {
+		t.Fatalf("the last boundary is %d in pieces, %d as a whole", last, boundary)
+	}
+	same := func(a, b frame) bool { return a.Kind == b.Kind && bytes.Equal(a.Body, b.Body) }
+	if !slices.EqualFunc(want.frames, got.frames, same) {
+		t.Fatalf("messages in pieces: got %v, want %v", got.frames, want.frames)
+	}
+	if whole.boundary() != pieces.boundary() || whole.broken != pieces.broken {
+		t.Fatalf("the state differs: %+v as a whole, %+v in pieces", whole, pieces)
+	}
+	if end := parseAll(stream); end != boundary {
+		t.Fatalf("the last boundary is %d, want %d", boundary, end)
+	}
+}
+
+// parseAll is the end of the last whole message, found the simple way.
+func parseAll(stream []byte) (end int) {
+	for len(stream)-end >= 5 {
+		length := int64(binary.BigEndian.Uint32(stream[end+1:]))
+		if length < 4 || length+1 > int64(len(stream)-end) {
+			break
+		}
+		end += int(length) + 1
+	}
+	return end
+}
+
+func TestFramesInAnyPieces(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		var stream []byte
+		for range r.IntN(8) {
+			body := make([]byte, r.IntN(20)*r.IntN(20))
+			length := uint32(4 + len(body))
+			if r.IntN(40) == 0 {
+				length = r.Uint32() >> r.IntN(32)
+			}
+			stream = append(stream, raw("ZDCTSE12"[r.IntN(8)], length, body...)...)
+		}
+		stream = stream[:r.IntN(len(stream)+1)]
+		checkFragmented(t, stream, func(rest int) int { return 1 + r.IntN(min(rest, 1+r.IntN(64))) })
+	}
+}
+
+func FuzzFrames(f *testing.F) {
+	f.Add(join(raw('Z', 5, 'I'), raw('D', 8, 1, 2, 3, 4)), uint64(1))
+	f.Add(raw('D', 0xffffffff, 1), uint64(2))
+	f.Add(raw('D', 3, 1), uint64(3))
+	f.Fuzz(func(t *testing.T, stream []byte, seed uint64) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		checkFragmented(t, stream, func(rest int) int { return 1 + r.IntN(min(rest, 9)) })
+	})
+}
+
+// Following a stream allocates nothing, however it is cut.
+func TestFramesDoNotAllocate(t *testing.T) {
+	stream := bytes.Repeat(join(raw('D', 104, make([]byte, 100)...), raw('C', 6, 1, 2)), 100)
+	r := &relay{}
+	var up, down frames
+	seeReply, seeRequest := visitor(r.seeReply), visitor(r.seeRequest)
+	allocations := testing.AllocsPerRun(100, func() {
+		for at := 0; at < len(stream); at += 7 {
+			piece := stream[at:min(at+7, len(stream))]
+			up.scan(piece, seeRequest)
+			down.scan(piece, seeReply)
+		}
+	})
+	if allocations != 0 {
+		t.Errorf("%v allocations, want 0", allocations)
+	}
+}
+
+// A message of 1 GB, streamed in small pieces, is held in no memory.
+func TestHugeMessageInConstantMemory(t *testing.T) {
+	const size = 1 << 30
+	piece := make([]byte, 1<<20)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var f frames
+	seen := 0
+	visit := func(_ byte, _ bool, part []byte) { seen += len(part) }
+	if got := f.scan(raw('D', 4+size), visit); got != 0 {
+		t.Errorf("a header alone is %d bytes of whole messages", got)
+	}
+	for i := range size / len(piece) {
+		want := 0
+		if i == size/len(piece)-1 {
+			want = len(piece)
+		}
+		if got := f.scan(piece, visit); got != want {
+			t.Fatalf("piece %d: %d bytes are whole, want %d", i, got, want)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 1<<20 {
+		t.Errorf("%d bytes allocated", grown)
+	}
+	if seen != size || !f.boundary() {
+		t.Errorf("saw %d bytes, at a boundary: %v", seen, f.boundary())
+	}
+}

@@ -1,0 +1,146 @@
+package proxy
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Limits on what strangers can do. None of them bounds what an honest client does.
+const (
+	// throttleEntries bounds the memory of a throttle. An attacker with more addresses than that makes it forget, and
+	// is then held back by the limits on connections only.
+	throttleEntries = 10_000
+
+	// forgiveAfter is how long failures count.
+	forgiveAfter = 10 * time.Minute
+)
+
+// throttle makes whoever fails wait longer and longer, by a key such as an address. It holds nobody up who has not
+// failed, and remembers a bounded number of keys: when one generation is full, the one before is forgotten.
+type throttle struct {
+	free     int           // failures that cost nothing
+	first    time.Duration // wait after the next one; it doubles with each further one
+	longest  time.Duration
+	now      func() time.Time // for tests; nil is time.Now
+	mu       sync.Mutex
+	young    map[string]failures
+	old      map[string]failures
+	capacity int // of a generation; 0 is throttleEntries / 2
+}
+
+type failures struct {
+	count int
+	last  time.Time
+}
+
+func (t *throttle) clock() time.Time {
+	if t.now != nil {
+		return t.now()
+	}
+	return time.Now()
+}
+
+// wait is how long the key has to wait from now until its next try.
+func (t *throttle) wait(key string) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.clock()
+	f := t.find(key, now)
+	if f.count <= t.free {
+		return 0
+	}
+	delay := t.longest
+	if doublings := f.count - t.free - 1; doublings < 16 {
+		delay = min(t.first<<doublings, t.longest)
+	}
+	return max(0, f.last.Add(delay).Sub(now))
+}
+
+// failed counts a failure of the key.
+func (t *throttle) failed(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.clock()
+	f := t.find(key, now)
+	t.put(key, failures{f.count + 1, now})
+}
+
+// succeeded forgets the failures of the key.
+func (t *throttle) succeeded(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.young, key)
+	delete(t.old, key)
+}
+
+func (t *throttle) find(key string, now time.Time) failures {
+	f, ok := t.young[key]
+	if !ok {
+		f = t.old[key]
+	}
+	if now.Sub(f.last) > forgiveAfter {
+		return failures{}
+	}
+	return f
+}
+
+func (t *throttle) put(key string, f failures) {
+	capacity := t.capacity
+	if capacity == 0 {
+		capacity = throttleEntries / 2
+	}
+	if len(t.young) >= capacity {
+		t.old, t.young = t.young, nil
+	}
+	if t.young == nil {
+		t.young = make(map[string]failures)
+	}
+	t.young[key] = f
+}
+
+// network is the part of an address that counts as one stranger: an IPv4 address, or the /64 that an IPv6 host can
+// choose from freely.
+func network(addr netip.Addr) string {
+	addr = addr.Unmap()
+	if addr.Is4() {
+		return addr.String()
+	}
+	if !addr.IsValid() {
+		return "" // as of a pipe in tests
+	}
+	prefix, _ := addr.WithZone("").Prefix(64) // never fails for IPv6
+	return prefix.String()
+}
+
+// admission counts the connections that have not authenticated, in all and for each network.
+type admission struct {
+	inAll, each int // limits
+	mu          sync.Mutex
+	total       int
+	networks    map[string]int
+}
+
+// enter counts a connection, unless there are too many. leave takes it back.
+func (a *admission) enter(network string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.total >= a.inAll || a.networks[network] >= a.each {
+		return false
+	}
+	if a.networks == nil {
+		a.networks = make(map[string]int)
+	}
+	a.total++
+	a.networks[network]++
+	return true
+}
+
+func (a *admission) leave(network string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.total--
+	if a.networks[network]--; a.networks[network] == 0 {
+		delete(a.networks, network)
+	}
+}

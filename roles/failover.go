@@ -1,0 +1,75 @@
+package roles
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hourgate/hourgate/secrets"
+)
+
+// errReplica is a server that can't make roles. After a failover it is where the name led before, and leads no more soon.
+var errReplica = errors.New("the server is a replica, which can't make roles: hostname must lead to the writer")
+
+const (
+	codeReadOnly = "25006" // read_only_sql_transaction: the server has become a replica
+
+	failoverWait     = 5 * time.Second // how long a log-in waits for a server that is away; less than people have patience
+	failoverPause    = 50 * time.Millisecond
+	maxFailoverPause = 500 * time.Millisecond
+)
+
+// connect logs in as the admin. A server that restarts or fails over is waited for, a little; its name is looked up again
+// each time.
+func (k *Keeper) connect(ctx context.Context, database string) (*adminConn, error) {
+	deadline := time.Now().Add(failoverWait)
+	for pause := failoverPause; ; pause = min(2*pause, maxFailoverPause) {
+		conn, err := k.connectOnce(ctx, database)
+		if err == nil || !passing(err) || time.Now().Add(pause).After(deadline) {
+			return conn, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// passing reports an error that a server gives, or is, while it stops, starts or changes its place.
+func passing(err error) bool {
+	switch code := sqlstate(err); {
+	case code == "57P01", code == "57P02", code == "57P03", strings.HasPrefix(code, "08"):
+		return true
+	case code != "":
+		return false
+	}
+	for _, cause := range []error{errReplica, syscall.ECONNREFUSED, syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, cause) {
+			return true
+		}
+	}
+	return false
+}
+
+// rejected reports that the server refused the credential itself. PAM, with which RDS checks tokens, knows one code for
+// everything.
+func rejected(err error, cred secrets.Credential) bool {
+	code := sqlstate(err)
+	return code == "28P01" || cred.Token && code == "28000"
+}
+
+// writable asks whether the connection works and leads to the writer.
+func (c *adminConn) writable(ctx context.Context) error {
+	var replica bool
+	if err := c.Conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&replica); err != nil {
+		return err
+	}
+	if replica {
+		return errReplica
+	}
+	return nil
+}

@@ -233,7 +233,7 @@ func splitParameters(b []byte) ([]parameter, error) {
 		if !ok {
 			return nil, errLayout
 		}
-		key := strings.ToLower(string(name))
+		key := lowerASCII(string(name))
 		if seen[key] {
 			return nil, protocolViolation(fmt.Sprintf("startup parameter %q comes twice", printable(key)))
 		}
@@ -245,7 +245,7 @@ func splitParameters(b []byte) ([]parameter, error) {
 
 // set takes one startup parameter in.
 func (s *startup) set(name, value string) error {
-	switch lower := strings.ToLower(name); {
+	switch lower := lowerASCII(name); {
 	case strings.HasPrefix(name, "_pq_."):
 		s.unrecognized = append(s.unrecognized, name)
 		s.negotiate = true
@@ -321,7 +321,7 @@ func (s *startup) setOptions(options string) error {
 		}
 		name, value, hasValue := strings.Cut(setting, "=")
 		// PostgreSQL reads dashes in names given this way as underscores (ParseLongOption, guc.c).
-		name = strings.ReplaceAll(strings.ToLower(name), "-", "_")
+		name = strings.ReplaceAll(lowerASCII(name), "-", "_")
 		if !ok || !hasValue || name == "" {
 			return protocolViolation(fmt.Sprintf("invalid command-line argument for server process: %s", printable(args[i])))
 		}
@@ -364,6 +364,16 @@ func splitOptions(options string) []string {
 		args = append(args, arg.String())
 	}
 	return args
+}
+
+// lowerASCII folds names as PostgreSQL does (guc_name_compare, guc.c): letters of other alphabets are left alone.
+func lowerASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
 }
 
 // prefixConn gives back bytes that were read to find out what a client speaks.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,6 +27,9 @@ type config struct {
 	Policy       []string            `yaml:"policy"`
 	Audit        auditConfig         `yaml:"audit"`
 	Integrations []integrationConfig `yaml:"integrations"`
+
+	ProxyProtocol []netip.Prefix `yaml:"proxy_protocol"`
+	Limits        limitsConfig   `yaml:"limits"`
 
 	Deployment   string        `yaml:"deployment"`
 	RoleLinger   time.Duration `yaml:"role_linger"`
@@ -55,6 +59,14 @@ type tlsConfig struct {
 	AllowPlaintextLoopback bool   `yaml:"allow_plaintext_loopback"`
 }
 
+// limitsConfig is what clients may take that have not authenticated. See proxy.Config.
+type limitsConfig struct {
+	FirstByteTimeout          time.Duration `yaml:"first_byte_timeout"`
+	StartupTimeout            time.Duration `yaml:"startup_timeout"`
+	Unauthenticated           uint16        `yaml:"unauthenticated"`
+	UnauthenticatedPerAddress uint16        `yaml:"unauthenticated_per_address"`
+}
+
 type auditConfig struct {
 	File string `yaml:"file"`
 	Sync bool   `yaml:"sync"`
@@ -78,8 +90,13 @@ type integrationConfig struct {
 // defaultConfig is what a key means that is not there. Integrations have defaults of their own, see setDefaults.
 func defaultConfig() config {
 	return config{
-		Listen:       "127.0.0.1:6432",
-		OpsListen:    "127.0.0.1:9187",
+		Listen:        "127.0.0.1:6432",
+		OpsListen:     "127.0.0.1:9187",
+		ProxyProtocol: []netip.Prefix{},
+		Limits: limitsConfig{
+			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
+			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
+		},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
 		LoginTimeout: time.Minute,
@@ -227,8 +244,13 @@ func (v *validation) integration(path string, i *integrationConfig) {
 	if strings.Contains(i.Hostname, ".proxy-") && strings.HasSuffix(i.Hostname, ".rds.amazonaws.com") {
 		v.report(path+".hostname", "is an RDS Proxy, which knows only users that are registered with it; name the DB instance or cluster")
 	}
-	if i.SSLMode.Verifies() && i.SSLRootCert == "" && v.doc.Sound(path+".ssl_mode") {
-		v.report(path+".ssl_root_cert", "required by ssl_mode %s: the file of the certificate authorities to trust", i.SSLMode)
+	if v.doc.Sound(path + ".ssl_mode") {
+		for _, p := range i.server().Problems() {
+			v.report(path+"."+p.Key, "%s", p.Message)
+		}
+		if i.Secret.RDSIAM != nil && i.SSLMode != upstream.VerifyFull {
+			v.report(path+".ssl_mode", "secret.rds_iam sends a token in cleartext, which needs verify-full")
+		}
 	}
 	if err := i.Secret.Validate(); err != nil {
 		v.report(path+".secret", "%v", err)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -118,6 +119,11 @@ func TestConfigDefaults(t *testing.T) {
 			Name: "orders", Hostname: "db.example.com", Port: 5432, Database: "orders",
 			SSLMode: upstream.VerifyFull, SSLRootCert: in("ca.pem"), SSLNegotiation: upstream.Postgres, Secret: secrets.Config{File: in("secret.json")},
 		}},
+		ProxyProtocol: []netip.Prefix{},
+		Limits: limitsConfig{
+			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
+			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
+		},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
 		LoginTimeout: time.Minute,
@@ -163,7 +169,7 @@ func TestBadConfig(t *testing.T) {
 	const (
 		integration = "  - name: orders\n    hostname: db.example.com\n    database: orders\n"
 		secret      = "    ssl_mode: require\n    secret: {env: S}\n"
-		known       = "(known: listen, ops_listen, tls, policy, audit, integrations, deployment, role_linger, login_timeout, drain_timeout, log_level)"
+		known       = "(known: listen, ops_listen, tls, policy, audit, integrations, proxy_protocol, limits, deployment, role_linger, login_timeout, drain_timeout, log_level)"
 	)
 	tests := []struct {
 		name, yaml string

@@ -69,7 +69,10 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 	}
 	g.server, err = proxy.New(proxy.Config{
 		Certificate: cert, ClientCAs: clientCAs, AllowPlaintextLoopback: g.cfg.TLS.AllowPlaintextLoopback,
-		Policy: set, Integrations: integrations, LoginTimeout: g.cfg.LoginTimeout,
+		Policy: set, Integrations: integrations,
+		ProxyProtocol: g.cfg.ProxyProtocol, LoginTimeout: g.cfg.LoginTimeout,
+		FirstByteTimeout: g.cfg.Limits.FirstByteTimeout, StartupTimeout: g.cfg.Limits.StartupTimeout,
+		MaxUnauthenticated: int(g.cfg.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(g.cfg.Limits.UnauthenticatedPerAddress),
 		Trail: g.trail, Logger: g.log, Registry: g.registry,
 	})
 	g.reloads.loaded(set)
@@ -142,8 +145,9 @@ func (g *gate) serve(ctx context.Context, listener net.Listener, reload <-chan o
 	for _, store := range g.stores {
 		running.Go(func() { store.Run(background) })
 	}
-	for _, keeper := range g.keepers {
+	for name, keeper := range g.keepers {
 		running.Go(func() { keeper.Run(background) })
+		running.Go(func() { g.preflight(background, name, keeper) })
 	}
 	running.Go(func() { g.watch(background, reload) })
 

@@ -29,7 +29,13 @@ import (
 	"github.com/hourgate/hourgate/proxy"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if addr := os.Getenv("HOURGATE_STRANGERS"); addr != "" {
+		beStrangers(addr)
+		return
+	}
+	pgtest.Main(m)
+}
 
 const (
 	alice         = "alice@example.com" // has a grant
@@ -48,7 +54,7 @@ const (
 // gate is a proxy in front of a database of pgtest. It lets people in as the database's owner, so that no package but
 // proxy is under test.
 type gate struct {
-	t        *testing.T
+	t        testing.TB
 	db       *pgtest.Database
 	server   *proxy.Server
 	addr     string
@@ -73,7 +79,7 @@ type gateOptions struct {
 }
 
 // startGate runs a gate until the test ends, and checks then that nothing of it runs on.
-func startGate(t *testing.T, db *pgtest.Database, opts gateOptions) *gate {
+func startGate(t testing.TB, db *pgtest.Database, opts gateOptions) *gate {
 	t.Helper()
 	g := &gate{
 		t: t, db: db, trail: &memoryTrail{}, registry: prometheus.NewRegistry(), leases: &leases{}, logs: &syncBuffer{},
@@ -384,7 +390,7 @@ func (l *leases) take(login upstream.Login) proxy.Lease {
 	return &lease{leases: l, login: login}
 }
 
-func (l *leases) check(t *testing.T) {
+func (l *leases) check(t testing.TB) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.taken != l.released+l.discarded {

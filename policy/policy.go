@@ -49,6 +49,9 @@ type User struct {
 	Name   string            `yaml:"name"`
 	Groups []string          `yaml:"groups"`
 	SCRAM  verifier.Verifier `yaml:"scram"` // zero for a user who has no password, only a client certificate
+	// Certificate is a name in the client certificate that the user must show: a SAN (DNS name, e-mail address, URI) or
+	// the subject's common name. Empty: none is needed, and none counts.
+	Certificate string `yaml:"certificate"`
 }
 
 // A Grant gives users and members of groups access to databases of one integration, for a time.
@@ -137,8 +140,28 @@ func (s *Set) Verifier(user string) (verifier.Verifier, bool) {
 	return u.SCRAM, true
 }
 
+// Certificate returns the name that user's client certificate must have, or "" if the user needs none.
+func (s *Set) Certificate(user string) string {
+	if u := s.users[user]; u != nil {
+		return u.Certificate
+	}
+	return ""
+}
+
 // Size returns how many users and grants, live or not, the set has.
 func (s *Set) Size() (users, grants int) { return len(s.users), len(s.grants) }
+
+// Databases returns the databases on an integration that grants name, live or not, sorted.
+func (s *Set) Databases(integration string) []string {
+	var databases []string
+	for _, g := range s.grants {
+		if g.Integration == integration {
+			databases = append(databases, g.Databases...)
+		}
+	}
+	slices.Sort(databases)
+	return slices.Compact(databases)
+}
 
 // Covers returns the grant of that name if it is live and covers user and database. It decides a session or a role
 // anew after a reload; whether the rights are still the same is for [Grant.SameRights].

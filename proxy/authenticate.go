@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -33,6 +35,11 @@ const (
 func (s *session) authenticate() error {
 	if err := s.slowDown(); err != nil {
 		return err
+	}
+	if s.certificateIsEnough() {
+		// client ← AuthenticationOk
+		s.user = s.startup.user
+		return s.send(&pgproto3.AuthenticationOk{})
 	}
 	conversation, binding, err := s.newConversation()
 	if err != nil {
@@ -91,7 +98,7 @@ func (s *session) authenticate() error {
 func (s *session) newConversation() (c *scram.ServerConversation, binding bool, err error) {
 	// The mock is made for everybody, so that it takes no longer for a user who does not exist.
 	v := verifier.Mock(s.server.mockSecret[:], s.startup.user)
-	if real, known := s.server.Policy().Verifier(s.startup.user); known {
+	if real, known := s.server.Policy().Verifier(s.startup.user); known && s.certificateFits() {
 		v = real
 	}
 	server, err := scram.SHA256.NewServer(func(string) (scram.StoredCredentials, error) {
@@ -109,6 +116,30 @@ func (s *session) newConversation() (c *scram.ServerConversation, binding bool, 
 		}), true, nil
 	}
 	return server.NewConversation(), false, nil
+}
+
+// certificateIsEnough reports that the user has no password but a certificate, and shows it.
+func (s *session) certificateIsEnough() bool {
+	set := s.server.Policy()
+	_, password := set.Verifier(s.startup.user)
+	return !password && set.Certificate(s.startup.user) != "" && s.certificateFits()
+}
+
+// certificateFits reports that the user needs no certificate, or shows the right one. Who does not fails where a wrong
+// password fails.
+func (s *session) certificateFits() bool {
+	name := s.server.Policy().Certificate(s.startup.user)
+	if name == "" {
+		return true
+	}
+	chains := s.tlsState().VerifiedChains // empty without a certificate of one of our authorities
+	return len(chains) > 0 && certificateNames(chains[0][0], name)
+}
+
+// certificateNames reports that a certificate has the name, as a SAN or as its subject's common name.
+func certificateNames(cert *x509.Certificate, name string) bool {
+	return cert.Subject.CommonName == name || slices.Contains(cert.DNSNames, name) || slices.Contains(cert.EmailAddresses, name) ||
+		slices.ContainsFunc(cert.URIs, func(u *url.URL) bool { return u.String() == name })
 }
 
 // endpointBinding is tls-server-end-point (RFC 5929, section 4.1): the hash of our certificate by its signature's hash

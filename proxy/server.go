@@ -28,13 +28,16 @@ var ErrServerClosed = errors.New("proxy: server closed")
 // Config is what a Server needs to know. All fields are required unless their comment says otherwise.
 type Config struct {
 	Certificate  tls.Certificate
-	ClientCAs    *x509.CertPool // optional: clients must show a certificate of these authorities, besides their password
+	ClientCAs    *x509.CertPool // optional: clients must show a certificate of these authorities
 	Policy       *policy.Set
 	Integrations map[string]Integration // by name
 	Trail        Trail
 	Logger       *slog.Logger
 	Registry     prometheus.Registerer
 
+	// ClientCertificateOptional asks for a certificate of ClientCAs only those users whose policy names one. Default: no,
+	// all clients must show one.
+	ClientCertificateOptional bool
 	// AllowPlaintextLoopback lets clients on the same machine connect without TLS. Default: no.
 	AllowPlaintextLoopback bool
 	// ProxyProtocol is where load balancers are that say in a PROXY protocol version 2 header where their clients are.
@@ -151,6 +154,9 @@ func (s *Server) tlsConfig() (*tls.Config, *x509.Certificate) {
 	}
 	if id.clientCAs != nil {
 		cfg.ClientCAs, cfg.ClientAuth = id.clientCAs, tls.RequireAndVerifyClientCert
+		if s.cfg.ClientCertificateOptional {
+			cfg.ClientAuth = tls.VerifyClientCertIfGiven
+		}
 	}
 	return cfg, id.cert.Leaf
 }

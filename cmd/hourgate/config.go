@@ -56,6 +56,7 @@ type tlsConfig struct {
 	CertFile               string `yaml:"cert_file"`
 	KeyFile                string `yaml:"key_file"`
 	ClientCAFile           string `yaml:"client_ca_file"`
+	ClientCertOptional     bool   `yaml:"client_cert_optional"`
 	AllowPlaintextLoopback bool   `yaml:"allow_plaintext_loopback"`
 }
 

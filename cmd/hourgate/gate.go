@@ -68,7 +68,7 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 		return err
 	}
 	g.server, err = proxy.New(proxy.Config{
-		Certificate: cert, ClientCAs: clientCAs, AllowPlaintextLoopback: g.cfg.TLS.AllowPlaintextLoopback,
+		Certificate: cert, ClientCAs: clientCAs, ClientCertificateOptional: g.cfg.TLS.ClientCertOptional, AllowPlaintextLoopback: g.cfg.TLS.AllowPlaintextLoopback,
 		Policy: set, Integrations: integrations,
 		ProxyProtocol: g.cfg.ProxyProtocol, LoginTimeout: g.cfg.LoginTimeout,
 		FirstByteTimeout: g.cfg.Limits.FirstByteTimeout, StartupTimeout: g.cfg.Limits.StartupTimeout,

@@ -1,0 +1,72 @@
+package proxy_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hourgate/hourgate/internal/pgtest"
+	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/proxy"
+)
+
+// A policy can ask for a client certificate of a name, alone or together with a password. Who shows another fails as
+// with a wrong password.
+func TestCertificateOfAUser(t *testing.T) {
+	t.Parallel()
+	people, strangers := pgtest.CA(t), pgtest.CA(t)
+	g := startGate(t, pgtest.Start(t, 15).Database(t), gateOptions{change: func(c *proxy.Config) {
+		c.ClientCAs, c.ClientCertificateOptional = loadRoots(t, people.CertFile), true
+	}})
+	scram := verifiers()[alice]
+	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	set, err := policy.Parse([]policy.Source{{File: "policy.yaml", Data: fmt.Appendf(nil, `
+users:
+  - {name: both, scram: %q, certificate: both.example.com}
+  - {name: machine, certificate: machine.example.com}
+  - {name: password, scram: %q}
+  - {name: nothing}
+grants:
+  - {name: g, users: [both, machine, password, nothing], integration: orders, access: READ_ONLY, until: %s}
+`, scram, scram, until)}}, map[string]string{"orders": g.db.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.server.SetPolicy(set)
+
+	none := tls.Certificate{}
+	both, machine := loadPair(t, people, "both.example.com"), loadPair(t, people, "machine.example.com")
+	const ready, refused = "ready", "28P01"
+	for _, test := range []struct {
+		name, user, password string
+		cert                 tls.Certificate
+		want                 string
+	}{
+		{"certificate and password", "both", alicePassword, both, ready},
+		{"password without the certificate", "both", alicePassword, none, refused},
+		{"another's certificate", "both", alicePassword, machine, refused},
+		{"certificate without the password", "both", "wrong", both, refused},
+		{"certificate alone", "machine", "", machine, ready},
+		{"no certificate and no password", "machine", alicePassword, none, refused},
+		{"another's certificate alone", "machine", alicePassword, both, refused},
+		{"password alone", "password", alicePassword, none, ready},
+		{"password, and a certificate that nobody asks for", "password", alicePassword, machine, ready},
+		{"neither", "nothing", alicePassword, machine, refused},
+		{"of an unknown authority", "machine", "", loadPair(t, strangers, "machine.example.com"), "closed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			to := g.target()
+			to.password = test.password
+			to.tls = to.tls.Clone()
+			to.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &test.cert, nil }
+			p := dial(t, to, negotiated)
+			_, _ = p.conn.Write(startup(v30, "user", test.user, "database", "orders"))
+			if got := p.outcome(); !strings.Contains(got, test.want) {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}

@@ -19,6 +19,22 @@ test: ## run all tests, on PostgreSQL 13 to 18
 	scripts/install
 	go test -race -timeout 15m ./...
 
+clients: ## run real clients and drivers through the gate, and write docs/clients.md
+	scripts/install && scripts/install-clients
+	go test -tags clients -count=1 -parallel 6 -timeout 30m ./clients -args -table $(CURDIR)/docs/clients.md
+	@cat docs/clients.md
+
+test-aws: ## test the AWS side against moto, a server that plays AWS
+	scripts/install moto
+	go test -race -tags moto -run Moto ./secrets
+
+fuzz: ## fuzz everything that reads untrusted bytes; FUZZTIME=60s each
+	scripts/fuzz $(FUZZTIME)
+
+churn: ## make and settle thousands of roles, on PostgreSQL 13 to 18
+	scripts/install
+	HOURGATE_CHURN=3000 go test -count 1 -run TestChurn -timeout 30m ./roles
+
 lint: $(TOOLS)/tools ## check style and find suspicious code
 	@unformatted=$$($(TOOLS)/gofumpt -l .) && test -z "$$unformatted" || \
 		{ echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; }
@@ -47,4 +63,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test lint fmt dist image-check clean
+.PHONY: help build demo test fuzz clients test-aws lint fmt dist image-check clean

@@ -180,8 +180,7 @@ func (g *testGate) ephemeralPassword(t *testing.T) string {
 	return password
 }
 
-// A server that restarts under load cuts its sessions with its own words, and who comes then gets in once it is back,
-// without an error if that is soon.
+// A server that restarts under load cuts its sessions with its own words, and who comes then gets in once it is back.
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	for name, mode := range map[string]pgtest.StopMode{"fast": pgtest.Fast, "immediate": pgtest.Immediate} {

@@ -289,7 +289,7 @@ func (c *scriptedConn) startup(first [8]byte, how string, login Login) {
 }
 
 func (c *scriptedConn) password(kind string) {
-	if _, body, err := c.receive(); err == nil {
+	if body, err := c.answer(); err == nil {
 		c.note(kind)
 		c.mu.Lock()
 		c.passwords = append(c.passwords, string(bytes.TrimSuffix(body, []byte{0})))
@@ -312,7 +312,7 @@ func (c *scriptedConn) oversize(kind byte) {
 // scram is SCRAM-SHA-256 without channel binding, RFC 7677.
 func (c *scriptedConn) scram(login Login) {
 	c.send('R', append([]byte{0, 0, 0, 10}, "SCRAM-SHA-256\x00\x00"...)...)
-	_, initial, err := c.receive()
+	initial, err := c.answer()
 	if err != nil {
 		return
 	}
@@ -332,7 +332,7 @@ func (c *scriptedConn) scram(login Login) {
 	salt := []byte("sixteen bytes...")
 	serverFirst := fmt.Sprintf("r=%sSERVER,s=%s,i=%d", nonce, base64.StdEncoding.EncodeToString(salt), count)
 	c.send('R', append([]byte{0, 0, 0, 11}, serverFirst...)...)
-	_, final, err := c.receive()
+	final, err := c.answer()
 	if err != nil {
 		return
 	}
@@ -397,6 +397,15 @@ func (c *scriptedConn) fail(code string) {
 func (c *scriptedConn) send(kind byte, body ...byte) {
 	message := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)+4)) //nolint:gosec // short
 	_, _ = c.conn.Write(append(message, body...))
+}
+
+// answer receives what a client answers to an AuthenticationRequest; one that breaks off says Terminate instead.
+func (c *scriptedConn) answer() ([]byte, error) {
+	kind, body, err := c.receive()
+	if err == nil && kind != 'p' {
+		err = io.ErrUnexpectedEOF
+	}
+	return body, err
 }
 
 func (c *scriptedConn) receive() (kind byte, body []byte, err error) {

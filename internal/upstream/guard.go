@@ -72,6 +72,10 @@ func (g *guard) next() error {
 	g.buffered.Reset()
 	g.buffered.Write(header[:])
 	if _, err := io.CopyN(&g.buffered, g.server, int64(length)-4); err != nil {
+		g.buffered.Reset()
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF // in the middle of a message
+		}
 		return err
 	}
 	if body := g.buffered.Bytes()[5:]; kind == 'R' && len(body) >= 4 {

@@ -35,6 +35,10 @@ churn: ## make and settle thousands of roles, on PostgreSQL 13 to 18
 	scripts/install
 	HOURGATE_CHURN=3000 go test -count 1 -run TestChurn -timeout 30m ./roles
 
+crash: ## kill the program before each statement of making and settling a role, on PostgreSQL 13 to 18
+	scripts/install
+	HOURGATE_CRASH=all go test -count 1 -run TestCrashAnywhere -timeout 30m -v ./roles
+
 lint: $(TOOLS)/tools ## check style and find suspicious code
 	@unformatted=$$($(TOOLS)/gofumpt -l .) && test -z "$$unformatted" || \
 		{ echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; }

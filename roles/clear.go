@@ -59,6 +59,11 @@ func (s *settlement) clearDatabase(ctx context.Context, c *adminConn) error {
 	if err := retry(ctx, func() error { return s.dropOwnerless(ctx, c) }); err != nil {
 		return err
 	}
+	if s.again { // DROP OWNED was not enough, and did not say so
+		if err := retry(ctx, func() error { return s.revokeAsGrantors(ctx, c) }); err != nil {
+			return err
+		}
+	}
 	err = retry(ctx, func() error { return s.dropOwned(ctx, c) })
 	if code := sqlstate(err); code == codeDependentObjects || code == codeOutOfMemory {
 		// Others depend on some of it, or it is more than the server can lock at once: piece by piece, then the rest.
@@ -116,10 +121,49 @@ func (s *settlement) dropOwned(ctx context.Context, c *adminConn) error {
 		others = slices.Contains(c.warnings(), codePrivilegeNotRevoked)
 		return err
 	})
-	if err == nil && others { // what could be revoked is
+	if err != nil || !others {
+		return err
+	}
+	// What could be revoked is. The rest was granted by others than the owners, perhaps for us: where somebody has the
+	// grant option besides the owner, GRANT may choose him as its grantor and DROP OWNED the owner.
+	if err := s.revokeAsGrantors(ctx, c); err != nil {
+		return err
+	}
+	c.warnings()
+	if _, err := c.script(ctx, "DROP OWNED BY "+s.name+" RESTRICT"); err != nil {
+		return err
+	}
+	if slices.Contains(c.warnings(), codePrivilegeNotRevoked) {
 		return s.tombstone(ctx)
 	}
-	return err
+	return nil
+}
+
+// revokeAsGrantors revokes what the role was granted by roles for which the admin may act.
+func (s *settlement) revokeAsGrantors(ctx context.Context, c *adminConn) error {
+	rows, err := c.Query(ctx, `
+		SELECT DISTINCT quote_ident(pg_get_userbyid(x.grantor)), format('REVOKE %s ON %s %s FROM %I CASCADE', x.privilege_type, a.kind, a.target, pg_get_userbyid($1))
+		  FROM (SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, oid::regclass::text AS target, relacl AS acl FROM pg_class
+		        UNION ALL SELECT 'SCHEMA', quote_ident(nspname), nspacl FROM pg_namespace
+		        UNION ALL SELECT 'ROUTINE', oid::regprocedure::text, proacl FROM pg_proc
+		        UNION ALL SELECT 'DATABASE', quote_ident(datname), datacl FROM pg_database) a,
+		       aclexplode(a.acl) x
+		 WHERE x.grantee = $1 AND pg_has_role(x.grantor, 'MEMBER')`, s.role.OID)
+	if err != nil {
+		return err
+	}
+	type revocation struct{ Grantor, Statement string }
+	revocations, err := pgx.CollectRows(rows, pgx.RowToStructByPos[revocation])
+	if err != nil {
+		return err
+	}
+	for _, r := range revocations {
+		err := c.transaction(ctx, []string{"SET LOCAL ROLE " + r.Grantor, r.Statement}, func([][][]byte) error { return nil })
+		if err != nil && sqlstate(err) != codeInsufficientPrivilege { // left to the tombstone
+			return err
+		}
+	}
+	return nil
 }
 
 // dropPieces drops the role's objects in batches, the youngest first, since what depends on another is mostly younger. What
@@ -188,7 +232,8 @@ func (s *settlement) dropOwnerless(ctx context.Context, c *adminConn) error {
 		UNION ALL
 		SELECT format('DROP CAST (%s AS %s)', c.castsource::regtype, c.casttarget::regtype)
 		  FROM pg_cast c JOIN pg_type a ON a.oid = c.castsource JOIN pg_type b ON b.oid = c.casttarget
-		 WHERE $1 IN (a.typowner, b.typowner)`)
+		 WHERE $1 IN (a.typowner, b.typowner)
+		   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_cast'::regclass AND d.objid = c.oid AND d.deptype IN ('i', 'e'))`)
 	if err != nil || len(statements) == 0 {
 		return err
 	}

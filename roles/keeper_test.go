@@ -91,7 +91,7 @@ type fixture struct {
 	super  *pgx.Conn
 }
 
-func newFixture(t *testing.T, db *pgtest.Database, change ...func(*roles.Config)) *fixture {
+func newFixture(t testing.TB, db *pgtest.Database, change ...func(*roles.Config)) *fixture {
 	t.Helper()
 	server, err := upstream.New(upstream.Config{
 		Host: db.Server.Host, Port: uint16(db.Server.Port), SSLMode: upstream.VerifyFull, RootCert: db.Server.CAFile,
@@ -119,6 +119,13 @@ func newFixture(t *testing.T, db *pgtest.Database, change ...func(*roles.Config)
 		}
 	})
 	return f
+}
+
+// withAdmin makes the secret name another user.
+func withAdmin(user, password string) func(*roles.Config) {
+	return func(c *roles.Config) {
+		c.Secret = &adminSecret{credential: secrets.Credential{Username: user, Password: secrets.NewPassword(password)}}
+	}
 }
 
 // deployment is the fixture's own, since tests share servers.

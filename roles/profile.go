@@ -335,12 +335,12 @@ func grantStatements(gaps []gap, profile string) []string {
 	var statements []string
 	for _, g := range gaps {
 		what, schema, _ := strings.Cut(g.Kind, " ")
-		switch {
-		case what == "TABLES" || what == "SEQUENCES" || what == "FUNCTIONS" || what == "SCHEMAS":
+		switch what {
+		case "TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS":
 			statements = append(statements,
 				fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s %s GRANT %s ON %s TO %s", g.Target, schema, g.Privileges, what, role))
 			continue
-		case what == "REVOKE":
+		case "REVOKE":
 			statements = append(statements, fmt.Sprintf("REVOKE %s ON %s %s FROM %s", g.Privileges, schema, g.Target, role))
 			continue
 		}

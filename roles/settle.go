@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +35,8 @@ type settlement struct {
 
 	name       string // quoted
 	left       inventory
-	terminated int // backends
+	again      bool // the role could not be dropped after it was cleared
+	terminated int  // backends
 	dropped    []string
 	kept       []string // handed to the quarantine role because others depend on them
 }
@@ -179,6 +179,7 @@ func (s *settlement) remove(ctx context.Context) error {
 		if sqlstate(err) != codeDependentObjects && !transient(err) {
 			return fmt.Errorf("dropping: %w", err)
 		}
+		s.again = true
 		if pass == dropPasses {
 			return s.tombstone(ctx)
 		}
@@ -285,35 +286,6 @@ func (s *settlement) join(ctx context.Context) error {
 	return err
 }
 
-// rollbackPrepared ends the tenant's prepared transactions, which survive its sessions and, once the role is gone, can
-// only be ended by a superuser.
-func (s *settlement) rollbackPrepared(ctx context.Context) error {
-	rows, err := s.c.Query(ctx, "SELECT gid, database::text FROM pg_prepared_xacts WHERE owner = $1", s.role.Name)
-	if err != nil {
-		return err
-	}
-	type prepared struct{ GID, Database string }
-	transactions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[prepared])
-	if err != nil {
-		return err
-	}
-	for _, t := range transactions {
-		err := s.in(ctx, t.Database, func(c *adminConn) error {
-			acting := c.acting
-			_, err := c.script(ctx, "SET ROLE "+s.name)
-			if err == nil {
-				_, err = c.script(ctx, "ROLLBACK PREPARED "+quoteLiteral(t.GID))
-			}
-			return errors.Join(err, c.act(ctx, acting))
-		})
-		if err != nil {
-			return err
-		}
-		s.dropped = append(s.dropped, "prepared transaction "+t.GID)
-	}
-	return nil
-}
-
 // in runs fn in a database, over the connection that the settlement has already if that is there: waiting for a second one
 // of the pool while holding one could last for ever.
 func (s *settlement) in(ctx context.Context, database string, fn func(*adminConn) error) error {
@@ -364,63 +336,6 @@ func (s *settlement) revokeMemberships(ctx context.Context) error {
 		s.dropped = append(s.dropped, "membership of "+m.Member+" in "+m.Role)
 	}
 	return nil
-}
-
-// drop removes the role once nothing depends on it. The record is written before COMMIT: if the trail can't take it,
-// the role stays, disabled, and is tried again.
-func (s *settlement) drop(ctx context.Context) error {
-	return s.c.transaction(ctx, []string{"DROP ROLE " + s.name}, func([][][]byte) error {
-		return s.k.cfg.Trail.Append(s.k.record(audit.RoleSettled, s.role, func(r *audit.Record) {
-			r.SessionsTerminated, r.Dropped, r.Quarantined = s.terminated, capped(s.dropped), capped(s.kept)
-		}))
-	})
-}
-
-// capped keeps a tenant with thousands of objects from filling the trail.
-func capped(names []string) []string {
-	if len(names) <= recordLimit {
-		return names
-	}
-	return append(slices.Clone(names[:recordLimit]), fmt.Sprintf("and %d more", len(names)-recordLimit))
-}
-
-// verify looks for everything by OID that could still carry the role.
-func (s *settlement) verify(ctx context.Context) error {
-	var left []string
-	err := s.c.queryOne(ctx, `
-		SELECT array_remove(ARRAY[
-			(SELECT 'role' WHERE EXISTS (SELECT FROM pg_roles WHERE oid = $1)),
-			(SELECT 'dependency' WHERE EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1)),
-			(SELECT 'session' WHERE EXISTS (SELECT FROM pg_stat_activity WHERE usesysid = $1)),
-			(SELECT 'membership' WHERE EXISTS (SELECT FROM pg_auth_members WHERE $1 IN (roleid, member, grantor)))
-		], NULL)`, []any{s.role.OID}, &left)
-	if err == nil && len(left) > 0 {
-		return fmt.Errorf("role %s was dropped but the server still shows: %v", s.role.Name, left)
-	}
-	return err
-}
-
-// tombstone names what keeps the role, and takes from it what it could still hand to others: its memberships.
-func (s *settlement) tombstone(ctx context.Context) error {
-	for _, p := range append(slices.Clone(s.left.Profiles), s.role.entry.Roles...) {
-		if _, err := s.c.script(ctx, "REVOKE "+quoteIdentifier(p)+" FROM "+s.name); err != nil {
-			s.k.log.Warn("tombstone keeps a membership", "role", s.role.Name, "group", p, "error", err)
-		}
-	}
-	rows, err := s.c.Query(ctx, `
-		SELECT coalesce((SELECT 'in database ' || datname || ': ' FROM pg_database WHERE oid = dbid AND datname <> current_database()), '')
-		       || CASE WHEN dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-		               THEN pg_describe_object(classid, objid, objsubid) ELSE classid::regclass::text || ' ' || objid END
-		  FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 LIMIT $2`, s.role.OID, heldByLimit)
-	if err != nil {
-		return err
-	}
-	heldBy, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	slices.Sort(heldBy)
-	return &TombstoneError{Role: s.role.Name, HeldBy: heldBy}
 }
 
 // pause waits, unless ctx ends first.

@@ -269,14 +269,13 @@ func TestObjectsOfTheTenantGo(t *testing.T) {
 			CREATE TABLE mine (i int);
 			GRANT SELECT ON mine TO PUBLIC;
 			CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN NEW; END';
-			CREATE TRIGGER spy BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION spy();
 			CREATE VIEW secrets AS SELECT * FROM customers;
 			SELECT lo_create(4711)`)
 		if err != nil {
 			t.Fatal(err)
 		}
 		// Somebody else comes to depend on it.
-		if _, err := db.Superuser(t).Exec(t.Context(), "CREATE VIEW others AS SELECT * FROM secrets"); err != nil {
+		if _, err := db.Superuser(t).Exec(t.Context(), "CREATE VIEW others AS SELECT * FROM secrets; CREATE TRIGGER spy BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION spy()"); err != nil {
 			t.Fatal(err)
 		}
 		_ = conn.Close(t.Context())

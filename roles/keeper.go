@@ -28,6 +28,10 @@ type Config struct {
 	Linger      time.Duration // how long a role outlives its last session; zero settles at once
 	Logger      *slog.Logger
 	Registry    prometheus.Registerer
+
+	// Policy is what is in force until Apply changes it. Optional: without it, and before Apply, grants are taken as they
+	// come.
+	Policy *policy.Set
 }
 
 // Secret hands out the admin's credential; *secrets.Store is one.
@@ -45,6 +49,8 @@ var (
 	ErrClosed = errors.New("roles: keeper closed")
 	// ErrSessionLimit is returned by Acquire when a person has as many sessions under a grant as are allowed.
 	ErrSessionLimit = errors.New("roles: too many sessions under one grant")
+	// ErrGrantGone is returned by Acquire when the grant was withdrawn or changed after it was decided upon.
+	ErrGrantGone = errors.New("roles: the grant is gone")
 )
 
 const (
@@ -66,6 +72,7 @@ type Keeper struct {
 
 	mu     sync.Mutex
 	closed bool
+	policy *policy.Set         // in force
 	leases map[leaseKey]*lease // those that take new sessions
 	ours   map[string]*lease   // by the names of all roles that this process made and has not settled
 	tended sync.WaitGroup      // one for each role of ours
@@ -92,6 +99,7 @@ func New(cfg Config) *Keeper {
 	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
 	k := &Keeper{
 		cfg:      cfg,
+		policy:   cfg.Policy,
 		proxy:    hex.EncodeToString(id[:]),
 		log:      cfg.Logger.With("integration", cfg.Integration),
 		metrics:  newMetrics(cfg.Registry, cfg.Integration),
@@ -159,6 +167,7 @@ func (k *Keeper) ping(ctx context.Context) error {
 func (k *Keeper) Apply(set *policy.Set) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.policy = set
 	for key, l := range k.leases {
 		grant, lost := covering(set, key, l.grant)
 		switch {

@@ -444,4 +444,9 @@ func TestApply(t *testing.T) {
 	third := f.acquire(t, grant(set(fmt.Sprintf(line, "READ_WRITE"))))
 	f.Apply(set("  []\n"))
 	f.waitGone(t, third.Login().User)
+
+	// A session that was decided upon before the reload comes too late.
+	if _, err := f.Acquire(t.Context(), "alice@example.com", grant(same), f.db.Name); !errors.Is(err, roles.ErrGrantGone) {
+		t.Errorf("a grant that is gone: got %v", err)
+	}
 }

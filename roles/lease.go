@@ -48,7 +48,7 @@ func (l *Lease) Login() upstream.Login { return l.login }
 func (k *Keeper) Acquire(ctx context.Context, user string, grant *policy.Grant, database string) (*Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
 	defer cancel()
-	l, err := k.join(leaseKey{user, grant.Name}, grant)
+	l, err := k.join(leaseKey{user, grant.Name}, grant, database)
 	if err != nil {
 		return nil, err
 	}
@@ -64,12 +64,20 @@ func (k *Keeper) Acquire(ctx context.Context, user string, grant *policy.Grant, 
 	return lease, nil
 }
 
-// join counts one session more on the key's lease, which it starts if there is none.
-func (k *Keeper) join(key leaseKey, grant *policy.Grant) (*lease, error) {
+// join counts one session more on the key's lease, which it starts if there is none. It looks at the grant once more: a
+// reload may have come after the session was decided upon, and Apply before it could see the lease.
+func (k *Keeper) join(key leaseKey, grant *policy.Grant, database string) (*lease, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
 		return nil, ErrClosed
+	}
+	if k.policy != nil {
+		now, ok := k.policy.Covers(key.user, key.grant, database, time.Now())
+		if !ok || !now.SameRights(grant) {
+			return nil, ErrGrantGone
+		}
+		grant = now
 	}
 	if l, ok := k.leases[key]; ok && !l.retired && l.grant.SameRights(grant) && l.grant.SameLimits(grant) && l.until.Equal(grant.Until) {
 		if l.sessions >= sessionLimit(grant) {
@@ -118,11 +126,24 @@ func (l *lease) enter(ctx context.Context, database string) error {
 	if !l.made {
 		work = l.keeper.provision
 	}
-	if err := retry(ctx, func() error { return work(ctx, l, database) }); err != nil {
+	if err := retry(ctx, func() error { return l.pastDeadConnections(ctx, database, work) }); err != nil {
 		return err
 	}
 	l.made, l.databases[database] = true, true
 	return nil
+}
+
+// pastDeadConnections tries again where the server went away under a connection that seemed to work a moment ago: the
+// pool may hold as many of these as it holds connections. Once a COMMIT may have been sent, its outcome is not known, and
+// the role is given up.
+func (l *lease) pastDeadConnections(ctx context.Context, database string, work func(context.Context, *lease, string) error) error {
+	var err error
+	for range poolSize + 1 {
+		if err = work(ctx, l, database); err == nil || !passing(err) || l.role.OID != 0 && !l.made {
+			break
+		}
+	}
+	return err
 }
 
 // Release ends the session's hold on the role. It may be called more than once.

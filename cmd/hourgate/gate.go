@@ -57,7 +57,7 @@ func newGate(ctx context.Context, cfg config, set *policy.Set, log *slog.Logger)
 func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 	integrations := make(map[string]proxy.Integration)
 	for _, i := range g.cfg.Integrations {
-		integration, err := g.integration(ctx, i)
+		integration, err := g.integration(ctx, i, set)
 		if err != nil {
 			return fmt.Errorf("integration %s: %w", i.Name, err)
 		}
@@ -79,7 +79,7 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 	return err
 }
 
-func (g *gate) integration(ctx context.Context, i integrationConfig) (proxy.Integration, error) {
+func (g *gate) integration(ctx context.Context, i integrationConfig, set *policy.Set) (proxy.Integration, error) {
 	settings := i.server()
 	server, err := upstream.New(settings)
 	if err != nil {
@@ -95,7 +95,7 @@ func (g *gate) integration(ctx context.Context, i integrationConfig) (proxy.Inte
 	store := secrets.NewStore(source, secrets.StoreConfig{Log: g.log})
 	keeper := roles.New(roles.Config{
 		Integration: i.Name, Database: i.Database, Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger,
-		Server: server, Secret: store, Trail: g.trail, Logger: g.log, Registry: g.registry,
+		Server: server, Secret: store, Trail: g.trail, Logger: g.log, Registry: g.registry, Policy: set,
 	})
 	g.stores = append(g.stores, store)
 	g.keepers[i.Name] = keeper

@@ -58,7 +58,8 @@ const (
 	settleTimeout    = time.Minute      // for one try; the sweep tries again
 	heartbeat        = 5 * time.Second  // how soon a lost admin connection is noticed
 	sweepInterval    = time.Minute
-	retryInterval    = 10 * time.Second // of the sweep, while something could not be settled
+	sessionsGrace    = 250 * time.Millisecond // for sessions to end by themselves before they are terminated
+	retryInterval    = 10 * time.Second       // of the sweep, while something could not be settled
 )
 
 // Keeper makes, keeps and settles the ephemeral roles of one integration. It is safe for concurrent use.

@@ -202,7 +202,28 @@ func (l *lease) tend(key leaseKey) {
 		}
 		timer.Stop()
 	}
+	l.awaitSessions()
 	l.finish()
+}
+
+// awaitSessions gives the sessions, which end for the same reason at the same moment, the time to tell their clients why.
+// Terminated first, they would hear PostgreSQL's own words, which say nothing of the grant.
+func (l *lease) awaitSessions() {
+	timer := time.NewTimer(sessionsGrace)
+	defer timer.Stop()
+	for l.inUse() {
+		select {
+		case <-l.woken:
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+func (l *lease) inUse() bool {
+	l.keeper.mu.Lock()
+	defer l.keeper.mu.Unlock()
+	return l.sessions > 0
 }
 
 // remaining is how long the lease lasts if nothing happens. A lease that is over takes no new session.

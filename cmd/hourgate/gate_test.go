@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -108,6 +109,34 @@ func TestGrantEndsUnderARunningSession(t *testing.T) {
 			t.Errorf("got records of the end: %+v", ends)
 		}
 	})
+}
+
+// Many sessions of one grant all hear why they end, although their role is settled at the same moment.
+func TestManySessionsHearWhyTheyEnd(t *testing.T) {
+	t.Parallel()
+	g := startGate(t, pgtest.Start(t, 17).Database(t), gateOptions{grants: grant("crowd")})
+	var sessions []*pgx.Conn
+	for range 15 {
+		sessions = append(sessions, g.connect(t, "orders"))
+	}
+	g.setGrants(t, grant("crowd", "until", time.Now().Add(1500*time.Millisecond).UTC().Format(time.RFC3339Nano)))
+	var told sync.WaitGroup
+	for i, conn := range sessions {
+		told.Go(func() {
+			var err error
+			if i%2 == 0 {
+				_, err = conn.Exec(t.Context(), "SELECT pg_sleep(20)")
+			} else {
+				_, err = conn.WaitForNotification(t.Context())
+			}
+			var pgErr *pgconn.PgError
+			if !errors.As(err, &pgErr) || pgErr.Message != "terminating connection: your grant has ended" {
+				t.Errorf("session %d: %v", i, err)
+			}
+		})
+	}
+	told.Wait()
+	eventually(t, "the role is gone", func() bool { return len(g.roles(t)) == 0 })
 }
 
 // A policy file from which the grant is gone ends its sessions; one that can't be read changes nothing.

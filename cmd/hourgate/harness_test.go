@@ -115,11 +115,30 @@ func (g *testGate) run(t *testing.T, configFile string) {
 		}
 	})
 	t.Cleanup(func() {
+		_, metrics := g.get(t, "/metrics")
 		g.stop()
+		g.searchForSecrets(t, metrics)
 		if t.Failed() {
 			t.Logf("log of the gate:\n%s", g.logs)
 		}
 	})
+}
+
+// searchForSecrets looks for every password of this gate wherever it could have gone: each test is a canary.
+func (g *testGate) searchForSecrets(t *testing.T, metrics string) {
+	t.Helper()
+	trail, err := os.ReadFile(filepath.Join(g.folder, "trail.jsonl"))
+	if err != nil {
+		t.Error(err)
+	}
+	places := map[string]string{"log": g.logs.String(), "trail": string(trail), "metrics": metrics, "server's log": g.db.Server.Log()}
+	for _, secret := range []string{g.db.AdminPassword, alicePassword, bobPassword} {
+		for place, text := range places {
+			if strings.Contains(text, secret) {
+				t.Errorf("the %s holds a password", place)
+			}
+		}
+	}
 }
 
 // startProcess runs `hourgate serve` as a process of its own, which the caller ends.

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/verifier"
 )
 
 //go:embed tables.sql
@@ -56,8 +58,8 @@ func (d *Database) create(ctx context.Context) error {
 	owner, admin := quote(d.Owner), quote(d.Admin)
 	err := d.exec(ctx, superuser,
 		// Passwords are letters and digits.
-		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", owner, d.OwnerPassword),
-		fmt.Sprintf("CREATE ROLE %s LOGIN CREATEDB CREATEROLE NOSUPERUSER PASSWORD '%s'", admin, d.AdminPassword),
+		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", owner, encoded(t, d.OwnerPassword)),
+		fmt.Sprintf("CREATE ROLE %s LOGIN CREATEDB CREATEROLE NOSUPERUSER PASSWORD '%s'", admin, encoded(t, d.AdminPassword)),
 		fmt.Sprintf("GRANT %s TO %s", owner, admin), // from 16 on: with INHERIT and SET
 		fmt.Sprintf("CREATE DATABASE %s OWNER %s", quote(d.Name), owner),
 	)
@@ -99,3 +101,14 @@ func (d *Database) exec(ctx context.Context, database string, statements ...stri
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+// encoded is a password as the server stores it, so that the password itself is not in the server's log, where tests look
+// for it.
+func encoded(t testing.TB, password string) string {
+	t.Helper()
+	v, err := verifier.New(password, verifier.DefaultIterations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Encode()
+}

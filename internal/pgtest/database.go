@@ -54,7 +54,8 @@ func (d *Database) Superuser(t testing.TB) *pgx.Conn {
 	return d.Server.Superuser(t, d.Name)
 }
 
-func (d *Database) create(ctx context.Context) error {
+func (d *Database) create(ctx context.Context, t testing.TB) error {
+	t.Helper()
 	owner, admin := quote(d.Owner), quote(d.Admin)
 	err := d.exec(ctx, superuser,
 		// Passwords are letters and digits.

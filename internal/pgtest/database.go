@@ -42,7 +42,7 @@ func (s *Server) Database(t testing.TB) *Database {
 		Admin: "admin_" + id, AdminPassword: rand.Text(),
 	}
 	t.Cleanup(func() { db.drop(t) })
-	if err := db.create(t.Context()); err != nil {
+	if err := db.create(t.Context(), t); err != nil {
 		t.Fatalf("creating database on PostgreSQL %d: %v", s.Major, err)
 	}
 	return db
@@ -58,7 +58,6 @@ func (d *Database) create(ctx context.Context, t testing.TB) error {
 	t.Helper()
 	owner, admin := quote(d.Owner), quote(d.Admin)
 	err := d.exec(ctx, superuser,
-		// Passwords are letters and digits.
 		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", owner, encoded(t, d.OwnerPassword)),
 		fmt.Sprintf("CREATE ROLE %s LOGIN CREATEDB CREATEROLE NOSUPERUSER PASSWORD '%s'", admin, encoded(t, d.AdminPassword)),
 		fmt.Sprintf("GRANT %s TO %s", owner, admin), // from 16 on: with INHERIT and SET

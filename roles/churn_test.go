@@ -66,7 +66,7 @@ func TestChurn(t *testing.T) {
 		}
 		close(work)
 		workers.Wait()
-		waitForLong(t, 2*time.Minute, "all roles are settled", func() bool { return len(f.trail.of(audit.RoleSettled)) >= cycles+3 })
+		waitForLong(t, 10*time.Minute, "all roles are settled", func() bool { return len(f.trail.of(audit.RoleSettled)) >= cycles+3 })
 		if err := f.Sweep(t.Context()); err != nil {
 			t.Errorf("sweep: %v", err)
 		}

@@ -139,6 +139,34 @@ func TestManySessionsHearWhyTheyEnd(t *testing.T) {
 	eventually(t, "the role is gone", func() bool { return len(g.roles(t)) == 0 })
 }
 
+// A tenant who sets a password of their own and finds another way to the server is put out there and reported; the
+// session through the gate goes on.
+func TestIntruderPastTheGate(t *testing.T) {
+	t.Parallel()
+	g := startGate(t, pgtest.Start(t, 18).Database(t), gateOptions{grants: grant("inc-1")})
+	through := g.connect(t, "orders")
+	var role string
+	if err := through.QueryRow(t.Context(), "SELECT session_user").Scan(&role); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := through.Exec(t.Context(), "BEGIN READ WRITE; ALTER ROLE CURRENT_USER PASSWORD 'mine'; COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	past, err := pgx.Connect(t.Context(), g.db.Server.URL(role, "mine", g.db.Name).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer past.Close(context.Background())
+	eventually(t, "the intruder is put out", func() bool { return past.Ping(t.Context()) != nil })
+	eventually(t, "the intruder is reported", func() bool { return len(g.records(t, audit.SessionForeign)) == 1 })
+	if _, body := g.get(t, "/metrics"); !strings.Contains(body, `hourgate_foreign_sessions_total{integration="orders"} 1`) {
+		t.Error("the metric does not show it")
+	}
+	if err := through.Ping(t.Context()); err != nil {
+		t.Errorf("the session through the gate ended too: %v", err)
+	}
+}
+
 // A policy file from which the grant is gone ends its sessions; one that can't be read changes nothing.
 func TestPolicyReload(t *testing.T) {
 	t.Parallel()

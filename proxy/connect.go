@@ -18,9 +18,7 @@ func (s *session) connect(ctx context.Context) error {
 	login.Params = s.upstreamParameters()
 	conn, err := upstream.Connect(ctx, s.integration.Upstream, login, pgconn.ConnectConfig)
 	if err == nil {
-		if err = conn.SyncConn(ctx); err == nil {
-			s.upstream, err = conn.Hijack()
-		}
+		s.upstream, err = takeOver(ctx, conn)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -41,6 +39,15 @@ func (s *session) connect(ctx context.Context) error {
 	s.lease.Opened(s.upstream.PID)
 	s.log.Debug("connected upstream", "role", login.User, "pid", s.upstream.PID)
 	return nil
+}
+
+// takeOver takes the socket out of pgconn's hands, once nothing of the server's is left in its buffer.
+func takeOver(ctx context.Context, conn *pgconn.PgConn) (*pgconn.HijackedConn, error) {
+	if err := conn.SyncConn(ctx); err != nil {
+		_ = conn.Close(ctx)
+		return nil, err
+	}
+	return conn.Hijack()
 }
 
 // closeUpstream closes the socket without a last word: tls.Conn.Close would wait for a server that does not read. Whoever

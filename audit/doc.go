@@ -1,5 +1,5 @@
 // Package audit writes and verifies the trail: the append-only record of what Hourgate did, for whom and why. It is
-// not a log (logs explain, the trail proves), it holds no query results, and it never holds a secret.
+// not a log (logs explain, the trail proves), it holds no query results and no parameter values, and no secret of ours.
 //
 // # Format
 //
@@ -22,8 +22,25 @@
 // A record is in the kernel when [Trail.Append] returns, so the death of the process (kill -9, a panic, running out of
 // memory) loses none. A power cut or a crash of the machine can lose the last seconds, unless [Options.Sync] is set.
 // When a write fails half-way, the file is cut back to its last whole record. When the process or the machine dies
-// half-way, the next [Open] moves the torn line, which announced an act that never happened, to a file next to the
-// trail and says so in a trail_recovered record: the trail itself always holds whole lines only.
+// half-way, the next [Open] moves the torn line, which announced an act that never happened or is still in the spool, to
+// a file next to the trail and says so in a trail_recovered record: the trail itself always holds whole lines only.
+//
+// # Statements
+//
+// What a session asks the server for is recorded by [Trail.Statement], before it goes upstream. A write(2) for each
+// would cost more than relaying it, so a statement is copied into the spool first: a file of fixed size next to the
+// trail, its name ending in ".spool", that is mapped into memory. From there it moves into the trail within 200 ms, at
+// once when the spool is half full, and before any other record, so that a session's statements stand between its start
+// and its end. The kernel keeps a mapped file as it keeps a written one: the death of the process loses nothing. The
+// next [Open] moves what is left in the spool into the trail, after a trail_recovered record that counts it
+// (statements_recovered, and statements_dropped for those that nobody was told to be recorded). Each is in the trail
+// once; only where the trail itself was moved away after a crash, one may be in both files, with the same
+// statement_number. The first bytes of a statement may also be in the file with the torn line.
+//
+// With [Options.Sync] there is no spool. A power cut can lose what is in the spool, and repeat statements.
+//
+// Don't touch the spool while the process runs: to cut it short kills the process, to remove it gives up its promise.
+// After a clean Close there is none.
 //
 // The package needs flock(2), so it builds on Linux, macOS and the BSDs.
 package audit

@@ -17,6 +17,8 @@ const (
 
 	SessionForeign Event = "session_foreign" // a session under an ephemeral role that did not come through the gate was terminated
 
+	SessionStatement Event = "statement" // a session is about to ask the server for something; written by Trail.Statement only
+
 	RoleMade         Event = "role_made"          // an ephemeral role is about to be made
 	RoleMakeFailed   Event = "role_make_failed"   // it was not made: Error
 	RoleSettled      Event = "role_settled"       // a role is about to be, or was, ended with everything of it
@@ -34,7 +36,7 @@ const (
 )
 
 var events = []Event{
-	SessionStart, SessionRefused, SessionEnd, SessionForeign,
+	SessionStart, SessionRefused, SessionEnd, SessionForeign, SessionStatement,
 	RoleMade, RoleMakeFailed, RoleSettled, RoleSettleFailed, RoleTombstoned,
 	PolicyLoaded, PolicyRejected, ProxyStarted, ProxyStopped, TrailOpened, TrailRecovered,
 }
@@ -87,6 +89,21 @@ type Record struct {
 	Dropped     []string `json:"dropped,omitempty"`
 	Quarantined []string `json:"quarantined,omitempty"` // handed to a powerless role, because others depend on it
 	HeldBy      []string `json:"held_by,omitempty"`     // what keeps a tombstone from being dropped
+
+	// What a session asked for: see Statement. What is not UTF-8 is in the field whose name ends in _base64 instead.
+	Kind            StatementKind `json:"kind,omitempty"`
+	Statement       string        `json:"statement,omitempty"`
+	StatementBase64 []byte        `json:"statement_base64,omitempty"`
+	Prepared        string        `json:"prepared,omitempty"` // name of the prepared statement
+	PreparedBase64  []byte        `json:"prepared_base64,omitempty"`
+	Portal          string        `json:"portal,omitempty"`
+	PortalBase64    []byte        `json:"portal_base64,omitempty"`
+	FunctionOID     uint32        `json:"function_oid,omitempty"`
+	StatementBytes  int64         `json:"statement_bytes,omitempty"` // length of COPY's data
+	Redacted        bool          `json:"redacted,omitempty"`        // a password was replaced
+
+	// StatementNumber grows from one statement to the next. It numbers places in the spool, so it has gaps.
+	StatementNumber uint64 `json:"statement_number,omitempty"`
 
 	Error string `json:"error,omitempty"`
 

@@ -8,11 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,7 +36,7 @@ var (
 
 // Options are optional in all parts.
 type Options struct {
-	// Sync makes Append wait until the record is on the disk (fsync), so that it survives a power cut as well. Default
+	// Sync makes Append and Statement wait until the record is on the disk (fsync), so that it survives a power cut as well. Default
 	// false: the death of the process never loses a record, and one that must survive the machine is better shipped
 	// off it.
 	//
@@ -46,6 +47,10 @@ type Options struct {
 	// Deployment and Proxy are put into each record that has none.
 	Deployment string
 	Proxy      string
+
+	// Spool is the size in bytes of the file, next to the trail, in which statements wait for the writer. It is rounded
+	// down to a power of two and a header; the least is 512 KiB. 0 means DefaultSpool. With Sync there is none.
+	Spool int64
 }
 
 // Trail is an open trail. Its methods may be called from several goroutines; records are written one after the other,
@@ -64,6 +69,14 @@ type Trail struct {
 	record Record
 	buf    bytes.Buffer
 	enc    *json.Encoder
+	batch  batch
+
+	spool *spool // nil with Options.Sync. Set once, by Open
+	timer *time.Timer
+	_     [64]byte // what follows is read by all sessions and seldom written
+
+	wake    atomic.Uint32 // when the writer comes next: wakeNever, wakeSoon, wakeNow
+	failing atomic.Bool   // the writer could not write when it tried last
 }
 
 // Open opens the trail in a file for writing, makes the file (mode 0600) if there is none, takes an exclusive lock on
@@ -76,12 +89,14 @@ type Trail struct {
 //
 // Errors: ErrLocked, and whatever the file system answers.
 func Open(file string, opts Options) (*Trail, error) {
-	t := &Trail{path: file, opts: opts, prev: genesis}
+	t := &Trail{path: file, opts: opts, prev: genesis, batch: batch{same: sameInAll(opts)}}
 	t.enc = json.NewEncoder(&t.buf)
 	t.enc.SetEscapeHTML(false)
 	if err := t.open(); err != nil {
 		return nil, fmt.Errorf("opening trail %s: %w", file, err)
 	}
+	t.timer = time.AfterFunc(math.MaxInt64, t.writeSpool)
+	t.timer.Stop()
 	return t, nil
 }
 
@@ -98,17 +113,24 @@ func (t *Trail) open() (err error) {
 	if err != nil {
 		return err
 	}
+	var r Record
 	if last != nil {
-		r, err := parseLine(last)
-		if err != nil {
+		if r, err = parseLine(last); err != nil {
 			return fmt.Errorf("last line is no whole record (%w): verify the file, move it away, and start again", err)
 		}
 		t.seq, t.prev = r.Seq, hashLine(last)
 	}
-	if err := t.recover(torn); err != nil {
-		return fmt.Errorf("recovering torn last line: %w", err)
+	left, err := t.openLeftSpool(r)
+	if err != nil {
+		return fmt.Errorf("opening spool: %w", err)
 	}
-	return t.begin()
+	if err := t.recover(torn); err != nil {
+		return errors.Join(fmt.Errorf("recovering torn last line: %w", err), left.close())
+	}
+	if err := t.begin(); err != nil {
+		return errors.Join(err, left.close())
+	}
+	return t.openSpool(left)
 }
 
 // begin writes the first record of this process or of a rotated file.
@@ -156,7 +178,11 @@ func (t *Trail) recover(torn []byte) error {
 func (t *Trail) Append(r Record) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.append(r); err != nil {
+	err := t.drain()
+	if err == nil {
+		err = t.append(r)
+	}
+	if err != nil {
 		return fmt.Errorf("writing to trail %s: %w", t.path, err)
 	}
 	return nil
@@ -166,7 +192,7 @@ func (t *Trail) append(r Record) error {
 	if t.file == nil {
 		return ErrClosed
 	}
-	if !r.Event.known() {
+	if !r.Event.known() || r.Event == SessionStatement { // statements have a way of their own
 		return fmt.Errorf("unknown event %q", r.Event)
 	}
 	line, err := t.encode(r)
@@ -265,6 +291,9 @@ func (t *Trail) Reopen() error {
 }
 
 func (t *Trail) rotate() error {
+	if err := t.drain(); err != nil {
+		return err
+	}
 	if err := t.cut(); err != nil { // the old file must end whole
 		return err
 	}
@@ -298,110 +327,7 @@ func (t *Trail) Close() error {
 	if t.file == nil {
 		return nil
 	}
-	err := errors.Join(t.cut(), t.file.Close())
+	err := errors.Join(t.closeSpool(), t.cut(), t.file.Close())
 	t.file = nil
 	return err
-}
-
-// openLocked opens or makes a trail's file and locks it. The file may be renamed between the two steps; then the lock
-// would guard a file that nobody finds any more, so it tries again.
-func openLocked(path string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK, 0o600) // O_NONBLOCK: a FIFO must not hang us
-		if err != nil {
-			return nil, err
-		}
-		if err := lock(f); err != nil {
-			_ = f.Close()
-			return nil, err
-		}
-		same, err := isAt(f, path)
-		if err == nil && same {
-			return f, nil
-		}
-		_ = f.Close()
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-func lock(f *os.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errors.New("not a regular file")
-	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return ErrLocked
-	}
-	return err
-}
-
-// isAt says whether path still leads to f.
-func isAt(f *os.File, path string) (bool, error) {
-	have, err := f.Stat()
-	if err != nil {
-		return false, err
-	}
-	want, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return os.SameFile(have, want), nil
-}
-
-// lastLine reads the end of a file: its last whole line without newline (nil if there is none) and what comes after.
-func lastLine(f *os.File) (last, torn []byte, err error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	size := info.Size()
-	for n := int64(64 << 10); ; n *= 2 {
-		n = min(n, size)
-		tail := make([]byte, n)
-		if _, err := f.ReadAt(tail, size-n); err != nil {
-			return nil, nil, fmt.Errorf("reading its end: %w", err)
-		}
-		end := bytes.LastIndexByte(tail, '\n')
-		start := bytes.LastIndexByte(tail[:max(end, 0)], '\n') + 1
-		switch {
-		case end >= 0 && (start > 0 || n == size):
-			return tail[start:end], tail[end+1:], nil
-		case n == size:
-			return nil, tail, nil
-		case n > 4*MaxRecord:
-			return nil, nil, fmt.Errorf("no line ends in its last %d bytes", n)
-		}
-	}
-}
-
-// setAside adds a torn line to a side file and makes sure that it is on the disk before the trail is cut.
-func setAside(side string, torn []byte) error {
-	f, err := os.OpenFile(side, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(bytes.Clone(torn), '\n'))
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncFolder(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-func hashLine(line []byte) string {
-	sum := sha256.Sum256(line)
-	return hex.EncodeToString(sum[:])
 }

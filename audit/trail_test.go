@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 123456789, time.UTC)
 
 func open(t testing.TB, file string) *audit.Trail {
 	t.Helper()
-	trail, err := audit.Open(file, audit.Options{})
+	trail, err := audit.Open(file, audit.Options{Spool: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +136,7 @@ func TestFormat(t *testing.T) {
 }
 
 func TestRefusedRecords(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "trail.jsonl")
 	trail := open(t, file)
 	before := contents(t, file)
@@ -272,6 +274,7 @@ func TestConcurrentAppends(t *testing.T) {
 
 // A crash may leave any number of bytes of the last record.
 func TestCrashAtEveryByte(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	whole := filepath.Join(dir, "whole")
 	trail := open(t, whole)
@@ -382,13 +385,25 @@ func TestRotationThatFails(t *testing.T) {
 	if err := os.Rename(file, old); err != nil {
 		t.Fatal(err)
 	}
-	foreign := open(t, file) // another proxy took the path
+	if _, err := audit.Open(file, audit.Options{}); !errors.Is(err, audit.ErrLocked) { // the spool is still ours
+		t.Errorf("another proxy took the path: got %v, want ErrLocked", err)
+	}
+	foreign, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(foreign.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
 	if err := trail.Reopen(); !errors.Is(err, audit.ErrLocked) {
 		t.Errorf("got %v, want ErrLocked", err)
 	}
 	foreign.Close()
+	if err := os.WriteFile(file, []byte("something"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := trail.Reopen(); err == nil {
-		t.Error("another trail at the path: got no error")
+		t.Error("another file at the path: got no error")
 	}
 	appendAll(t, trail, start("alice"))
 	if err := os.Remove(file); err != nil {

@@ -9,12 +9,16 @@ import (
 	"hash/crc32"
 	"io"
 	"iter"
+	"slices"
 	"time"
 )
 
 // ErrTorn is wrapped by the error about a last line that has no newline. The writer died there, or is writing just now;
 // the next Open sets such a line aside.
 var ErrTorn = errors.New("torn: it does not end in a newline")
+
+// ErrUnknown is wrapped by the error about a record that was there once: the trail was cut off, or is another.
+var ErrUnknown = errors.New("no record has the hash")
 
 // LineError says which line of a trail is the first bad one, and why.
 type LineError struct {
@@ -40,16 +44,20 @@ type Summary struct {
 }
 
 // Verify reads a trail to its end and checks each line: its CRC, its number, and its hash of the line before. It can't
-// know that the first record has none before it (look at FirstSeq), nor that the last has none after it (look at
-// LastSeq and LastHash). Rotated files are verified as one with io.MultiReader, oldest first.
+// know that the first record has none before it (look at FirstSeq), nor that the last has none after it: for that, known
+// has the LastHash of earlier summaries, whose records must be there, or be the one before the first. Rotated files are
+// verified as one with io.MultiReader, oldest first.
 //
-// The error is a *LineError for the first bad line, or r's own. The summary is right in both cases.
-func Verify(r io.Reader) (Summary, error) {
+// The error is a *LineError for the first bad line, r's own, or wraps ErrUnknown. The summary is right in all cases.
+func Verify(r io.Reader, known ...string) (Summary, error) {
 	var s Summary
+	known = slices.Clone(known)
 	err := read(r, func(rec Record, hash string) bool {
 		if s.Records == 0 {
 			s.FirstSeq, s.FirstPrev, s.FirstTime = rec.Seq, rec.Prev, rec.Time
+			known = slices.DeleteFunc(known, func(k string) bool { return k == rec.Prev })
 		}
+		known = slices.DeleteFunc(known, func(k string) bool { return k == hash })
 		s.Records++
 		s.LastSeq, s.LastHash, s.LastTime = rec.Seq, hash, rec.Time
 		if rec.Event == TrailRecovered {
@@ -57,6 +65,9 @@ func Verify(r io.Reader) (Summary, error) {
 		}
 		return true
 	})
+	if err == nil && len(known) > 0 {
+		err = fmt.Errorf("%w %s", ErrUnknown, known[0])
+	}
 	return s, err
 }
 

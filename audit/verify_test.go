@@ -2,7 +2,11 @@ package audit_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"io"
 	"path/filepath"
 	"slices"
@@ -22,6 +26,7 @@ func sample(t testing.TB) []byte {
 }
 
 func TestVerifyNamesTheChangedByte(t *testing.T) {
+	t.Parallel()
 	whole := sample(t)
 	line := 1
 	for i, c := range whole {
@@ -141,22 +146,107 @@ func TestAllCanStop(t *testing.T) {
 	}
 }
 
+// FuzzVerify holds Verify and All against a reader that splits a text into lines and sees them all. seal gives each line
+// a right CRC, and the line's predecessor's hash in place of PREV, so that the fuzzer gets past them. A good trail of
+// which one bit is flipped, or a line left out, is good no more.
 func FuzzVerify(f *testing.F) {
-	f.Add(sample(f))
-	f.Add([]byte("{}\n"))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		s, err := audit.Verify(bytes.NewReader(text))
-		if err == nil && s.Records != bytes.Count(text, []byte("\n")) {
-			t.Errorf("%d records in %q", s.Records, text)
+	whole := sample(f)
+	f.Add(whole, false, uint16(0))
+	f.Add([]byte("{}\n"), false, uint16(1))
+	link := `{"seq":%d,"prev":"PREV","time":"2026-11-22T17:00:00Z","event":"session_start","user":"alice"` + "\n"
+	f.Add(fmt.Appendf(nil, link, 1), true, uint16(2))
+	f.Add(fmt.Appendf(nil, link+link+link, 1, 2, 3), true, uint16(1000))
+	f.Add(fmt.Appendf(nil, link+link, 1, 3), true, uint16(4))
+	f.Add(fmt.Appendf(nil, `{"seq":7,"prev":"`+strings.Repeat("a", 64)+`","event":"trail_recovered"`+"\n"+link, 8), true, uint16(5))
+	f.Add(append(fmt.Appendf(nil, link, 1), `{"seq":2`...), true, uint16(5))
+	other := strings.Replace(link, "PREV", strings.Repeat("b", 64), 1)
+	f.Add(fmt.Appendf(nil, link+other, 1, 2), true, uint16(6))
+	f.Add(fmt.Appendf(nil, link+strings.Replace(link, `","time"`, `x","time"`, 1), 1, 2), true, uint16(7))
+	f.Fuzz(func(t *testing.T, text []byte, seal bool, flip uint16) {
+		if len(text) > 16<<10 {
+			return
 		}
-		var seqs []uint64
+		if seal {
+			text = sealed(text)
+		}
+		s, err := audit.Verify(bytes.NewReader(text))
+		want, line := wantedSummary(text)
+		var at *audit.LineError
+		if errors.As(err, &at); s != want || (line == 0) != (err == nil) || at != nil && at.Line != line {
+			t.Fatalf("%q: got %+v and %v, want %+v and line %d", text, s, err, want, line)
+		}
+		records, last := 0, error(nil)
 		for r, err := range audit.All(bytes.NewReader(text)) {
-			if err == nil {
-				seqs = append(seqs, r.Seq)
+			if last = err; err == nil {
+				records++
+			}
+			if err == nil && r.Seq != s.FirstSeq+uint64(records)-1 {
+				t.Fatalf("%q: record %d has seq %d", text, records, r.Seq)
 			}
 		}
-		if len(seqs) != s.Records || !slices.IsSorted(seqs) {
-			t.Errorf("got seqs %v, want %d", seqs, s.Records)
+		if records != s.Records || fmt.Sprint(last) != fmt.Sprint(err) {
+			t.Fatalf("%q: All has %d records and %v, Verify %d and %v", text, records, last, s.Records, err)
+		}
+		if err != nil || s.Records == 0 {
+			return
+		}
+		changed := bytes.Clone(text)
+		changed[int(flip>>3)%len(text)] ^= 1 << (flip & 7)
+		if c, err := audit.Verify(bytes.NewReader(changed)); err == nil {
+			t.Fatalf("%q, changed to %q, is %+v", text, changed, c)
+		}
+		lines := bytes.SplitAfter(text, []byte("\n"))
+		if i := 1 + int(flip)%len(lines); i < s.Records-1 { // neither the first nor the last: see Summary
+			if c, err := audit.Verify(bytes.NewReader(bytes.Join(slices.Delete(lines, i, i+1), nil))); err == nil {
+				t.Fatalf("%q without line %d is %+v", text, i+1, c)
+			}
 		}
 	})
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sealed gives each whole line what the trail would give it.
+func sealed(text []byte) []byte {
+	prev := strings.Repeat("0", 64)
+	var out []byte
+	for line := range bytes.Lines(text) {
+		body, whole := bytes.CutSuffix(line, []byte("\n"))
+		body = bytes.ReplaceAll(body, []byte("PREV"), []byte(prev))
+		if whole {
+			body = fmt.Appendf(bytes.Clone(body), `,"crc":"%08x"}`, crc32.Checksum(body, castagnoli))
+			prev = fmt.Sprintf("%x", sha256.Sum256(body))
+			body = append(body, '\n')
+		}
+		out = append(out, body...)
+	}
+	return out
+}
+
+// wantedSummary is what a text amounts to, and its first bad line or 0.
+func wantedSummary(text []byte) (s audit.Summary, bad int) {
+	for line := range bytes.Lines(text) {
+		bad++
+		line, whole := bytes.CutSuffix(line, []byte("\n"))
+		at := bytes.LastIndex(line, []byte(`,"crc":"`))
+		if !whole || at < 0 || string(line[at:]) != fmt.Sprintf(`,"crc":"%08x"}`, crc32.Checksum(line[:at], castagnoli)) {
+			return s, bad
+		}
+		var r audit.Record
+		if err := json.Unmarshal(line, &r); err != nil || r.Seq == 0 || len(r.Prev) != 64 || (r.Seq == 1) != (strings.Trim(r.Prev, "0") == "") {
+			return s, bad
+		}
+		if s.Records > 0 && (r.Seq != s.LastSeq+1 || r.Prev != s.LastHash) {
+			return s, bad
+		}
+		if s.Records == 0 {
+			s.FirstSeq, s.FirstPrev, s.FirstTime = r.Seq, r.Prev, r.Time
+		}
+		s.Records++
+		s.LastSeq, s.LastHash, s.LastTime = r.Seq, fmt.Sprintf("%x", sha256.Sum256(line)), r.Time
+		if r.Event == audit.TrailRecovered {
+			s.Recovered++
+		}
+	}
+	return s, 0
 }

@@ -1,0 +1,218 @@
+package audit
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"hash/crc32"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// entry is a statement on its way into the trail. Its slices belong to somebody else.
+type entry struct {
+	number   uint64 // of its first slot in the spool; 0 when it was not there
+	at       int64  // nanoseconds since 1970
+	length   int64
+	function uint32
+	kind     uint8 // index into statementKinds
+	redacted bool
+	session  []byte
+	name     []byte
+	portal   []byte
+	text     []byte
+}
+
+// batch is lines of statements that are written with one write(2). They are equal to what encoding/json makes of the
+// same Record, but cost no allocation.
+type batch struct {
+	same  string // what all lines have: event, deployment, proxy
+	lines []byte
+	seq   uint64 // of the last line
+	prev  [2 * sha256.Size]byte
+
+	second int64  // of the statement before, and
+	clock  []byte // how it is written
+}
+
+// sameInAll is what follows the time in each line of a statement.
+func sameInAll(opts Options) string {
+	same := `Z","event":"` + string(SessionStatement) + `"`
+	for _, f := range []struct{ key, value string }{{"deployment", opts.Deployment}, {"proxy", opts.Proxy}} {
+		if f.value != "" {
+			same += `,"` + f.key + `":` + string(appendJSON(nil, []byte(f.value)))
+		}
+	}
+	return same
+}
+
+// begin empties the batch. Its first line will follow the one with this number and hash.
+func (b *batch) begin(seq uint64, prev string) {
+	b.lines, b.seq = b.lines[:0], seq
+	copy(b.prev[:], prev)
+}
+
+// add adds the line of a statement.
+func (b *batch) add(e *entry) {
+	start := len(b.lines)
+	l := append(b.lines, `{"seq":`...)
+	l = strconv.AppendUint(l, b.seq+1, 10)
+	l = append(l, `,"prev":"`...)
+	l = append(l, b.prev[:]...)
+	l = append(l, `","time":"`...)
+	l = b.appendTime(l, e.at)
+	l = append(l, b.same...)
+	if len(e.session) > 0 {
+		l = appendJSON(append(l, `,"session":`...), e.session)
+	}
+	l = append(l, `,"kind":"`...)
+	l = append(l, statementKinds[e.kind]...)
+	l = append(l, '"')
+	l = appendBytes(l, "statement", uncut(e))
+	l = appendBytes(l, "prepared", e.name)
+	l = appendBytes(l, "portal", e.portal)
+	l = appendNumber(l, "function_oid", uint64(e.function))
+	l = appendNumber(l, "statement_bytes", uint64(e.length)) //nolint:gosec // G115: never negative, see check and readEntry
+	if e.redacted {
+		l = append(l, `,"redacted":true`...)
+	}
+	l = appendNumber(l, "statement_number", e.number)
+	l = appendCRC(l, start)
+
+	sum := sha256.Sum256(l[start : len(l)-1])
+	hex.Encode(b.prev[:], sum[:])
+	b.lines, b.seq = l, b.seq+1
+}
+
+// appendTime adds a time as time.RFC3339Nano has it, without the Z. Most have the second of the one before.
+func (b *batch) appendTime(l []byte, at int64) []byte {
+	second, fraction := at/1e9, at%1e9
+	if fraction < 0 {
+		second, fraction = second-1, fraction+1e9
+	}
+	if second != b.second || b.clock == nil {
+		b.second = second
+		b.clock = time.Unix(second, 0).UTC().AppendFormat(b.clock[:0], "2006-01-02T15:04:05")
+	}
+	l = append(l, b.clock...)
+	if fraction == 0 {
+		return l
+	}
+	l = append(l, ".000000000"...)
+	digits := l[len(l)-9:]
+	for i := 8; i >= 0; i-- {
+		digits[i] = byte('0' + fraction%10)
+		fraction /= 10
+	}
+	for l[len(l)-1] == '0' {
+		l = l[:len(l)-1]
+	}
+	return l
+}
+
+// appendCRC ends the line that begins at start.
+func appendCRC(b []byte, start int) []byte {
+	sum := crc32.Checksum(b[start:], castagnoli)
+	b = append(b, `,"crc":"`...)
+	var bytes [4]byte
+	binary.BigEndian.PutUint32(bytes[:], sum)
+	b = hex.AppendEncode(b, bytes[:])
+	return append(b, "\"}\n"...)
+}
+
+// uncut is the text without the part of a character that a cut has left at its end, so that the text is still UTF-8.
+func uncut(e *entry) []byte {
+	if e.length <= int64(len(e.text)) {
+		return e.text
+	}
+	for n := 1; n < utf8.UTFMax && n <= len(e.text); n++ {
+		tail := e.text[len(e.text)-n:]
+		if utf8.RuneStart(tail[0]) {
+			if utf8.FullRune(tail) {
+				break
+			}
+			return e.text[:len(e.text)-n]
+		}
+	}
+	return e.text
+}
+
+// appendBytes adds a field with a client's bytes: as a string when they are UTF-8, else as base64 and under another
+// name, so that nothing is lost.
+func appendBytes(b []byte, key string, value []byte) []byte {
+	if len(value) == 0 {
+		return b
+	}
+	b = append(append(b, `,"`...), key...)
+	if utf8.Valid(value) {
+		return appendJSON(append(b, `":`...), value)
+	}
+	b = append(b, `_base64":"`...)
+	b = base64.StdEncoding.AppendEncode(b, value)
+	return append(b, '"')
+}
+
+func appendNumber(b []byte, key string, n uint64) []byte {
+	if n == 0 {
+		return b
+	}
+	b = append(append(append(b, `,"`...), key...), `":`...)
+	return strconv.AppendUint(b, n, 10)
+}
+
+// plain says which bytes stand for themselves in a JSON string. Bytes of 0x80 and more begin what must be looked at.
+var plain = func() (table [256]bool) {
+	for c := range utf8.RuneSelf {
+		table[c] = c >= 0x20 && c != '"' && c != '\\'
+	}
+	return table
+}()
+
+// appendJSON adds a string as encoding/json does without SetEscapeHTML: bytes that are not UTF-8 become U+FFFD.
+func appendJSON(b, s []byte) []byte {
+	b = append(b, '"')
+	for len(s) > 0 {
+		n := 0
+		for n < len(s) && plain[s[n]] {
+			n++
+		}
+		b = append(b, s[:n]...)
+		if s = s[n:]; len(s) > 0 {
+			b, s = appendEscaped(b, s)
+		}
+	}
+	return append(b, '"')
+}
+
+// appendEscaped adds the first character of s, which is not plain, and returns what follows it.
+func appendEscaped(b, s []byte) (line, rest []byte) {
+	const digits = "0123456789abcdef"
+	c := s[0]
+	if c < utf8.RuneSelf {
+		switch c {
+		case '"', '\\':
+			return append(b, '\\', c), s[1:]
+		case '\b':
+			return append(b, `\b`...), s[1:]
+		case '\f':
+			return append(b, `\f`...), s[1:]
+		case '\n':
+			return append(b, `\n`...), s[1:]
+		case '\r':
+			return append(b, `\r`...), s[1:]
+		case '\t':
+			return append(b, `\t`...), s[1:]
+		}
+		return append(b, '\\', 'u', '0', '0', digits[c>>4], digits[c&15]), s[1:]
+	}
+	r, size := utf8.DecodeRune(s)
+	switch {
+	case r == utf8.RuneError && size == 1:
+		return append(b, `\ufffd`...), s[1:]
+	case r == '\u2028' || r == '\u2029': // JavaScript takes them for line ends
+		return append(b, '\\', 'u', '2', '0', '2', digits[r&15]), s[size:]
+	}
+	return append(b, s[:size]...), s[size:]
+}

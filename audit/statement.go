@@ -1,0 +1,117 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"time"
+	"unsafe"
+)
+
+// Limits of a statement. They bound what one message of a client may take of the spool and of the trail.
+const (
+	// MaxStatementText is the length in bytes of the longest text that a statement record holds. The caller records a
+	// longer one in parts: see StatementMore.
+	MaxStatementText = 64 << 10
+
+	// MaxStatementName is the length in bytes of the longest name of a prepared statement or portal. Drivers use some
+	// dozens; a longer one is an error, because a cut name would say that it is another.
+	MaxStatementName = 8 << 10
+
+	maxSession = 255
+)
+
+// StatementKind says with which message of PostgreSQL's protocol a session asks. The set is closed.
+type StatementKind string
+
+// The kinds. Execute is not among them: it can run only what a Bind, or a DECLARE in a recorded text, has named.
+const (
+	StatementQuery        StatementKind = "query"
+	StatementParse        StatementKind = "parse"
+	StatementBind         StatementKind = "bind"
+	StatementFunctionCall StatementKind = "function_call"
+	StatementMore         StatementKind = "more"      // Text goes on with that of the session's statement before
+	StatementCopyData     StatementKind = "copy_data" // the end of a COPY from the client; Length counts its data
+)
+
+var statementKinds = [...]StatementKind{
+	1: StatementQuery, StatementParse, StatementBind, StatementFunctionCall, StatementCopyData, StatementMore,
+}
+
+// code returns a kind's number, 0 when it is unknown.
+func (k StatementKind) code() uint8 {
+	for i := 1; i < len(statementKinds); i++ {
+		if statementKinds[i] == k {
+			return uint8(i)
+		}
+	}
+	return 0
+}
+
+// Statement is what a session asks the server to do, in the terms of PostgreSQL's protocol. The trail copies what it
+// needs before [Trail.Statement] returns, so the slices may point into a buffer that is used again.
+type Statement struct {
+	Kind     StatementKind
+	Name     []byte // of the prepared statement (Parse, Bind); empty for the unnamed one
+	Portal   []byte // (Bind)
+	Text     []byte // SQL of Query and Parse, at most MaxStatementText bytes, in the client's encoding
+	Function uint32 // OID of the function (FunctionCall)
+	Length   int64  // of the data in bytes (CopyData)
+}
+
+// check refuses what does not fit into a record.
+func (s *Statement) check(session string) error {
+	switch {
+	case s.Kind.code() == 0:
+		return fmt.Errorf("unknown kind of statement %q", s.Kind)
+	case len(s.Text) > MaxStatementText:
+		return fmt.Errorf("statement has more than %d bytes", MaxStatementText)
+	case len(s.Name) > MaxStatementName || len(s.Portal) > MaxStatementName:
+		return fmt.Errorf("name of statement or portal has more than %d bytes", MaxStatementName)
+	case len(session) > maxSession:
+		return fmt.Errorf("session has more than %d bytes", maxSession)
+	case s.Length < 0:
+		return errors.New("length of statement is negative")
+	}
+	return nil
+}
+
+// Statement records what a session is about to ask the server for. When it returns nil, the record survives this
+// process, and with [Options.Sync] the machine. When it returns an error the statement must not be sent; a later call
+// works again as soon as there is room.
+//
+// Passwords in CREATE and ALTER ROLE are replaced in the record: see redact.
+//
+// Several sessions may call it at once; they wait for each other only when the spool is full.
+func (t *Trail) Statement(session string, at time.Time, s *Statement) error {
+	err := s.check(session)
+	if err == nil {
+		e := entry{
+			at: at.UnixNano(), kind: s.Kind.code(), session: bytesOf(session), name: s.Name, portal: s.Portal, text: s.Text,
+			function: s.Function, length: s.Length,
+		}
+		e.redact()
+		err = t.statement(&e)
+	}
+	if err != nil {
+		return fmt.Errorf("writing to trail %s: %w", t.path, err)
+	}
+	return nil
+}
+
+// bytesOf is a string's bytes, to be read only, without an allocation.
+func bytesOf(s string) []byte {
+	return unsafe.Slice(unsafe.StringData(s), len(s)) //nolint:gosec // G103: nobody writes to an entry's session
+}
+
+// redact replaces passwords in an entry's text.
+func (e *entry) redact() {
+	text, redacted := redact(e.text)
+	if !redacted {
+		return
+	}
+	e.redacted = true
+	if len(text) > MaxStatementText { // passwords shorter than what replaces them
+		text, e.length = text[:MaxStatementText], max(e.length, int64(len(e.text)))
+	}
+	e.text = text
+}

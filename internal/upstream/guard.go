@@ -36,15 +36,19 @@ type guard struct {
 	secured       bool // it is encrypted
 	buffered      bytes.Buffer
 	authenticated bool
+	refused       error // why nothing passes any more
 }
 
 func (g *guard) Read(p []byte) (int, error) {
+	if g.refused != nil {
+		return 0, g.refused
+	}
 	if g.buffered.Len() == 0 {
 		if g.authenticated {
 			return g.server.Read(p)
 		}
-		if err := g.next(); err != nil {
-			return 0, err
+		if g.refused = g.next(); g.refused != nil {
+			return 0, g.refused
 		}
 	}
 	return g.buffered.Read(p)

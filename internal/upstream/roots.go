@@ -11,7 +11,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"time"
 )
 
 // The values of Config.RootCert that are no file.
@@ -99,29 +98,28 @@ type watched[T any] struct {
 	load  func() (T, error)
 
 	mu     sync.Mutex
-	stamps []stamp
+	stamps []os.FileInfo
 	value  T
 	loaded bool
 }
 
-// stamp tells one state of a file from another.
-type stamp struct {
-	modified time.Time
-	size     int64
+// unchanged tells one state of a file from another. The time alone would not do: its ticks are milliseconds long.
+func unchanged(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }
 
 func (w *watched[T]) get() (T, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	stamps := make([]stamp, len(w.files))
+	stamps := make([]os.FileInfo, len(w.files))
 	for i, file := range w.files {
 		info, err := os.Stat(file)
 		if err != nil {
 			return *new(T), err
 		}
-		stamps[i] = stamp{info.ModTime(), info.Size()}
+		stamps[i] = info
 	}
-	if w.loaded && slices.Equal(stamps, w.stamps) {
+	if w.loaded && slices.EqualFunc(stamps, w.stamps, unchanged) {
 		return w.value, nil
 	}
 	value, err := w.load()

@@ -205,7 +205,7 @@ func (c *scripted) readStartup() {
 
 // A server that asks for the password itself, in any of the old ways, or for nothing at all, is not a server that we
 // talk to: it may be anyone.
-func TestServersThatWantThePassword(t *testing.T) {
+func TestRule06ServersThatWantThePassword(t *testing.T) {
 	t.Parallel()
 	for name, request := range map[string]pgproto3.BackendMessage{
 		"in the clear": &pgproto3.AuthenticationCleartextPassword{},
@@ -237,7 +237,7 @@ func TestServersThatWantThePassword(t *testing.T) {
 }
 
 // A hostile server can't make us allocate what it declares.
-func TestDeclaredLengthIsNotAllocated(t *testing.T) {
+func TestRule06NothingIsAllocatedForALength(t *testing.T) {
 	t.Parallel()
 	for name, bytes := range map[string]string{
 		"an Authentication of 1 GB": "R\x3f\xff\xff\xff",

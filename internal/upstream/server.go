@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -89,6 +90,8 @@ type Server struct {
 	base       *pgconn.Config // what every log-in's configuration has in common
 	roots      *watched[*anchors]
 	clientCert *watched[*tls.Certificate]
+	tls        *tls.Config                  // of all connections
+	chain      atomic.Pointer[trustedChain] // the last
 }
 
 const (
@@ -116,6 +119,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, base: base, roots: rootsOf(cfg.RootCert), clientCert: clientCertOf(cfg.ClientCert, cfg.ClientKey)}
+	s.tls = s.tlsConfig()
 	if s.roots != nil {
 		if _, err := s.roots.get(); err != nil {
 			return nil, Problem{"ssl_root_cert", err.Error()}
@@ -142,6 +146,10 @@ type Login struct {
 	// Token marks a Password that is a token, such as RDS's IAM authentication takes: it is sent in cleartext when the
 	// server asks for that, and so only to a server of which chain and name were verified.
 	Token bool
+
+	// Ahead is the connection to log in over, if one was opened ahead on the same Server. Optional: without it, if it has
+	// become too old, and for a second attempt, Connect opens one.
+	Ahead *Ahead
 }
 
 // DialError is a server that could not be reached or did not agree on TLS; no log-in was tried.
@@ -229,7 +237,7 @@ func (s *Server) loginConfig(l Login, enc encryption, g *guard) *pgconn.Config {
 			return s.dial(ctx, enc)
 		}
 		g.dialed = true
-		conn, err := s.dial(ctx, enc)
+		conn, err := s.open(ctx, l.Ahead, enc)
 		_, g.secured = conn.(*tls.Conn)
 		return conn, err
 	}
@@ -238,6 +246,14 @@ func (s *Server) loginConfig(l Login, enc encryption, g *guard) *pgconn.Config {
 		return pgproto3.NewFrontend(g, w)
 	}
 	return cfg
+}
+
+// open returns the connection that was opened ahead, or opens one.
+func (s *Server) open(ctx context.Context, ahead *Ahead, enc encryption) (net.Conn, error) {
+	if ahead != nil && ahead.fresh() {
+		return ahead.take(ctx)
+	}
+	return s.dial(ctx, enc)
 }
 
 // methods is the list of authentication methods that the server may choose from, in the words of libpq's require_auth.

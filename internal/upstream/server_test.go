@@ -252,7 +252,7 @@ func TestRootFileIsReadAgain(t *testing.T) {
 }
 
 // The password goes out as a SCRAM proof only: a server that asks for it in another way gets nothing.
-func TestOnlySCRAM(t *testing.T) {
+func TestRule06OnlySCRAM(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{"password", "md5", "trust"} {
 		t.Run(method, func(t *testing.T) {

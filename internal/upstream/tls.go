@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hourgate/hourgate/internal/burst"
 )
 
 // alpn is the protocol name that PostgreSQL 17 and later expect in the TLS handshake.
@@ -26,6 +28,7 @@ func (s *Server) dial(ctx context.Context, enc encryption) (net.Conn, error) {
 	if err != nil {
 		return nil, &DialError{s.Address(), err}
 	}
+	conn = burst.Wrap(conn)
 	if enc == plaintext {
 		return conn, nil
 	}
@@ -59,7 +62,8 @@ func (s *Server) secure(ctx context.Context, conn net.Conn, enc encryption) (net
 	}
 
 	// upstream ↔ TLS handshake
-	secured := tls.Client(conn, s.tlsConfig())
+	burst.ExpectTLS(conn)
+	secured := tls.Client(conn, s.tls)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
@@ -105,6 +109,8 @@ func (s *Server) tlsConfig() *tls.Config {
 		ServerName:         s.cfg.serverName(), // sent as SNI unless it is an address, as by libpq
 		NextProtos:         []string{alpn},
 		InsecureSkipVerify: true, //nolint:gosec // see VerifyConnection; without a root certificate nothing is verified, as by libpq
+
+		DynamicRecordSizingDisabled: true, // full records from the start: each costs a system call
 	}
 	if s.cfg.verification() != unverified {
 		cfg.VerifyConnection = s.verify

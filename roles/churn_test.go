@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ func TestChurn(t *testing.T) {
 		before := f.snapshot(t)
 		cycles := churnCycles(t)
 		work := make(chan int)
+		var made atomic.Int64
 		var workers sync.WaitGroup
 		for range churnWorkers {
 			workers.Go(func() {
@@ -57,6 +59,7 @@ func TestChurn(t *testing.T) {
 						t.Errorf("cycle %d: %v", i, err)
 						continue
 					}
+					made.Add(1)
 					lease.Release()
 				}
 			})
@@ -66,7 +69,9 @@ func TestChurn(t *testing.T) {
 		}
 		close(work)
 		workers.Wait()
-		waitForLong(t, 10*time.Minute, "all roles are settled", func() bool { return len(f.trail.of(audit.RoleSettled)) >= cycles+3 })
+		waitForLong(t, 2*time.Minute, "all roles are settled, or left to the sweep", func() bool {
+			return len(f.trail.of(audit.RoleSettled))+len(f.trail.of(audit.RoleSettleFailed)) >= int(made.Load())+3
+		})
 		if err := f.Sweep(t.Context()); err != nil {
 			t.Errorf("sweep: %v", err)
 		}

@@ -98,16 +98,12 @@ func (s *settlement) keep(ctx context.Context, c *adminConn, before []string) ([
 
 // owned describes the objects that the role owns in this database, for the record.
 func (s *settlement) owned(ctx context.Context, c *adminConn) ([]string, error) {
-	rows, err := c.Query(ctx, `
+	return s.describe(ctx, c, `
 		SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend
 		 WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 AND deptype = 'o'
 		   AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 		   AND pg_describe_object(classid, objid, objsubid) IS NOT NULL
-		 ORDER BY 1`, s.role.OID)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
+		 ORDER BY 1`)
 }
 
 // dropOwned drops what the role owns here and revokes what it was granted. RESTRICT: other people's views and foreign
@@ -169,7 +165,7 @@ func (s *settlement) revokeAsGrantors(ctx context.Context, c *adminConn) error {
 // dropPieces drops the role's objects in batches, the youngest first, since what depends on another is mostly younger. What
 // can't be dropped stays.
 func (s *settlement) dropPieces(ctx context.Context, c *adminConn) error {
-	rows, err := c.Query(ctx, `
+	statements, err := s.describe(ctx, c, `
 		SELECT CASE o.type WHEN 'large object' THEN 'SELECT lo_unlink(' || d.objid || ')'
 		                   WHEN 'statistics object' THEN 'DROP STATISTICS IF EXISTS ' || o.identity
 		                   ELSE 'DROP ' || o.type || ' IF EXISTS ' || o.identity END
@@ -179,11 +175,7 @@ func (s *settlement) dropPieces(ctx context.Context, c *adminConn) error {
 		   AND o.type IN ('table', 'view', 'materialized view', 'foreign table', 'sequence', 'function', 'procedure', 'aggregate',
 		                  'type', 'schema', 'collation', 'conversion', 'operator', 'statistics object', 'large object',
 		                  'text search dictionary', 'text search configuration')
-		 ORDER BY d.objid DESC`, s.role.OID)
-	if err != nil {
-		return err
-	}
-	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		 ORDER BY d.objid DESC`)
 	if err != nil {
 		return err
 	}
@@ -316,6 +308,16 @@ func (s *settlement) generate(ctx context.Context, c *adminConn, query string) (
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// describe runs a query about the role that describes objects. On version 13 the server reports an internal error about an
+// object that somebody else drops meanwhile.
+func (s *settlement) describe(ctx context.Context, c *adminConn, query string) (described []string, err error) {
+	err = retry(ctx, func() error {
+		described, err = s.generate(ctx, c, query)
+		return err
+	})
+	return described, err
 }
 
 // execEach runs a query that returns statements, and the statements.

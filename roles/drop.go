@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
@@ -81,15 +82,11 @@ func (s *settlement) tombstone(ctx context.Context) error {
 			s.k.log.Warn("tombstone keeps a membership", "role", s.role.Name, "group", p, "error", err)
 		}
 	}
-	rows, err := s.c.Query(ctx, `
+	heldBy, err := s.describe(ctx, s.c, `
 		SELECT coalesce((SELECT 'in database ' || datname || ': ' FROM pg_database WHERE oid = dbid AND datname <> current_database()), '')
 		       || CASE WHEN dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 		               THEN pg_describe_object(classid, objid, objsubid) ELSE classid::regclass::text || ' ' || objid END
-		  FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 LIMIT $2`, s.role.OID, heldByLimit)
-	if err != nil {
-		return err
-	}
-	heldBy, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		  FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 LIMIT `+strconv.Itoa(heldByLimit))
 	if err != nil {
 		return err
 	}

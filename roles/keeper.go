@@ -58,7 +58,7 @@ const (
 	settleTimeout    = time.Minute      // for one try; the sweep tries again
 	heartbeat        = 5 * time.Second  // how soon a lost admin connection is noticed
 	sweepInterval    = time.Minute
-	sessionsGrace    = 250 * time.Millisecond // for sessions to end by themselves before they are terminated
+	sessionsGrace    = 300 * time.Millisecond // for sessions to end by themselves before they are terminated
 	retryInterval    = 10 * time.Second       // of the sweep, while something could not be settled
 )
 

@@ -27,6 +27,63 @@ func TestRoleNames(t *testing.T) {
 	}
 }
 
+var roleName = regexp.MustCompile(`^hg_[a-z0-9_]*_[a-z0-9_]*_[a-z2-7]{12}$`)
+
+// FuzzLedger: what people and policies are called can't break out of a role's name, of its ledger entry, or of the quotes
+// around either; and a comment that is taken for an entry is one.
+func FuzzLedger(f *testing.F) {
+	f.Add("alice@example.com", "inc-4211", `{"hourgate":1,"user":"a","until":"2026-11-22T17:00:00Z"}`)
+	f.Add("it's \"alice\"\n", "'; DROP ROLE x; --", `{"hourgate":1} {"hourgate":1}`)
+	f.Add("\xff\x00\\", "\u202e\"\"", `{"hourgate":2}`)
+	f.Fuzz(func(t *testing.T, user, grant, comment string) {
+		if len(user)+len(grant)+len(comment) > 4096 {
+			return
+		}
+		name := newRoleName(user, grant)
+		if !roleName.MatchString(name) || len(name) > maxIdentifier || quoteIdentifier(name) != `"`+name+`"` {
+			t.Fatalf("%q and %q became the role %q", user, grant, name)
+		}
+		e := entry{Version: ledgerVersion, User: valid(user), Grant: valid(grant), Roles: []string{valid(comment)}, Until: time.Unix(1e9, 0).UTC()}
+		if got, ok := parseComment(e.comment()); !ok || !reflect.DeepEqual(got, e) {
+			t.Fatalf("%+v was written as %q and read as %+v", e, e.comment(), got)
+		}
+		if e, ok := parseComment(comment); ok {
+			if again, ok := parseComment(e.comment()); !ok || !again.Until.Equal(e.Until) || again.User != e.User || again.Grant != e.Grant {
+				t.Fatalf("%q was read as %+v, and then as %+v", comment, e, again)
+			}
+		}
+		for _, text := range []string{user, grant, comment, e.comment()} {
+			if got, rest := unquote(quoteLiteral(text)+"rest", '\''); got != text || rest != "rest" {
+				t.Fatalf("%q reads as %q with %q behind it", quoteLiteral(text), got, rest)
+			}
+			if got, rest := unquote(quoteIdentifier(text)+"rest", '"'); got != strings.ReplaceAll(text, "\x00", "") || rest != "rest" {
+				t.Fatalf("%q reads as %q with %q behind it", quoteIdentifier(text), got, rest)
+			}
+		}
+	})
+}
+
+// valid is text as JSON keeps it: a byte that is not UTF-8 becomes U+FFFD.
+func valid(text string) string { return string([]rune(text)) }
+
+// unquote reads as PostgreSQL's scanner does (xqdouble and xddouble, scan.l): up to the first quote that is not doubled.
+func unquote(sql string, quote byte) (text, rest string) {
+	if sql == "" || sql[0] != quote {
+		return "", sql
+	}
+	var b []byte
+	for i := 1; i < len(sql); i++ {
+		if sql[i] == quote {
+			if i+1 == len(sql) || sql[i+1] != quote {
+				return string(b), sql[i+1:]
+			}
+			i++
+		}
+		b = append(b, sql[i])
+	}
+	return "", sql
+}
+
 func TestLedgerEntry(t *testing.T) {
 	t.Parallel()
 	want := entry{

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -23,8 +23,11 @@ type pool struct {
 	open   func(context.Context) (*adminConn, error)
 	idle   chan *adminConn
 	free   chan struct{} // a token is the right to open one more connection
-	live   atomic.Int32
 	logins chan struct{} // bounds the log-ins that hold a connection, so that one is left for settling
+
+	mu   sync.Mutex // guards what follows
+	live int
+	none chan struct{} // closed while none is live
 }
 
 func newPool(open func(context.Context) (*adminConn, error)) *pool {
@@ -33,7 +36,9 @@ func newPool(open func(context.Context) (*adminConn, error)) *pool {
 		idle:   make(chan *adminConn, poolSize),
 		free:   make(chan struct{}, poolSize),
 		logins: make(chan struct{}, poolSize-1),
+		none:   make(chan struct{}),
 	}
+	close(p.none)
 	for range poolSize {
 		p.free <- struct{}{}
 	}
@@ -90,17 +95,17 @@ func (p *pool) next(ctx context.Context) (*adminConn, error) {
 	conn, err := p.open(ctx)
 	if err == nil {
 		conn.used = time.Now()
-		p.live.Add(1)
+		p.count(1)
 		return conn, nil
 	}
 	p.free <- struct{}{}
-	if p.live.Load() == 0 {
-		return nil, err
-	}
-	// The server has no slot left or the secret can't be had: wait for a connection that is there already.
+	// The server has no slot left or the secret can't be had: wait for a connection that is there already, if one is, and
+	// as long as one is.
 	select {
 	case conn := <-p.idle:
 		return conn, nil
+	case <-p.noneLive():
+		return nil, err
 	case <-ctx.Done():
 		return nil, errors.Join(err, context.Cause(ctx))
 	}
@@ -119,8 +124,28 @@ func (p *pool) discard(conn *adminConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	_ = conn.Close(ctx)
-	p.live.Add(-1)
+	p.count(-1)
 	p.free <- struct{}{}
+}
+
+func (p *pool) count(more int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.live
+	p.live += more
+	switch {
+	case before == 0:
+		p.none = make(chan struct{})
+	case p.live == 0:
+		close(p.none)
+	}
+}
+
+// noneLive returns a channel that is closed as soon as no connection is open.
+func (p *pool) noneLive() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.none
 }
 
 // close closes the idle connections; the others are closed by whoever uses them.

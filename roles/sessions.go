@@ -35,6 +35,7 @@ type dial struct {
 type backend struct {
 	pid    uint32
 	start  time.Time // zero until it was seen
+	opened time.Time // by us
 	closed bool      // by us; its statement may still run
 }
 
@@ -47,7 +48,7 @@ func (l *Lease) Opened(pid uint32) {
 	k := l.lease.keeper
 	k.mu.Lock()
 	delete(l.lease.backends.dialing, l)
-	l.lease.backends.ours[pid] = backend{pid: pid}
+	l.lease.backends.ours[pid] = backend{pid: pid, opened: time.Now()}
 	k.mu.Unlock()
 	select {
 	case k.opened <- struct{}{}:
@@ -95,7 +96,7 @@ func (k *Keeper) CheckSessions(ctx context.Context) error {
 			return err
 		}
 		var errs []error
-		for _, f := range k.foreign(all, asked) {
+		for _, f := range k.foreign(all, asked, time.Now()) {
 			errs = append(errs, k.evict(ctx, c, f.seen, f.role))
 		}
 		return errors.Join(errs...)
@@ -119,8 +120,9 @@ type foreignSession struct {
 	role Role
 }
 
-// foreign returns which of the backends are none of ours, and forgets those that are gone.
-func (k *Keeper) foreign(all []seen, asked time.Time) []foreignSession {
+// foreign returns which of the backends are none of ours, and forgets those that are gone. The server looked at some moment
+// between the question and its answer, which is long after the question where a connection had to be waited for.
+func (k *Keeper) foreign(all []seen, asked, answered time.Time) []foreignSession {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var found []foreignSession
@@ -131,7 +133,7 @@ func (k *Keeper) foreign(all []seen, asked time.Time) []foreignSession {
 				continue
 			}
 			showing[s.PID] = true
-			if !l.backends.knows(s, asked) {
+			if !l.backends.knows(s, answered) {
 				found = append(found, foreignSession{s, l.role})
 			}
 		}
@@ -141,7 +143,7 @@ func (k *Keeper) foreign(all []seen, asked time.Time) []foreignSession {
 }
 
 // knows reports whether a backend is ours, or may be.
-func (b *backends) knows(s seen, asked time.Time) bool {
+func (b *backends) knows(s seen, answered time.Time) bool {
 	if ours, ok := b.ours[s.PID]; ok && (ours.start.IsZero() || ours.start.Equal(s.Start)) {
 		ours.start = s.Start
 		b.ours[s.PID] = ours
@@ -151,7 +153,7 @@ func (b *backends) knows(s seen, asked time.Time) bool {
 	key := backend{pid: s.PID, start: s.Start}
 	first, known := b.unknown[key]
 	if !known {
-		first = asked
+		first = answered
 		b.unknown[key] = first
 	}
 	for _, d := range b.dialing {
@@ -165,7 +167,7 @@ func (b *backends) knows(s seen, asked time.Time) bool {
 // forget drops what is no longer there. What came after the question is not judged by its answer.
 func (b *backends) forget(showing map[uint32]bool, asked time.Time) {
 	for pid, ours := range b.ours {
-		if ours.closed && !showing[pid] {
+		if ours.closed && !showing[pid] && ours.opened.Before(asked) {
 			delete(b.ours, pid)
 		}
 	}
@@ -191,7 +193,11 @@ func (k *Keeper) evict(ctx context.Context, c *adminConn, s seen, r Role) error 
 	})))
 }
 
-// watchSessions checks after each log-in, until ctx is done. Run's heartbeat checks besides.
+// checkPause is between two checks: at hundreds of log-ins a second, one for each would cost the server as much as every
+// tenth of them.
+const checkPause = 100 * time.Millisecond
+
+// watchSessions checks after log-ins, the first at once, until ctx is done. Run's heartbeat checks besides.
 func (k *Keeper) watchSessions(ctx context.Context) {
 	for {
 		select {
@@ -199,6 +205,11 @@ func (k *Keeper) watchSessions(ctx context.Context) {
 			if err := k.CheckSessions(ctx); err != nil && ctx.Err() == nil {
 				k.log.Error("sessions could not be checked", "error", err)
 			}
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(checkPause): // a log-in meanwhile is in opened
 		case <-ctx.Done():
 			return
 		}

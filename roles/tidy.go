@@ -102,7 +102,7 @@ func (s *settlement) evictJoined(ctx context.Context, c *adminConn) error {
 	if err := s.dropPieces(ctx, c); err != nil {
 		return err
 	}
-	left, err := s.generate(ctx, c, `
+	left, err := s.describe(ctx, c, `
 		SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend
 		 WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 AND deptype = 'o' AND classid <> 'pg_default_acl'::regclass
 		   AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())`)

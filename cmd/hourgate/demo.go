@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hourgate/hourgate/internal/pgserver"
 	"github.com/hourgate/hourgate/policy"
 )
 
@@ -59,9 +60,9 @@ type demo struct {
 	began  time.Time
 
 	folder    string // holds everything; removed at the end
-	programs  demoPrograms
-	authority *demoAuthority
-	server    *demoServer
+	programs  pgserver.Programs
+	authority *pgserver.Authority
+	server    *pgserver.Server
 	gate      *demoGate
 	passwords map[string]string // of people and of the server's users
 	until     time.Time         // the end of alice's grant, a whole second
@@ -100,22 +101,24 @@ func (d *demo) run(ctx context.Context) error {
 
 // stage puts up the server and the gate around the story, and takes them down in the reverse order.
 func (d *demo) stage(ctx context.Context) (err error) {
-	if d.programs, err = findDemoPrograms(); err != nil {
+	if d.programs, err = pgserver.FindPrograms(); err != nil {
 		return err
 	}
 	if err := d.makeFolder(); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(d.folder)) }()
-	if d.authority, err = newDemoAuthority(d.folder); err != nil {
+	if d.authority, err = pgserver.NewAuthority("Hourgate demo CA", d.folder); err != nil {
 		return fmt.Errorf("making certificates: %w", err)
 	}
 
-	if d.server, err = startDemoServer(ctx, d.programs, d.authority, filepath.Join(d.folder, "postgresql")); err != nil {
+	if d.server, err = pgserver.Start(ctx, pgserver.Config{
+		Programs: d.programs, Authority: d.authority, Folder: filepath.Join(d.folder, "postgresql"),
+	}); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
-	defer func() { err = errors.Join(err, d.server.stop()) }()
-	if err := d.server.fill(ctx, d.passwords); err != nil {
+	defer func() { err = errors.Join(err, d.server.Stop()) }()
+	if err := fillDemoServer(ctx, d.server, d.passwords); err != nil {
 		return fmt.Errorf("filling the database: %w", err)
 	}
 
@@ -168,7 +171,7 @@ func (d *demo) grantLength() time.Duration {
 func (d *demo) introduce() {
 	d.out.title("Hourgate: an access gate for PostgreSQL that opens by the hour")
 	d.out.sayf("PostgreSQL %s runs on port %d, for this demo alone. It has a database %s, which %s owns, and a user %s, "+
-		"who may create roles and is not a superuser.", d.server.version, d.server.port, demoDatabase, demoOwner, demoAdmin)
+		"who may create roles and is not a superuser.", d.server.Version, d.server.Port, demoDatabase, demoOwner, demoAdmin)
 	d.out.sayf("Hourgate runs on port %d, in front of it. Its policy lets %s read for %s, until %s UTC.",
 		d.gate.port, demoAlice, inWords(d.grantLeft()), clockTime(d.until))
 	d.out.say("People connect to Hourgate with the psql that they have:")
@@ -210,7 +213,7 @@ func (d *demo) leaveOpen(ctx context.Context) error {
 	case err := <-d.gate.done:
 		d.gate.done <- err // close reads it too
 		return errors.New("the gate ended by itself")
-	case <-d.server.exited:
+	case <-d.server.Exited():
 		return errors.New("the server ended by itself")
 	}
 }

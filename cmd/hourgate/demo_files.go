@@ -2,22 +2,17 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/pgserver"
 	"github.com/hourgate/hourgate/internal/verifier"
 )
 
@@ -62,11 +57,11 @@ type demoGate struct {
 
 // openGate writes the gate's files and runs it with them.
 func (d *demo) openGate(ctx context.Context) (*demoGate, error) {
-	port, err := freePort(ctx)
+	port, err := pgserver.FreePort(ctx)
 	if err != nil {
 		return nil, err
 	}
-	opsPort, err := freePort(ctx)
+	opsPort, err := pgserver.FreePort(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +115,7 @@ func (d *demo) showLog() {
 
 // configure writes config.yaml, policy.yaml, secret.json and the gate's certificate.
 func (d *demo) configure(port, opsPort int) error {
-	if err := d.authority.issue(d.folder); err != nil {
+	if err := d.authority.Issue(d.folder); err != nil {
 		return fmt.Errorf("making the gate's certificate: %w", err)
 	}
 	secret, err := json.Marshal(map[string]string{"username": demoAdmin, "password": d.passwords[demoAdmin]})
@@ -134,7 +129,7 @@ func (d *demo) configure(port, opsPort int) error {
 	return errors.Join(
 		d.write("secret.json", string(secret)+"\n"),
 		d.write("policy.yaml", policy),
-		d.write("config.yaml", fmt.Sprintf(demoConfig, port, opsPort, demoIntegration, d.server.port, demoDatabase)))
+		d.write("config.yaml", fmt.Sprintf(demoConfig, port, opsPort, demoIntegration, d.server.Port, demoDatabase)))
 }
 
 const demoConfig = `# The gate of the demo. config.example.yaml explains every key.
@@ -192,67 +187,4 @@ func (d *demo) policy() (string, error) {
 	yesterday := now.AddDate(0, 0, -1).Truncate(time.Hour)
 	return fmt.Sprintf(demoPolicy, demoAlice, verifiers[demoAlice], demoBob, verifiers[demoBob],
 		demoGrantName, demoIntegration, d.access, d.until.Format(time.RFC3339), yesterday.Format(time.RFC3339)), nil
-}
-
-// demoAuthority signs the certificates of the demo's servers. They are good for a day.
-type demoAuthority struct {
-	certFile string
-	cert     *x509.Certificate
-	key      *ecdsa.PrivateKey
-}
-
-func newDemoAuthority(folder string) (*demoAuthority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template := demoCertificate("Hourgate demo CA")
-	template.IsCA, template.BasicConstraintsValid = true, true
-	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	file := filepath.Join(folder, "ca.crt")
-	return &demoAuthority{certFile: file, cert: cert, key: key}, writePEM(file, "CERTIFICATE", der)
-}
-
-// issue writes a certificate for a server on this machine to server.crt and server.key.
-func (a *demoAuthority) issue(folder string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	template := demoCertificate("localhost")
-	template.KeyUsage = x509.KeyUsageDigitalSignature
-	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	template.DNSNames = []string{"localhost"}
-	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		writePEM(filepath.Join(folder, "server.crt"), "CERTIFICATE", der),
-		writePEM(filepath.Join(folder, "server.key"), "PRIVATE KEY", keyDER))
-}
-
-// demoCertificate leaves the serial number to crypto/x509.
-func demoCertificate(commonName string) *x509.Certificate {
-	now := time.Now()
-	return &x509.Certificate{
-		Subject: pkix.Name{CommonName: commonName}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(0, 0, 1),
-	}
-}
-
-func writePEM(file, kind string, der []byte) error {
-	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }

@@ -37,11 +37,11 @@ func (a demoAddress) String() string {
 }
 
 func (d *demo) gateAddress() demoAddress {
-	return demoAddress{port: d.gate.port, database: demoIntegration, ca: d.authority.certFile}
+	return demoAddress{port: d.gate.port, database: demoIntegration, ca: d.authority.CertFile}
 }
 
 func (d *demo) serverAddress() demoAddress {
-	return demoAddress{port: d.server.port, database: demoDatabase, ca: d.authority.certFile}
+	return demoAddress{port: d.server.Port, database: demoDatabase, ca: d.authority.CertFile}
 }
 
 // demoVariable is how a person would keep a connection string in a shell.
@@ -51,7 +51,7 @@ func demoVariable(name string, a demoAddress) string { return fmt.Sprintf("%s=\"
 func (d *demo) pasteable(user string, a demoAddress) string {
 	psql := "psql"
 	if _, err := exec.LookPath(psql); err != nil {
-		psql = d.programs.psql
+		psql = d.programs.Psql
 	}
 	return fmt.Sprintf("PGPASSWORD=%s %s \"user=%s\n  %s\"", d.passwords[user], psql, user, a)
 }
@@ -92,7 +92,7 @@ func (d *demo) psqlCommand(ctx context.Context, call demoCall) *exec.Cmd {
 	for _, statement := range call.statements {
 		args = append(args, "-c", statement)
 	}
-	cmd := exec.CommandContext(ctx, d.programs.psql, args...)
+	cmd := exec.CommandContext(ctx, d.programs.Psql, args...)
 	cmd.Dir = d.folder
 	cmd.Env = d.psqlEnvironment(call.user)
 	cmd.Stdin = strings.NewReader(call.input)

@@ -178,7 +178,7 @@ func (d *demo) showNothingLeft(ctx context.Context) error {
 
 // awaitSettled waits until no ephemeral role is on the server, and says how long after the grant's end that was.
 func (d *demo) awaitSettled(ctx context.Context) (time.Duration, error) {
-	conn, err := d.server.connect(ctx, demoDatabase)
+	conn, err := d.server.Connect(ctx, demoDatabase)
 	if err != nil {
 		return 0, err
 	}
@@ -206,7 +206,7 @@ func (d *demo) awaitSettled(ctx context.Context) (time.Duration, error) {
 
 // demoEvents are the records that the story must have left.
 var (
-	demoEvents    = []audit.Event{audit.SessionStart, audit.RoleMade, audit.SessionEnd, audit.SessionRefused}
+	demoEvents    = []audit.Event{audit.SessionStart, audit.RoleMade, audit.SessionStatement, audit.SessionEnd, audit.SessionRefused}
 	demoEndEvents = append(slices.Clone(demoEvents), audit.RoleSettled)
 )
 
@@ -283,6 +283,8 @@ func trailLine(r audit.Record) string {
 		what = fmt.Sprintf("%s, %s", r.User, r.Reason)
 	case audit.SessionEnd:
 		what = fmt.Sprintf("%s, %s, after %s", r.User, r.Reason, inWords(time.Duration(r.Duration*float64(time.Second))))
+	case audit.SessionStatement:
+		what = strings.Join(strings.Fields(r.Statement), " ")
 	case audit.RoleMade:
 		what = fmt.Sprintf("%s, until %s", r.Role, clockTime(r.Until))
 	case audit.RoleSettled:

@@ -1,7 +1,6 @@
 package policy_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -363,49 +362,6 @@ func explained(data, key string) bool {
 		previous = line
 	}
 	return false
-}
-
-// FuzzLoad: no file makes loading panic, and what is accepted holds to the rules.
-func FuzzLoad(f *testing.F) {
-	example, err := os.ReadFile("../policy.example.yaml")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(example)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		s, err := policy.Parse([]policy.Source{{File: "p.yaml", Data: data}}, integrations)
-		if err != nil {
-			var problems strictyaml.Problems
-			if s != nil || !errors.As(err, &problems) || len(problems) == 0 {
-				t.Fatalf("got set %v and error %#v, want Problems alone", s, err)
-			}
-			return
-		}
-		for _, user := range []string{"alice@example.com", "bob@example.com", "a"} {
-			for _, database := range []string{"orders-prod", "orders", "orders-prod/analytics", ""} {
-				check(t, s, policy.Request{User: user, Database: database})
-			}
-		}
-	})
-}
-
-// check holds a decision against what must be true of each.
-func check(t *testing.T, s *policy.Set, r policy.Request) {
-	t.Helper()
-	now := clockAt("13:00")
-	d := s.Decide(r, now)
-	if d.Grant == nil {
-		if d.Reason == "" || d.Message == "" || d.Integration != "" || d.Database != "" {
-			t.Errorf("%+v: bad denial %+v", r, d)
-		}
-		return
-	}
-	if !d.Grant.Live(now) || d.Grant.Integration != d.Integration || d.Reason != "" {
-		t.Errorf("%+v: bad decision %+v", r, d)
-	}
-	if g, ok := s.Covers(r.User, d.Grant.Name, d.Database, now); !ok || g != d.Grant {
-		t.Errorf("%+v: decided for %s, which does not cover it", r, d.Grant.Name)
-	}
 }
 
 func BenchmarkLoad(b *testing.B) {

@@ -39,7 +39,7 @@ func closedAfter(t *testing.T, conn net.Conn) time.Duration {
 }
 
 // Who says nothing, or does not get on with it, is put out in time.
-func TestStrangersAreSlow(t *testing.T) {
+func TestRule03Deadlines(t *testing.T) {
 	t.Parallel()
 	g := startGate(t, pgtest.Start(t, 15).Database(t), gateOptions{change: func(c *proxy.Config) {
 		c.FirstByteTimeout, c.StartupTimeout = 300*time.Millisecond, 900*time.Millisecond
@@ -57,7 +57,7 @@ func TestStrangersAreSlow(t *testing.T) {
 }
 
 // There are only so many strangers at a time; who has authenticated does not count, and who has left neither.
-func TestManyStrangers(t *testing.T) {
+func TestRule03ManyStrangers(t *testing.T) {
 	t.Parallel()
 	g := startGate(t, pgtest.Start(t, 15).Database(t), gateOptions{change: func(c *proxy.Config) {
 		c.MaxUnauthenticatedPerAddress, c.FirstByteTimeout = 3, 2*time.Second

@@ -38,7 +38,7 @@ func (s *session) authenticate() error {
 	}
 	if s.certificateIsEnough() {
 		// client ← AuthenticationOk
-		s.user = s.startup.user
+		s.user, s.proof = s.startup.user, "certificate"
 		return s.send(&pgproto3.AuthenticationOk{})
 	}
 	conversation, binding, err := s.newConversation()
@@ -65,7 +65,11 @@ func (s *session) authenticate() error {
 		return errMechanism
 	}
 	challenge, err := conversation.Step(first)
-	if err == nil && conversation.AuthzID() != "" {
+	switch {
+	case err != nil:
+	case !printableNonce(first):
+		err = errMalformedSCRAM
+	case conversation.AuthzID() != "":
 		err = errAuthorizationIdentity
 	}
 	if err != nil {
@@ -76,12 +80,16 @@ func (s *session) authenticate() error {
 	if err := s.send(&pgproto3.AuthenticationSASLContinue{Data: []byte(challenge)}); err != nil {
 		return err
 	}
+	defer s.dialEarly()()
 
 	// client → SASLResponse
 	if body, err = s.readSASL(); err != nil {
 		return err
 	}
 	final, err := conversation.Step(string(body))
+	if err == nil && bytes.IndexByte(body, 0) >= 0 {
+		err = errMalformedSCRAM
+	}
 	if err != nil || !conversation.Valid() {
 		return s.authenticationFailed(err)
 	}
@@ -89,7 +97,10 @@ func (s *session) authenticate() error {
 	s.server.guesses.succeeded(s.guessKey())
 
 	// client ← AuthenticationSASLFinal, AuthenticationOk
-	s.user = s.startup.user
+	s.user, s.proof = s.startup.user, mechanism
+	if s.server.Policy().Certificate(s.user) != "" {
+		s.proof = "certificate, " + mechanism
+	}
 	return s.send(&pgproto3.AuthenticationSASLFinal{Data: []byte(final)}, &pgproto3.AuthenticationOk{})
 }
 
@@ -165,6 +176,17 @@ func endpointBinding(leaf *x509.Certificate) ([]byte, bool) {
 
 // errAuthorizationIdentity is for the log: who somebody wants to act as is for the policy alone to say.
 var errAuthorizationIdentity = errors.New("client sent an authorization identity")
+
+// errMalformedSCRAM is for the log: our library takes messages that PostgreSQL does not.
+var errMalformedSCRAM = errors.New("malformed SCRAM message")
+
+// printableNonce holds a client-first-message against what PostgreSQL insists on (read_client_first_message,
+// auth-scram.c): no NUL anywhere, and a nonce of printable ASCII, which is sent back in the challenge.
+func printableNonce(first string) bool {
+	fields := strings.SplitN(first, ",", 5) // binding flag, authorization identity, name, nonce, extensions
+	return !strings.Contains(first, "\x00") && len(fields) >= 4 &&
+		!strings.ContainsFunc(fields[3], func(r rune) bool { return r < '!' || r > '~' })
+}
 
 // parseInitialResponse takes a SASLInitialResponse apart. Unlike pgproto3 it insists, as PostgreSQL does, that the
 // message ends where its inner length says.

@@ -5,8 +5,13 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // cancelTimeout bounds the work for one CancelRequest.
@@ -75,7 +80,28 @@ func (s *session) parseCancel(body []byte) error {
 	return nil
 }
 
-// cancelTarget forwards a CancelRequest over a new connection of the target's kind. The client learns nothing of what
+// backendPID is the server's process for the connection. A server or a middlebox that sends no BackendKeyData is asked: the
+// lease has to know the process, which would be taken for an intruder's otherwise and could not be cancelled. The
+// client's search_path holds already, so the function is named in full.
+func backendPID(ctx context.Context, conn *pgconn.PgConn) (uint32, error) {
+	if len(conn.SecretKey()) > 0 {
+		return conn.PID(), nil
+	}
+	results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_backend_pid()").ReadAll()
+	if err != nil {
+		return 0, fmt.Errorf("asking for the process ID: %w", err)
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 {
+		return 0, errors.New("asking for the process ID: not one row with one column")
+	}
+	pid, err := strconv.ParseUint(string(results[0].Rows[0][0]), 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("asking for the process ID: %w", err)
+	}
+	return uint32(pid), nil
+}
+
+// cancelTarget forwards a CancelRequest over a new connection of the target's kind, or through the admin. The client learns nothing of what
 // came of it.
 func (s *session) cancelTarget(ctx context.Context) error {
 	if s.server.cancelGuesses.wait(s.network) > 0 {

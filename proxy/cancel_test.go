@@ -47,7 +47,7 @@ func (p *peer) expectCancelled() {
 
 // A CancelRequest cancels the statement of the session whose key it has, in plaintext, as libpq before 17 sends it, and
 // encrypted. It is answered by nothing but the end of the connection.
-func TestCancel(t *testing.T) {
+func TestRule07Cancel(t *testing.T) {
 	t.Parallel()
 	db := database(t, 18)
 	for _, rule := range []struct {
@@ -90,8 +90,8 @@ func (g *gate) expectCancels(want map[string]float64) {
 	}
 }
 
-// A key that is wrong in any way cancels nothing, and the answer is the same silence.
-func TestCancelWithAWrongKey(t *testing.T) {
+// A key that is wrong in any way cancels nothing, and the answer is the same silence, as PostgreSQL's.
+func TestRule07CancelWithAWrongKey(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
 	p, key := sleeper(g, v30)
@@ -112,6 +112,13 @@ func TestCancelWithAWrongKey(t *testing.T) {
 			c.expectSilence()
 		}
 	}
+	for _, server := range oracles(t) {
+		for _, key := range wrong {
+			c := dial(t, server, plain)
+			c.send(packet(vCancel, key...))
+			c.expectSilence()
+		}
+	}
 	if got := g.metric("hourgate_cancel_requests_total", "result", "forwarded"); got != 0 {
 		t.Errorf("%v requests with a wrong key were forwarded", got)
 	}
@@ -121,7 +128,7 @@ func TestCancelWithAWrongKey(t *testing.T) {
 }
 
 // The key dies with the session.
-func TestCancelOfAnEndedSession(t *testing.T) {
+func TestRule07TheKeyDiesWithTheSession(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
 	p, key := sleeper(g, v30)
@@ -135,7 +142,7 @@ func TestCancelOfAnEndedSession(t *testing.T) {
 }
 
 // A session's key has nothing of the server's own.
-func TestCancelKeyIsNotTheServers(t *testing.T) {
+func TestRule07TheKeyIsNotTheServers(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
 	_, key := sleeper(g, v30)

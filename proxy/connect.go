@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"maps"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -15,7 +16,7 @@ import (
 // connect logs in upstream as the grant's role.
 func (s *session) connect(ctx context.Context) error {
 	login := s.lease.Login()
-	login.Params = s.upstreamParameters()
+	login.Params, login.Ahead = s.upstreamParameters(), s.ahead
 	conn, err := upstream.Connect(ctx, s.integration.Upstream, login, pgconn.ConnectConfig)
 	if err == nil {
 		s.upstream, err = takeOver(ctx, conn)
@@ -43,11 +44,19 @@ func (s *session) connect(ctx context.Context) error {
 
 // takeOver takes the socket out of pgconn's hands, once nothing of the server's is left in its buffer.
 func takeOver(ctx context.Context, conn *pgconn.PgConn) (*pgconn.HijackedConn, error) {
-	if err := conn.SyncConn(ctx); err != nil {
+	pid, err := backendPID(ctx, conn)
+	if err == nil {
+		err = conn.SyncConn(ctx)
+	}
+	if err != nil {
 		_ = conn.Close(ctx)
 		return nil, err
 	}
-	return conn.Hijack()
+	hijacked, err := conn.Hijack()
+	if err == nil {
+		hijacked.PID = pid
+	}
+	return hijacked, err
 }
 
 // closeUpstream closes the socket without a last word: tls.Conn.Close would wait for a server that does not read. Whoever
@@ -68,6 +77,9 @@ func (s *session) upstreamParameters() map[string]string {
 	if params == nil {
 		params = make(map[string]string)
 	}
+	if len(s.startup.overridden) > 0 {
+		params["options"] = strings.Join(s.startup.overridden, " ")
+	}
 	params["application_name"] = printable("hourgate " + s.id + " " + s.user + " " + s.startup.application)
 	if _, set := params["default_transaction_read_only"]; !set && s.decision.Grant.Access.Level == policy.ReadOnly {
 		// A courtesy that catches slips early. What enforces the level is the role's privileges.
@@ -79,5 +91,8 @@ func (s *session) upstreamParameters() map[string]string {
 // cancelUpstream asks the server to cancel what this session runs. It is called by the goroutines of other connections,
 // for a session that is being relayed.
 func (s *session) cancelUpstream(ctx context.Context) error {
+	if len(s.upstream.SecretKey) == 0 {
+		return s.lease.Cancel(ctx, s.upstream.PID)
+	}
 	return s.integration.Upstream.Cancel(ctx, s.upstream.Conn, s.upstream.PID, s.upstream.SecretKey)
 }

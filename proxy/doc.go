@@ -12,10 +12,10 @@
 //	  │◀─────── TLS handshake ───────▶│                                           │
 //	  │ StartupMessage                │                                           │
 //	  │──────────────────────────────▶│                                           │
-//	  │◀───── SCRAM-SHA-256(-PLUS) ──▶│ authenticate                              │
+//	  │◀───── SCRAM-SHA-256(-PLUS) ──▶│ authenticate        dial ◀─── TCP, TLS ──▶│ see ahead.go
 //	  │                               │ authorize: policy.Set.Decide              │
 //	  │                               │ provision: the grant's ephemeral role     │
-//	  │                               │ connect ◀─ TLS, SCRAM as that role ──────▶│
+//	  │                               │ connect ◀─────── SCRAM as that role ─────▶│
 //	  │ ParameterStatus, BackendKeyData, ReadyForQuery                            │
 //	  │◀──────────────────────────────│ welcome                                   │
 //	  │◀────────────────────────── relay, whole messages ────────────────────────▶│

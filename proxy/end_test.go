@@ -1,9 +1,11 @@
 package proxy_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -97,6 +99,41 @@ func TestWithdrawnGrantEndsSessions(t *testing.T) {
 			g.expectEndRecord("grant_revoked", "57P01")
 		})
 	}
+}
+
+// A client that reads slowly, but reads, is told why, too, once it has read what was on its way.
+func TestWithdrawnGrantTellsSlowClients(t *testing.T) {
+	t.Parallel()
+	db := database(t, 18)
+	for name, statement := range map[string]string{
+		"rows":      "SELECT generate_series(1, 1e12::bigint)",
+		"wide rows": "SELECT repeat('x', 100000) FROM generate_series(1, 1e6::bigint)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := startGate(t, db, gateOptions{})
+			p := connect(t, g.target())
+			p.send(query(statement))
+			p.expect('T')
+			p.in = bufio.NewReaderSize(&slowly{r: p.in, bytesPerSecond: 4 << 20}, 64<<10)
+			time.AfterFunc(time.Second, g.withdraw)
+			if diff := cmp.Diff(withdrawn, p.expectEnd()); diff != "" {
+				t.Errorf("last message (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// slowly reads no faster than it is told.
+type slowly struct {
+	r              io.Reader
+	bytesPerSecond int
+}
+
+func (s *slowly) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(s.bytesPerSecond))
+	return n, err
 }
 
 // A client that doesn't read can't be told, but it is put out in the same time, and so is the backend.

@@ -75,6 +75,11 @@ var (
 		message: "this session can't be recorded, so it can't begin",
 		hint:    "Tell the operators of this gate; nothing is wrong at your end.",
 	}
+	errTrailStatement = &refusal{
+		code: codeSystemError, reason: "trail",
+		message: "terminating connection: what it asks for can't be recorded",
+		hint:    "Tell the operators of this gate; nothing is wrong at your end.",
+	}
 	errGrantEnded = &refusal{
 		code: codeAdminShutdown, reason: "grant_expired",
 		message: "terminating connection: your grant has ended",
@@ -94,6 +99,10 @@ var (
 		code: codeConnectionFailure, reason: "upstream_closed",
 		message: "the database server closed the connection unexpectedly",
 		hint:    "Connect again; if it goes on, tell the operators of the database.",
+	}
+	errMessageLength = &refusal{
+		code: codeProtocolViolation, reason: "protocol",
+		message: "invalid message length",
 	}
 	errLoginTimeout = &refusal{
 		code: codeProtocolViolation, reason: "timeout",

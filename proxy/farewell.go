@@ -55,7 +55,7 @@ func (s *session) recordEnd(r *refusal, err error) {
 	} else {
 		s.server.metrics.ended.WithLabelValues(s.decision.Integration, reason).Inc()
 		s.log.Info("session ended", "reason", reason, "duration", time.Since(s.began),
-			"bytes_from_client", s.relay.fromClient.Load(), "bytes_from_upstream", s.relay.fromUpstream.Load())
+			"bytes_from_client", s.relay.fromClient.bytes.Load(), "bytes_from_upstream", s.relay.fromUpstream.bytes.Load())
 	}
 	record := s.record(event)
 	record.Reason = reason
@@ -77,6 +77,8 @@ func (s *session) record(event audit.Event) audit.Record {
 	}
 	if s.user == "" {
 		r.User = s.startup.user // as claimed
+	} else {
+		r.Detail = map[string]string{"authentication": s.proof}
 	}
 	if s.tls != nil {
 		r.TLSClient = tls.VersionName(s.tls.ConnectionState().Version)
@@ -91,7 +93,7 @@ func (s *session) record(event audit.Event) audit.Record {
 		r.TLSUpstream = s.encryption.String()
 	}
 	if s.relay != nil {
-		r.BytesFromClient, r.BytesFromUpstream = s.relay.fromClient.Load(), s.relay.fromUpstream.Load()
+		r.BytesFromClient, r.BytesFromUpstream = s.relay.fromClient.bytes.Load(), s.relay.fromUpstream.bytes.Load()
 		r.Duration = time.Since(s.began).Seconds()
 	}
 	return r

@@ -21,17 +21,31 @@ type frame struct {
 type collect struct {
 	t      testing.TB
 	frames []frame
+	open   bool // the last part was not the last of its message
 }
 
-func (c *collect) visit(kind byte, start bool, part []byte) {
-	if start {
+// watchAll returns frames that show c everything.
+func (c *collect) watchAll() frames {
+	var all kinds
+	for i := range all {
+		all[i] = true
+	}
+	return frames{watched: &all, visit: c.visit}
+}
+
+func (c *collect) visit(kind byte, first bool, part []byte, rest int64) {
+	if c.open == first {
+		c.t.Fatalf("first: %v, while a message is open: %v", first, c.open)
+	}
+	c.open = rest > 0
+	if first {
 		c.frames = append(c.frames, frame{Kind: kind})
 	}
 	if len(c.frames) == 0 || c.frames[len(c.frames)-1].Kind != kind {
 		c.t.Fatalf("a part of a message %q that has not begun", kind)
 	}
-	last := &c.frames[len(c.frames)-1]
-	last.Body = append(last.Body, part...)
+	body := &c.frames[len(c.frames)-1].Body
+	*body = append(*body, part...)
 }
 
 func raw(kind byte, length uint32, body ...byte) []byte {
@@ -61,14 +75,16 @@ func TestFrames(t *testing.T) {
 		{"length 3", raw('Z', 3), 0, nil, false},
 		{"length 0", raw('Z', 0), 0, nil, false},
 		{"length 0 behind a message, and more", join(raw('1', 4), raw('Z', 0), raw('2', 4)), 5, []frame{{'1', nil}}, false},
-		{"the greatest length", raw('D', 0xffffffff, 'a'), 0, []frame{{'D', []byte("a")}}, false},
-		{"a length that is negative for PostgreSQL", raw('D', 0x80000000, 'a'), 0, []frame{{'D', []byte("a")}}, false},
+		{"the greatest length that PostgreSQL takes", raw('D', 0x3ffffffe, 'a'), 0, []frame{{'D', []byte("a")}}, false},
+		{"one byte more", raw('D', 0x3fffffff, 'a'), 0, nil, false},
+		{"a length that is negative for PostgreSQL", raw('D', 0x80000000, 'a'), 0, nil, false},
+		{"the greatest length", raw('D', 0xffffffff, 'a'), 0, nil, false},
 	} {
 		t.Run(rule.name, func(t *testing.T) {
 			t.Parallel()
-			var f frames
 			c := collect{t: t}
-			if got := f.scan(rule.stream, c.visit); got != rule.whole {
+			f := c.watchAll()
+			if got := f.scan(rule.stream); got != rule.whole {
 				t.Errorf("%d bytes are whole messages, want %d", got, rule.whole)
 			}
 			if diff := cmp.Diff(rule.want, c.frames); diff != "" {
@@ -84,10 +100,10 @@ func TestFrames(t *testing.T) {
 // After a length that can't be, no boundary is ever claimed again, so that nothing is written into the stream.
 func TestFramesStayBroken(t *testing.T) {
 	t.Parallel()
-	var f frames
-	f.scan(raw('Z', 3), func(byte, bool, []byte) {})
 	c := collect{t: t}
-	if got := f.scan(raw('1', 4), c.visit); got != 0 || f.boundary() || c.frames != nil {
+	f := c.watchAll()
+	f.scan(raw('Z', 3))
+	if got := f.scan(raw('1', 4)); got != 0 || f.boundary() || c.frames != nil {
 		t.Errorf("went on after a bad length: %d bytes, boundary %v, %v", got, f.boundary(), c.frames)
 	}
 }
@@ -96,16 +112,16 @@ func TestFramesStayBroken(t *testing.T) {
 // boundaries against a parser that sees everything.
 func checkFragmented(t testing.TB, stream []byte, next func(rest int) int) {
 	t.Helper()
-	var whole frames
 	want := collect{t: t}
-	boundary := whole.scan(stream, want.visit)
+	whole := want.watchAll()
+	boundary := whole.scan(stream)
 
-	var pieces frames
 	got := collect{t: t}
+	pieces := got.watchAll()
 	last := 0
 	for at := 0; at < len(stream); {
 		n := next(len(stream) - at)
-		if w := pieces.scan(stream[at:at+n], got.visit); w > 0 {
+		if w := pieces.scan(stream[at : at+n]); w > 0 {
 			last = at + w
 		}
 		at += n
@@ -121,7 +137,8 @@ func checkFragmented(t testing.TB, stream []byte, next func(rest int) int) {
 		t.Fatalf("messages in pieces: got %v, want %v", got.frames, want.frames)
 	}
 	if whole.boundary() != pieces.boundary() || whole.broken != pieces.broken {
-		t.Fatalf("the state differs: %+v as a whole, %+v in pieces", whole, pieces)
+		t.Fatalf("the state differs: boundary %v, broken %v as a whole, %v, %v in pieces",
+			whole.boundary(), whole.broken, pieces.boundary(), pieces.broken)
 	}
 	if end := parseAll(stream); end != boundary {
 		t.Fatalf("the last boundary is %d, want %d", boundary, end)
@@ -132,7 +149,7 @@ func checkFragmented(t testing.TB, stream []byte, next func(rest int) int) {
 func parseAll(stream []byte) (end int) {
 	for len(stream)-end >= 5 {
 		length := int64(binary.BigEndian.Uint32(stream[end+1:]))
-		if length < 4 || length+1 > int64(len(stream)-end) {
+		if length < 4 || length > maxMessage || length+1 > int64(len(stream)-end) {
 			break
 		}
 		end += int(length) + 1
@@ -163,6 +180,9 @@ func FuzzFrames(f *testing.F) {
 	f.Add(raw('D', 0xffffffff, 1), uint64(2))
 	f.Add(raw('D', 3, 1), uint64(3))
 	f.Fuzz(func(t *testing.T, stream []byte, seed uint64) {
+		if len(stream) > maxFuzzed {
+			return // the pieces are small: a long stream takes long and shows nothing that a short one does not
+		}
 		r := rand.New(rand.NewPCG(seed, 0))
 		checkFragmented(t, stream, func(rest int) int { return 1 + r.IntN(min(rest, 9)) })
 	})
@@ -171,14 +191,12 @@ func FuzzFrames(f *testing.F) {
 // Following a stream allocates nothing, however it is cut.
 func TestFramesDoNotAllocate(t *testing.T) {
 	stream := bytes.Repeat(join(raw('D', 104, make([]byte, 100)...), raw('C', 6, 1, 2)), 100)
-	r := &relay{}
-	var up, down frames
-	seeReply, seeRequest := visitor(r.seeReply), visitor(r.seeRequest)
+	r := newRelay(nil, nil, nil)
 	allocations := testing.AllocsPerRun(100, func() {
 		for at := 0; at < len(stream); at += 7 {
 			piece := stream[at:min(at+7, len(stream))]
-			up.scan(piece, seeRequest)
-			down.scan(piece, seeReply)
+			r.fromClient.scan(piece)
+			r.fromUpstream.scan(piece)
 		}
 	})
 	if allocations != 0 {
@@ -186,25 +204,25 @@ func TestFramesDoNotAllocate(t *testing.T) {
 	}
 }
 
-// A message of 1 GB, streamed in small pieces, is held in no memory.
+// A message of 1 GiB, the longest, streamed in small pieces, is held in no memory.
 func TestHugeMessageInConstantMemory(t *testing.T) {
-	const size = 1 << 30
+	const size = maxMessage - 4
 	piece := make([]byte, 1<<20)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	var f frames
 	seen := 0
-	visit := func(_ byte, _ bool, part []byte) { seen += len(part) }
-	if got := f.scan(raw('D', 4+size), visit); got != 0 {
+	f := frames{watched: kindsOf("D"), visit: func(_ byte, _ bool, part []byte, _ int64) { seen += len(part) }}
+	if got := f.scan(raw('D', 4+size)); got != 0 {
 		t.Errorf("a header alone is %d bytes of whole messages", got)
 	}
-	for i := range size / len(piece) {
+	for left := size; left > 0; {
+		n := min(left, len(piece))
 		want := 0
-		if i == size/len(piece)-1 {
-			want = len(piece)
+		if left -= n; left == 0 {
+			want = n
 		}
-		if got := f.scan(piece, visit); got != want {
-			t.Fatalf("piece %d: %d bytes are whole, want %d", i, got, want)
+		if got := f.scan(piece[:n]); got != want {
+			t.Fatalf("%d bytes before the end: %d bytes are whole, want %d", left, got, want)
 		}
 	}
 	runtime.ReadMemStats(&after)

@@ -279,7 +279,7 @@ func (g *gate) direct() target { return serverTarget(g.t, g.db) }
 
 func serverTarget(t testing.TB, db *pgtest.Database) target {
 	return target{
-		name: fmt.Sprintf("PostgreSQL %d", db.Server.Major), addr: db.Server.Address(), user: db.Owner, password: db.OwnerPassword, database: db.Name,
+		name: fmt.Sprintf("PostgreSQL %d", db.Server.Major), major: db.Server.Major, addr: db.Server.Address(), user: db.Owner, password: db.OwnerPassword, database: db.Name,
 		tls: &tls.Config{RootCAs: loadRoots(t, db.Server.CAFile), ServerName: "localhost"},
 	}
 }
@@ -356,8 +356,10 @@ func (g *gate) backends(where string) []int {
 
 // memoryTrail keeps records.
 type memoryTrail struct {
-	mu      sync.Mutex
-	records []audit.Record
+	mu         sync.Mutex
+	records    []audit.Record
+	statements []string
+	full       bool // takes no statement
 }
 
 func (m *memoryTrail) Append(r audit.Record) error {
@@ -365,6 +367,31 @@ func (m *memoryTrail) Append(r audit.Record) error {
 	defer m.mu.Unlock()
 	m.records = append(m.records, r)
 	return nil
+}
+
+// Statement keeps a statement as the real trail would show it.
+func (m *memoryTrail) Statement(session string, at time.Time, s *audit.Statement) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.full {
+		return errors.New("no space left on device")
+	}
+	m.statements = append(m.statements, fmt.Sprintf("%s %q %q %d %d: %s", s.Kind, s.Portal, s.Name, s.Function, s.Length, s.Text))
+	return nil
+}
+
+// asked are the statements so far.
+func (m *memoryTrail) asked() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.statements)
+}
+
+// fill makes the trail refuse statements.
+func (m *memoryTrail) fill() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.full = true
 }
 
 func (m *memoryTrail) all() []audit.Record {
@@ -381,6 +408,8 @@ func (m *memoryTrail) of(event audit.Event) []audit.Record {
 type leases struct {
 	mu                         sync.Mutex
 	taken, released, discarded int
+	opened                     []uint32 // process IDs
+	cancel                     func(ctx context.Context, pid uint32) error
 }
 
 func (l *leases) take(login upstream.Login) proxy.Lease {
@@ -388,6 +417,17 @@ func (l *leases) take(login upstream.Login) proxy.Lease {
 	defer l.mu.Unlock()
 	l.taken++
 	return &lease{leases: l, login: login}
+}
+
+// pids are the processes that the leases were told of.
+func (l *leases) pids() []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var pids []int
+	for _, pid := range l.opened {
+		pids = append(pids, int(pid))
+	}
+	return pids
 }
 
 func (l *leases) check(t testing.TB) {
@@ -406,10 +446,22 @@ type lease struct {
 }
 
 func (l *lease) Login() upstream.Login { return l.login }
-func (l *lease) Opened(uint32)         {}
 func (l *lease) Closed(uint32)         {}
 func (l *lease) Release()              { l.end(&l.leases.released) }
 func (l *lease) Discard()              { l.end(&l.leases.discarded) }
+
+func (l *lease) Opened(pid uint32) {
+	l.leases.mu.Lock()
+	defer l.leases.mu.Unlock()
+	l.leases.opened = append(l.leases.opened, pid)
+}
+
+func (l *lease) Cancel(ctx context.Context, pid uint32) error {
+	if l.leases.cancel == nil {
+		return errors.New("the server gave a key: nobody but itself is to be asked")
+	}
+	return l.leases.cancel(ctx, pid)
+}
 
 func (l *lease) end(count *int) {
 	l.once.Do(func() {

@@ -9,22 +9,28 @@ import (
 
 // metrics of one server. Labels come from closed sets and from configuration, never from what clients send.
 type metrics struct {
-	sessions                           *prometheus.GaugeVec
-	ended                              *prometheus.CounterVec
-	refused                            *prometheus.CounterVec
-	phases                             *prometheus.HistogramVec
-	upstreams                          *prometheus.CounterVec
-	cancels                            *prometheus.CounterVec
-	bytesFromClient, bytesFromUpstream prometheus.Counter
-	trailErrors                        prometheus.Counter
-	certificateExpiry                  prometheus.Gauge
+	sessions          *prometheus.GaugeVec
+	ended             *prometheus.CounterVec
+	refused           *prometheus.CounterVec
+	phases            *prometheus.HistogramVec
+	upstreams         *prometheus.CounterVec
+	cancels           *prometheus.CounterVec
+	trailErrors       prometheus.Counter
+	certificateExpiry prometheus.Gauge
 }
 
-func newMetrics(registry prometheus.Registerer) *metrics {
+// newMetrics registers the metrics. relayed is asked at each scrape for the bytes from clients and from upstream: each
+// session counts its own, so that no two share a counter that every burst has to write.
+func newMetrics(registry prometheus.Registerer, relayed func() (fromClient, fromUpstream int64)) *metrics {
 	f := promauto.With(registry)
-	bytes := f.NewCounterVec(prometheus.CounterOpts{
-		Name: "hourgate_relayed_bytes_total", Help: "Bytes relayed, by the side that they came from.",
-	}, []string{"from"})
+	bytes := func(from string, count func() int64) {
+		f.NewCounterFunc(prometheus.CounterOpts{
+			Name: "hourgate_relayed_bytes_total", Help: "Bytes relayed, by the side that they came from.",
+			ConstLabels: prometheus.Labels{"from": from},
+		}, func() float64 { return float64(count()) })
+	}
+	bytes("client", func() int64 { n, _ := relayed(); return n })
+	bytes("upstream", func() int64 { _, n := relayed(); return n })
 	return &metrics{
 		sessions: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "hourgate_sessions", Help: "Sessions that are being relayed.",
@@ -36,7 +42,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "hourgate_connections_refused_total", Help: "Connections that did not become sessions, by reason.",
 		}, []string{"reason"}),
 		phases: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "hourgate_connect_duration_seconds", Help: "Time that a client waited for each phase of setting up a session.",
+			Name: "hourgate_connect_duration_seconds", Help: "Time that a client waited for each phase of setting up a session, one after the other.",
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30},
 		}, []string{"phase"}),
 		upstreams: f.NewCounterVec(prometheus.CounterOpts{
@@ -46,8 +52,6 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		cancels: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hourgate_cancel_requests_total", Help: "CancelRequests: forwarded, failed, for an unknown key, or throttled after many of those.",
 		}, []string{"result"}),
-		bytesFromClient:   bytes.WithLabelValues("client"),
-		bytesFromUpstream: bytes.WithLabelValues("upstream"),
 		trailErrors: f.NewCounter(prometheus.CounterOpts{
 			Name: "hourgate_trail_errors_total", Help: "Records about sessions that the trail could not take.",
 		}),

@@ -21,6 +21,7 @@ type target struct {
 	addr, user, password, database string
 	tls                            *tls.Config
 	name                           string
+	major                          int // of PostgreSQL; 0 is the gate
 }
 
 func (to target) String() string { return to.name }

@@ -207,7 +207,7 @@ func (g *gate) expectRefusal(rule refusalRule, got *pgproto3.ErrorResponse) {
 }
 
 // What the server refuses at log-in: a role that is gone, and one that may not.
-func TestUpstreamLoginRefused(t *testing.T) {
+func TestRule08ErrorsOfTheServerAtLogIn(t *testing.T) {
 	t.Parallel()
 	db := database(t, 18)
 	for _, rule := range []struct {
@@ -243,6 +243,10 @@ func TestUpstreamLoginRefused(t *testing.T) {
 type brokenTrail struct{}
 
 func (brokenTrail) Append(audit.Record) error { return errors.New(secretText) }
+
+func (brokenTrail) Statement(string, time.Time, *audit.Statement) error {
+	return errors.New(secretText)
+}
 
 // If the trail can't be written, no role is made.
 func TestNoSessionWithoutTrail(t *testing.T) {

@@ -8,47 +8,56 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hourgate/hourgate/internal/burst"
 )
 
-const (
-	// relayBuffer is the size of one read: a TLS record and its header fit.
-	relayBuffer = 32 << 10
-
-	// endGrace is how long the rest of a message may take to pass after the end of a session, so that the last
-	// ErrorResponse can follow it. After that the connection is closed in the middle of the message.
-	endGrace = 100 * time.Millisecond
-)
-
-var relayBuffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
+// endGrace is how long the rest of a message may take to pass after the end of a session, so that the last ErrorResponse
+// can follow it. After that the connection is closed in the middle of the message.
+const endGrace = 200 * time.Millisecond
 
 var (
 	errClientGone    = errors.New("client disconnected")
 	errClientQuit    = errors.New("client terminated the session")
 	errUpstreamEnded = errors.New("upstream ended the session after an ErrorResponse")
+	errUpstreamDeaf  = errors.New("upstream takes nothing any more") // whether it still speaks, the other direction finds out
 )
 
 // relay passes bytes both ways between two authenticated connections and follows the messages in them. Each direction
 // has one goroutine: the caller's writes to the client and nothing else does.
 type relay struct {
 	client, upstream net.Conn
-	metrics          *metrics
+	fromClient       direction
+	fromUpstream     direction
+	activity         activity
+	statements       *statements // nil: nobody wants to know
+	draining         atomic.Bool
 
-	fromClient, fromUpstream atomic.Int64 // bytes
+	// These belong to the goroutine that writes to the client.
+	writable bool      // no write has failed
+	end      time.Time // of the grace for the rest of a message; zero before the session's end
+}
 
-	// What the protocol's state is, for a drain: requests that a ReadyForQuery has yet to answer, and the transaction
-	// status of the last one.
-	pending  atomic.Int64
-	status   atomic.Uint32
-	draining atomic.Bool
-	// PostgreSQL ignores Sync within COPY IN: those that it has sent since its last Execute, and those until CopyDone or
-	// CopyFail, are not answered. Without this, a client that used COPY once would never be found idle.
-	syncs  atomic.Int64
-	copyIn atomic.Bool
+// direction is one of the two streams. The frames belong to the goroutine that relays it.
+type direction struct {
+	frames
+	bytes atomic.Int64 // that have passed
+}
 
-	quit     atomic.Bool // the client sent Terminate
-	down     frames      // upstream → client; the caller's goroutine
-	lastKind byte        // last message that began in that direction
-	writable bool        // nothing has failed in writing to the client
+var (
+	requests         = kindsOf("QFSEcfX")
+	requestsRecorded = kindsOf("QFSEcfX" + recorded)
+	replies          = kindsOf("ZGE")
+)
+
+func newRelay(client, upstream net.Conn, s *statements) *relay {
+	r := &relay{client: client, upstream: upstream, statements: s, writable: true}
+	r.fromClient.frames = frames{watched: requests, visit: r.seeRequest}
+	if s != nil {
+		r.fromClient.watched = requestsRecorded
+	}
+	r.fromUpstream.frames = frames{watched: replies, visit: r.activity.seeReply}
+	return r
 }
 
 // run relays until one side ends or ctx does, and returns why: a cause of ctx, or one of the errors above. When it
@@ -56,11 +65,10 @@ type relay struct {
 func (r *relay) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r.writable = true
 
 	var up sync.WaitGroup
 	up.Go(func() {
-		if err := r.toUpstream(ctx); err != nil {
+		if err := r.toUpstream(ctx); !errors.Is(err, errUpstreamDeaf) {
 			cancel(err)
 		}
 	})
@@ -79,138 +87,135 @@ var past = time.Unix(1, 0)
 func (r *relay) interrupt() {
 	_ = r.client.SetReadDeadline(past)
 	_ = r.client.SetWriteDeadline(time.Now().Add(endGrace))
+	burst.OpenReserve(r.client)
 	_ = r.upstream.SetDeadline(past)
 }
 
 // clientAtBoundary reports that the client has received whole messages only.
-func (r *relay) clientAtBoundary() bool { return r.writable && r.down.boundary() }
+func (r *relay) clientAtBoundary() bool { return r.writable && r.fromUpstream.boundary() }
 
-// idle reports that the client waits for nothing and is in no transaction.
-func (r *relay) idle() bool {
-	status := r.status.Load()
-	return r.pending.Load() <= 0 && (status == 'I' || status == 0) // 0: nothing was asked yet
+// toUpstream relays the client's messages and returns why it ended.
+func (r *relay) toUpstream(ctx context.Context) (why error) {
+	burst.Receive(r.client, func(b []byte, readErr error) burst.Next {
+		if ctx.Err() != nil {
+			why = context.Cause(ctx) // not a byte after the end
+		} else {
+			why = r.passRequests(ctx, b, readErr)
+		}
+		if why != nil {
+			return burst.Stop
+		}
+		return burst.Wait // a client that resets its connection is noticed when the answer is written
+	})
+	return why
 }
 
-// toUpstream relays the client's messages and returns why it ended; nil leaves it to the other direction to find out.
-func (r *relay) toUpstream(ctx context.Context) error {
-	buf := relayBuffers.Get().(*[relayBuffer]byte)
-	defer relayBuffers.Put(buf)
-	var up frames
-	for {
-		n, readErr := r.client.Read(buf[:])
-		if ctx.Err() != nil {
-			return context.Cause(ctx) // not a byte after the end
+// passRequests sends a burst upstream.
+func (r *relay) passRequests(ctx context.Context, b []byte, readErr error) error {
+	whole := r.fromClient.scan(b)
+	if r.fromClient.broken {
+		b = b[:whole]
+	}
+	if r.statements != nil {
+		if err := r.statements.check(); err != nil {
+			return err
 		}
-		if n > 0 {
-			up.scan(buf[:n], r.seeRequest)
-			if _, err := r.upstream.Write(buf[:n]); err != nil {
-				if ctx.Err() == nil { // toClient reads why, and what the server still said
-					_ = r.upstream.SetReadDeadline(time.Now().Add(endGrace))
-				}
+	}
+	if len(b) > 0 {
+		if _, err := r.upstream.Write(b); err != nil {
+			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			r.fromClient.Add(int64(n))
-			r.metrics.bytesFromClient.Add(float64(n))
+			_ = r.upstream.SetReadDeadline(time.Now().Add(endGrace)) // for what the server still says
+			return errUpstreamDeaf
 		}
-		switch {
-		case readErr != nil && r.quit.Load():
-			return errClientQuit
-		case readErr != nil:
-			return errClientGone
-		}
+		r.fromClient.bytes.Add(int64(len(b)))
 	}
+	switch {
+	case r.fromClient.broken:
+		return errMessageLength
+	case readErr == nil:
+		return nil
+	case r.activity.quit.Load():
+		return errClientQuit
+	}
+	return errClientGone
 }
 
-// seeRequest counts what PostgreSQL will answer with ReadyForQuery.
-func (r *relay) seeRequest(kind byte, start bool, _ []byte) {
-	if !start {
-		return
+func (r *relay) seeRequest(kind byte, first bool, part []byte, rest int64) {
+	if first {
+		r.activity.seeRequest(kind)
 	}
-	switch kind {
-	case 'Q', 'F': // Query, FunctionCall
-		r.pending.Add(1)
-		r.syncs.Store(0)
-	case 'S': // Sync
-		if !r.copyIn.Load() {
-			r.pending.Add(1)
-			r.syncs.Add(1)
-		}
-	case 'E': // Execute
-		r.syncs.Store(0)
-	case 'c', 'f': // CopyDone, CopyFail
-		r.copyIn.Store(false)
-	case 'X': // Terminate
-		r.quit.Store(true)
+	if r.statements != nil {
+		r.statements.see(kind, first, part, rest)
 	}
 }
 
 // toClient relays the server's messages and returns why it ended. Once ctx is done it goes on to the end of the message
 // that it is in.
-func (r *relay) toClient(ctx context.Context) error {
-	buf := relayBuffers.Get().(*[relayBuffer]byte)
-	defer relayBuffers.Put(buf)
-	var end time.Time // of the grace, once ctx is done
-	for {
-		n, readErr := r.upstream.Read(buf[:])
-		whole := r.down.scan(buf[:n], r.seeReply)
-		if ctx.Err() != nil && whole > 0 {
-			n = whole
-			r.down = frames{}
+func (r *relay) toClient(ctx context.Context) (why error) {
+	burst.Receive(r.upstream, func(b []byte, readErr error) burst.Next {
+		why = r.passReplies(ctx, b, readErr)
+		switch {
+		case why != nil:
+			return burst.Stop
+		case r.fromUpstream.kind == 'Z' && r.fromUpstream.boundary() && r.activity.pending.Load() <= 0:
+			return burst.Wait // a server that resets its connection is noticed when the next request is written
 		}
-		if n > 0 {
-			if _, err := r.client.Write(buf[:n]); err != nil {
-				r.writable = false
-				return errClientGone
-			}
-			r.fromUpstream.Add(int64(n))
-			r.metrics.bytesFromUpstream.Add(float64(n))
-		}
-		if r.draining.Load() && r.idle() && r.down.boundary() {
-			return errShutdown
-		}
-		if ctx.Err() != nil {
-			if end.IsZero() {
-				end = time.Now().Add(endGrace)
-			}
-			if r.down.boundary() || time.Now().After(end) || !timedOut(readErr) {
-				return context.Cause(ctx)
-			}
-			_ = r.upstream.SetReadDeadline(end)
-			continue
-		}
-		if readErr != nil {
-			return r.upstreamEnd()
-		}
-	}
+		return burst.Look
+	})
+	return why
 }
 
-// seeReply follows the transaction's status.
-func (r *relay) seeReply(kind byte, start bool, part []byte) {
-	r.lastKind = kind
-	switch {
-	case kind == 'Z' && len(part) > 0: // ReadyForQuery
-		r.status.Store(uint32(part[0]))
-		r.pending.Add(-1)
-	case kind == 'G' && start: // CopyInResponse
-		r.copyIn.Store(true)
-		r.pending.Add(-r.syncs.Swap(0))
-	case kind == 'E' && start: // ErrorResponse
-		r.copyIn.Store(false)
+// passReplies sends a burst to the client.
+func (r *relay) passReplies(ctx context.Context, b []byte, readErr error) error {
+	down := &r.fromUpstream
+	whole := down.scan(b)
+	broken := down.broken
+	if whole > 0 && (broken || ctx.Err() != nil) {
+		b = b[:whole]
+		down.cut()
 	}
+	if len(b) > 0 {
+		if _, err := r.client.Write(b); err != nil {
+			r.writable = false
+			return errClientGone
+		}
+		down.bytes.Add(int64(len(b)))
+	}
+	switch {
+	case ctx.Err() != nil:
+		return r.passTheRest(ctx, readErr)
+	case broken:
+		return errUpstreamGone
+	case readErr != nil:
+		return r.upstreamEnd()
+	case r.draining.Load() && r.activity.idle() && down.boundary():
+		return errShutdown
+	}
+	return nil
+}
+
+// passTheRest goes on after the end, for a moment, unless the client is at a boundary already.
+func (r *relay) passTheRest(ctx context.Context, readErr error) error {
+	if r.end.IsZero() {
+		r.end = time.Now().Add(endGrace)
+	}
+	goesOn := readErr == nil || errors.Is(readErr, os.ErrDeadlineExceeded)
+	if r.fromUpstream.boundary() || !goesOn || time.Now().After(r.end) {
+		return context.Cause(ctx)
+	}
+	_ = r.upstream.SetReadDeadline(r.end)
+	return nil
 }
 
 // upstreamEnd tells an end that the client asked for or was told of from one that comes out of the blue.
 func (r *relay) upstreamEnd() error {
 	switch {
-	case r.quit.Load():
+	case r.activity.quit.Load():
 		return errClientQuit
-	case r.lastKind == 'E':
+	case r.fromUpstream.kind == 'E':
 		return errUpstreamEnded
 	}
 	return errUpstreamGone
-}
-
-// timedOut reports that a read ended at a deadline, or that there was no error at all.
-func timedOut(err error) bool {
-	return err == nil || errors.Is(err, os.ErrDeadlineExceeded)
 }

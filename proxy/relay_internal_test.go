@@ -9,8 +9,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // brokenWrites is a socket whose other end has stopped reading for good, but has said something before.
@@ -23,7 +21,7 @@ func startRelay(t *testing.T, ctx context.Context, wrap func(net.Conn) net.Conn)
 	t.Helper()
 	client, nearClient := net.Pipe()
 	server, nearServer := net.Pipe()
-	r = &relay{client: nearClient, upstream: wrap(nearServer), metrics: newMetrics(prometheus.NewRegistry())}
+	r = newRelay(nearClient, wrap(nearServer), &statements{trail: nowhere{}, session: "s"})
 	result := make(chan error, 1)
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -138,10 +136,29 @@ func TestEndWaitsForTheRestOfAMessage(t *testing.T) {
 	}
 }
 
+// A server that sends a length that can't be is not listened to any more. The client gets the messages before it, and can
+// be told.
+func TestServerSendsALengthThatCantBe(t *testing.T) {
+	t.Parallel()
+	client, server, r, ended := startRelay(t, context.Background(), asIs)
+	good := []byte{'N', 0, 0, 0, 4}
+	go func() { _, _ = server.Write(append(bytes.Clone(good), 'D', 0, 0, 0, 3, 'x')) }()
+	got, err := io.ReadAll(client)
+	if err != nil || !bytes.Equal(got, good) {
+		t.Errorf("got %q, %v; want %q", got, err, good)
+	}
+	if err := <-ended; !errors.Is(err, errUpstreamGone) {
+		t.Errorf("ended with %v, want %v", err, errUpstreamGone)
+	}
+	if !r.clientAtBoundary() {
+		t.Error("the client is not at a boundary")
+	}
+}
+
 // A session that nobody has asked anything is idle, also before its relay runs: Shutdown may look at once.
 func TestNewRelayIsIdle(t *testing.T) {
 	t.Parallel()
-	if !new(relay).idle() {
+	if !newRelay(nil, nil, nil).activity.idle() {
 		t.Error("a new relay is not idle")
 	}
 }

@@ -40,6 +40,8 @@ type Config struct {
 	ClientCertificateOptional bool
 	// AllowPlaintextLoopback lets clients on the same machine connect without TLS. Default: no.
 	AllowPlaintextLoopback bool
+	// DiscardStatements keeps what people ask for out of the trail. Default: all is recorded.
+	DiscardStatements bool
 	// ProxyProtocol is where load balancers are that say in a PROXY protocol version 2 header where their clients are.
 	// Connections from there must begin with one. Default: none.
 	ProxyProtocol []netip.Prefix
@@ -66,6 +68,8 @@ type Lease interface {
 	Login() upstream.Login
 	Opened(pid uint32) // the server's process for this session: others under the role are intruders
 	Closed(pid uint32) // our connection to it is closed
+	// Cancel cancels what that process runs, where the server gave no key to do so with.
+	Cancel(ctx context.Context, pid uint32) error
 	Release()
 	Discard() // the server would not let the role in; the next session needs another
 }
@@ -73,6 +77,8 @@ type Lease interface {
 // Trail takes records before the act; *audit.Trail is one.
 type Trail interface {
 	Append(audit.Record) error
+	// Statement records what a session asks for. It is called for each, and must be quick.
+	Statement(session string, at time.Time, s *audit.Statement) error
 }
 
 // setDefaults fills in what is zero.
@@ -95,10 +101,13 @@ type Server struct {
 
 	unauthenticated                   admission
 	guesses, strangers, cancelGuesses throttle
+	aheadCredits                      aheadCredits
 
 	mu       sync.Mutex
 	policy   *policy.Set
 	sessions map[*session]struct{}
+	ended    struct{ fromClient, fromUpstream int64 } // bytes of sessions that are over
+	accepted uint64
 	listener net.Listener
 	closing  bool
 	running  sync.WaitGroup
@@ -108,10 +117,11 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	cfg.setDefaults()
 	s := &Server{
-		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), policy: cfg.Policy,
+		cfg: cfg, log: cfg.Logger, policy: cfg.Policy,
 		cancels:  canceller{sessions: make(map[uint32]*session)},
 		sessions: make(map[*session]struct{}),
 	}
+	s.metrics = newMetrics(cfg.Registry, s.relayedBytes)
 	s.setLimits()
 	_, _ = rand.Read(s.mockSecret[:]) // never fails, see crypto/rand
 	if err := s.SetCertificate(cfg.Certificate, cfg.ClientCAs); err != nil {
@@ -120,10 +130,10 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// identity is what a TLS handshake with a client needs. It is replaced as a whole.
+// identity is what a TLS handshake with a client needs. It is replaced as a whole, and shared by connections.
 type identity struct {
-	cert      tls.Certificate
-	clientCAs *x509.CertPool // nil: clients need no certificate
+	tls  *tls.Config
+	leaf *x509.Certificate // that clients are shown
 }
 
 // SetCertificate changes the certificate that clients are shown and the authorities of theirs, as in Config, for
@@ -137,28 +147,30 @@ func (s *Server) SetCertificate(cert tls.Certificate, clientCAs *x509.CertPool) 
 		return fmt.Errorf("parsing certificate: %w", err)
 	}
 	cert.Leaf = leaf
-	s.identity.Store(&identity{cert, clientCAs})
+	s.identity.Store(&identity{s.tlsConfig(cert, clientCAs), leaf})
 	s.metrics.certificateExpiry.Set(float64(leaf.NotAfter.Unix()))
 	return nil
 }
 
-// tlsConfig is the configuration for one connection, and the certificate that it shows. Sessions are not resumed, as by
+// tlsConfig is for handshakes with clients, which need no certificate if clientCAs is nil. Sessions are not resumed, as by
 // PostgreSQL: a client that resumes would bind its password to a certificate that may have been changed since.
-func (s *Server) tlsConfig() (*tls.Config, *x509.Certificate) {
-	id := s.identity.Load()
+func (s *Server) tlsConfig(cert tls.Certificate, clientCAs *x509.CertPool) *tls.Config {
 	cfg := &tls.Config{
-		Certificates:           []tls.Certificate{id.cert},
+		Certificates:           []tls.Certificate{cert},
 		MinVersion:             tls.VersionTLS12,
 		NextProtos:             []string{alpn},
 		SessionTicketsDisabled: true,
+		// Full records from the start: small ones help whoever shows a page while it loads, and cost the rest a system call
+		// for each.
+		DynamicRecordSizingDisabled: true,
 	}
-	if id.clientCAs != nil {
-		cfg.ClientCAs, cfg.ClientAuth = id.clientCAs, tls.RequireAndVerifyClientCert
+	if clientCAs != nil {
+		cfg.ClientCAs, cfg.ClientAuth = clientCAs, tls.RequireAndVerifyClientCert
 		if s.cfg.ClientCertificateOptional {
 			cfg.ClientAuth = tls.VerifyClientCertIfGiven
 		}
 	}
-	return cfg, id.cert.Leaf
+	return cfg
 }
 
 // Policy is the set that is in force.
@@ -206,6 +218,13 @@ func (s *Server) Serve(ln net.Listener) error {
 	}
 }
 
+// Accepted is the number of connections so far.
+func (s *Server) Accepted() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.accepted
+}
+
 func (s *Server) isClosing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,15 +241,37 @@ func (s *Server) start(conn net.Conn) {
 		return
 	}
 	s.sessions[session] = struct{}{}
+	s.accepted++
 	s.running.Add(1)
 	s.mu.Unlock()
 	go func() {
 		defer s.running.Done()
 		session.serve()
-		s.mu.Lock()
-		delete(s.sessions, session)
-		s.mu.Unlock()
+		s.forget(session)
 	}()
+}
+
+// forget drops a session that is over, and keeps what it has counted.
+func (s *Server) forget(session *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, session)
+	fromClient, fromUpstream := session.relayedBytes()
+	s.ended.fromClient += fromClient
+	s.ended.fromUpstream += fromUpstream
+}
+
+// relayedBytes counts those of all sessions, from clients and from upstream.
+func (s *Server) relayedBytes() (fromClient, fromUpstream int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fromClient, fromUpstream = s.ended.fromClient, s.ended.fromUpstream
+	for session := range s.sessions {
+		c, u := session.relayedBytes()
+		fromClient += c
+		fromUpstream += u
+	}
+	return fromClient, fromUpstream
 }
 
 // Shutdown stops accepting, ends sessions as soon as they are idle outside a transaction, and the rest when ctx is done.

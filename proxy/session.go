@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/burst"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -36,30 +37,48 @@ type session struct {
 	log    *slog.Logger
 	ctx    context.Context
 	end    context.CancelCauseFunc // any goroutine; the cause is what the client is told
+	began  time.Time
+
+	frontend
+	permit
+	backend
+
+	cancelKey cancelKey // written under the canceller's mutex
+	started   bool      // the trail has the session's start
+	relay     *relay    // belongs to the server's mutex until it is set
+}
+
+// frontend is the client: where it is, what it has said, and who it turned out to be.
+type frontend struct {
+	client net.Conn
+	tls    *tls.Conn         // the same, once it is encrypted
+	leaf   *x509.Certificate // that the client was shown
 
 	remote        netip.AddrPort // where the client is; behind a balancer, what that says
 	network       string         // the part of it that limits count
 	authenticated func()         // tells the limits that the client is no stranger any more, or gone; may be called twice
 
-	client  net.Conn
-	tls     *tls.Conn         // the same, once it is encrypted
-	leaf    *x509.Certificate // that the client was shown
 	startup startup
 	user    string // authenticated
+	proof   string // how, for the trail: a SASL mechanism, "certificate", or both
+}
 
+// permit is what the policy said.
+type permit struct {
 	decision policy.Decision
 	// grant and expiry belong to the server's mutex: a reload changes them.
 	grant  *policy.Grant
 	expiry *time.Timer
+}
 
-	started     bool // the trail has the session's start
+// backend is the server's side.
+type backend struct {
 	integration Integration
+	ahead       *upstream.Ahead // to the server of the integration aheadTo
+	aheadTo     string
 	lease       Lease
 	upstream    *pgconn.HijackedConn
 	encryption  upstream.Encryption // of the connection upstream
-	cancelKey   cancelKey           // written under the canceller's mutex
-	relay       *relay              // belongs to the server's mutex until it is set
-	began       time.Time
 }
 
 func newSession(server *Server, conn net.Conn) *session {
@@ -67,7 +86,7 @@ func newSession(server *Server, conn net.Conn) *session {
 	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
 	s := &session{
 		server: server, id: hex.EncodeToString(id[:]), began: time.Now(),
-		client: conn, remote: peerAddress(conn), authenticated: func() {},
+		frontend: frontend{client: burst.Wrap(conn), remote: peerAddress(conn), authenticated: func() {}},
 	}
 	s.log = server.log.With("session", s.id, "remote_addr", s.remote.String())
 	s.ctx, s.end = context.WithCancelCause(context.Background())
@@ -77,6 +96,7 @@ func newSession(server *Server, conn net.Conn) *session {
 // serve runs the session and says goodbye.
 func (s *session) serve() {
 	defer s.end(nil)
+	defer s.closeAhead() // after the last word: a client that is refused must not see in the time whether there was one
 	err := s.run(s.ctx)
 	s.farewell(err)
 }
@@ -114,6 +134,10 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.authorize(); err != nil {
 		return err
 	}
+	if err := s.announce(); err != nil {
+		return err
+	}
+	s.dial()
 	if err := s.provision(login); err != nil {
 		return err
 	}
@@ -174,14 +198,20 @@ func (s *session) reconsider(set *policy.Set) {
 	s.expiry.Reset(time.Until(grant.Until))
 }
 
-// provision writes the session's start and takes hold of the grant's role.
-func (s *session) provision(ctx context.Context) error {
+// announce writes the session's start.
+func (s *session) announce() error {
 	if err := s.server.cfg.Trail.Append(s.record(audit.SessionStart)); err != nil {
 		s.server.metrics.trailErrors.Inc()
 		s.log.Error("session refused: the trail can't be written", "error", err)
 		return errTrail
 	}
 	s.started = true
+	return nil
+}
+
+// provision takes hold of the grant's role, while the connection upstream is being opened: making a role takes about as
+// long as that.
+func (s *session) provision(ctx context.Context) error {
 	lease, err := s.integration.Acquire(ctx, s.user, s.decision.Grant, s.decision.Database)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -222,6 +252,8 @@ func (s *session) welcome() error {
 		s.server.cancels.remove(s.cancelKey)
 		return err
 	}
+	// What the log-in needed besides is some ten kilobytes, for as long as the session lasts.
+	s.upstream = &pgconn.HijackedConn{Conn: s.upstream.Conn, PID: s.upstream.PID, SecretKey: s.upstream.SecretKey}
 	return s.client.SetDeadline(time.Time{})
 }
 
@@ -241,14 +273,31 @@ func (s *session) relayMessages(ctx context.Context) error {
 	active.Inc()
 	defer active.Dec()
 
-	r := &relay{client: s.client, upstream: s.upstream.Conn, metrics: s.server.metrics}
+	var recorded *statements
+	if !s.server.cfg.DiscardStatements {
+		recorded = &statements{trail: s.server.cfg.Trail, session: s.id}
+	}
+	r := newRelay(s.client, s.upstream.Conn, recorded)
 	s.server.mu.Lock()
 	s.relay = r
 	if s.server.closing {
 		r.draining.Store(true)
 	}
 	s.server.mu.Unlock()
-	return r.run(ctx)
+	err := r.run(ctx)
+	if errors.Is(err, errTrailStatement) {
+		s.server.metrics.trailErrors.Inc()
+		s.log.Error("session ended: a statement can't be recorded", "error", err)
+	}
+	return err
+}
+
+// relayedBytes counts those from the client and from upstream; the server's mutex is held.
+func (s *session) relayedBytes() (fromClient, fromUpstream int64) {
+	if s.relay == nil {
+		return 0, 0
+	}
+	return s.relay.fromClient.bytes.Load(), s.relay.fromUpstream.bytes.Load()
 }
 
 // drain ends the session when it is idle; the server's mutex is held.
@@ -258,7 +307,7 @@ func (s *session) drain() {
 		return
 	}
 	s.relay.draining.Store(true)
-	if s.relay.idle() {
+	if s.relay.activity.idle() {
 		s.end(errShutdown)
 	}
 }

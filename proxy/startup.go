@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hourgate/hourgate/internal/burst"
 )
 
 // Codes of the messages that have no type byte;
@@ -43,6 +45,7 @@ type startup struct {
 	user         string            // as sent; not authenticated yet
 	database     string            // as sent, "" if absent
 	params       map[string]string // to be sent upstream; checked against an allow-list
+	overridden   []string          // settings that the client gave another value as well, as arguments for "options"
 	application  string            // application_name as sent
 	unrecognized []string          // _pq_ options that we don't know
 	negotiate    bool              // NegotiateProtocolVersion is due
@@ -60,7 +63,7 @@ func (s *session) negotiate(ctx context.Context) error {
 	s.deadline(s.began.Add(s.server.cfg.StartupTimeout))
 	if first[0] == tlsHandshakeByte {
 		s.client = &prefixConn{Conn: s.client, prefix: first[:]}
-		if err := s.startTLS(ctx); err != nil {
+		if err := s.startTLS(ctx, first[:]...); err != nil {
 			return err
 		}
 		if s.tlsState().NegotiatedProtocol != alpn {
@@ -99,14 +102,16 @@ func (s *session) negotiate(ctx context.Context) error {
 }
 
 // startTLS does the handshake with the certificate that is in force now, and keeps that certificate for channel binding.
-func (s *session) startTLS(ctx context.Context) error {
-	cfg, leaf := s.server.tlsConfig()
-	conn := tls.Server(s.client, cfg)
+// seen are the bytes of it that were read already.
+func (s *session) startTLS(ctx context.Context, seen ...byte) error {
+	id := s.server.identity.Load()
+	burst.ExpectTLS(s.client, seen...)
+	conn := tls.Server(s.client, id.tls)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		s.log.Debug("TLS handshake failed", "error", err)
 		return errDisconnect
 	}
-	s.client, s.tls, s.leaf = conn, conn, leaf
+	s.client, s.tls, s.leaf = conn, conn, id.leaf
 	return nil
 }
 
@@ -262,118 +267,11 @@ func (s *startup) set(name, value string) error {
 	case lower == "application_name":
 		s.application = value
 	case allowedParameters[lower]:
-		s.params[lower] = value
+		s.put(lower, value)
 	default:
 		return unsupportedParameter(name)
 	}
 	return nil
-}
-
-// allowedParameters are the settings that drivers and people send at startup and that a session may set for itself later
-// anyway. What is not here can't do harm by SET, but could before the session is ours to watch: post_auth_delay hides a
-// backend that has authenticated, role and session_authorization change who it is.
-var allowedParameters = map[string]bool{
-	"bytea_output":                        true,
-	"client_encoding":                     true,
-	"client_min_messages":                 true,
-	"datestyle":                           true,
-	"default_transaction_deferrable":      true,
-	"default_transaction_isolation":       true,
-	"default_transaction_read_only":       true,
-	"enable_seqscan":                      true,
-	"extra_float_digits":                  true,
-	"geqo":                                true,
-	"idle_in_transaction_session_timeout": true,
-	"idle_session_timeout":                true,
-	"intervalstyle":                       true,
-	"jit":                                 true,
-	"lc_monetary":                         true,
-	"lc_numeric":                          true,
-	"lc_time":                             true,
-	"lock_timeout":                        true,
-	"max_parallel_workers_per_gather":     true,
-	"plan_cache_mode":                     true,
-	"search_path":                         true,
-	"standard_conforming_strings":         true,
-	"statement_timeout":                   true,
-	"synchronous_commit":                  true,
-	"tcp_keepalives_count":                true,
-	"tcp_keepalives_idle":                 true,
-	"tcp_keepalives_interval":             true,
-	"tcp_user_timeout":                    true,
-	"timezone":                            true,
-	"transaction_timeout":                 true,
-	"work_mem":                            true,
-}
-
-// setOptions takes the parameter "options" apart, which PostgreSQL treats as command-line arguments of the backend
-// (pg_split_opts in src/backend/utils/init/postinit.c), and lets through what would be let through as a parameter.
-func (s *startup) setOptions(options string) error {
-	args := splitOptions(options)
-	for i := 0; i < len(args); i++ {
-		setting, ok := strings.CutPrefix(args[i], "--")
-		if !ok {
-			setting, ok = strings.CutPrefix(args[i], "-c")
-			if ok && setting == "" && i+1 < len(args) {
-				i++
-				setting = args[i]
-			}
-		}
-		name, value, hasValue := strings.Cut(setting, "=")
-		// PostgreSQL reads dashes in names given this way as underscores (ParseLongOption, guc.c).
-		name = strings.ReplaceAll(lowerASCII(name), "-", "_")
-		if !ok || !hasValue || name == "" {
-			return protocolViolation(fmt.Sprintf("invalid command-line argument for server process: %s", printable(args[i])))
-		}
-		switch {
-		case name == "application_name":
-			s.application = value
-		case allowedParameters[name]:
-			s.params[name] = value
-		default:
-			return unsupportedParameter(name)
-		}
-	}
-	return nil
-}
-
-// splitOptions splits at white space; a backslash takes the next character literally.
-func splitOptions(options string) []string {
-	var args []string
-	var arg strings.Builder
-	inArg := false
-	for i := 0; i < len(options); i++ {
-		c := options[i]
-		switch {
-		case c == '\\' && i+1 < len(options):
-			i++
-			arg.WriteByte(options[i])
-			inArg = true
-		case c == ' ' || c >= '\t' && c <= '\r':
-			if inArg {
-				args = append(args, arg.String())
-				arg.Reset()
-				inArg = false
-			}
-		default:
-			arg.WriteByte(c)
-			inArg = true
-		}
-	}
-	if inArg {
-		args = append(args, arg.String())
-	}
-	return args
-}
-
-// lowerASCII folds names as PostgreSQL does (guc_name_compare, guc.c): letters of other alphabets are left alone.
-func lowerASCII(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
-		}
-		return r
-	}, s)
 }
 
 // prefixConn gives back bytes that were read to find out what a client speaks.
@@ -390,6 +288,9 @@ func (c *prefixConn) Read(b []byte) (int, error) {
 	}
 	return c.Conn.Read(b)
 }
+
+// NetConn is the connection underneath, as tls.Conn's.
+func (c *prefixConn) NetConn() net.Conn { return c.Conn }
 
 // plaintextAllowed is for clients on this machine, if the configuration says so.
 func (s *session) plaintextAllowed() bool {

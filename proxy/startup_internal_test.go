@@ -26,7 +26,7 @@ func startupPacket(version uint32, pairs ...string) []byte {
 }
 
 // A declared length allocates nothing beyond PostgreSQL's bound, and not a byte too many is read.
-func TestReadStartupPacketIsBounded(t *testing.T) {
+func TestRule04NothingIsAllocatedForALength(t *testing.T) {
 	t.Parallel()
 	for _, length := range []uint32{0, 1, 7, maxStartupPacket + 5, 1 << 30, 0xffffffff} {
 		r := bytes.NewReader(binary.BigEndian.AppendUint32(nil, length))
@@ -57,9 +57,15 @@ func FuzzStartupPacket(f *testing.F) {
 	f.Add(startupPacket(3<<16|9999, "user", "alice", "_pq_.test", ""))
 	f.Add(startupPacket(protocol30, "user", "x", "application_name", "x\x00user\x00admin"))
 	f.Add(startupPacket(4 << 16))
+	f.Add(startupPacket(protocol30, "user", "a", "timezone", "UTC", "TimeZone", "UTC"))
+	f.Add(startupPacket(protocol30, "user", "a", "USER", "b"))
+	f.Add(append(startupPacket(protocol30, "user", "a"), 0))
 	f.Add([]byte{0, 0, 0, 8, 4, 210, 22, 47})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 3, 0, 0})
 	f.Fuzz(func(t *testing.T, stream []byte) {
+		if len(stream) > maxFuzzed {
+			return
+		}
 		packet, err := readStartupPacket(bytes.NewReader(stream), nil)
 		if err != nil {
 			if !errors.Is(err, errDisconnect) {
@@ -70,23 +76,19 @@ func FuzzStartupPacket(f *testing.F) {
 		if len(packet)+4 > len(stream) || len(packet) > maxStartupPacket || len(packet) < 4 {
 			t.Fatalf("a packet of %d bytes out of %d", len(packet), len(stream))
 		}
+		want, end := wantedStartup(string(packet))
 		s, err := parseStartupMessage(packet)
 		if err != nil {
-			checkRefusal(t, err)
+			if got := endOf(t, err); got != end {
+				t.Fatalf("%q: got %s (%v), want %s", packet, got, err, end)
+			}
 			return
 		}
-		if s.user == "" || s.cancel != nil || s.protocol < protocol30 || s.protocol > protocolLatest {
-			t.Fatalf("accepted %+v", s)
-		}
-		if (len(s.unrecognized) > 0 || binary.BigEndian.Uint32(packet) > protocolLatest) != s.negotiate {
-			t.Fatalf("negotiation is due: %v, of %+v", s.negotiate, s)
-		}
-		for _, text := range append([]string{s.user, s.database, s.application}, s.unrecognized...) {
-			if strings.Contains(text, "\x00") {
-				t.Fatalf("NUL in %q", text)
-			}
+		if end != accepted || !sameStartup(s, want) || s.cancel != nil {
+			t.Fatalf("%q was accepted as %+v, want %s %+v", packet, s, end, want)
 		}
 		checkParameters(t, s.params)
+		checkOverridden(t, s)
 		// Nothing that the server gets comes from anywhere but one parameter of the client's.
 		if count := bytes.Count(packet, []byte{0}); len(s.params) > count {
 			t.Fatalf("%d parameters out of %d strings", len(s.params), count)
@@ -95,7 +97,7 @@ func FuzzStartupPacket(f *testing.F) {
 }
 
 // checkParameters: only what is on the list goes upstream, under the list's own spelling.
-func checkParameters(t *testing.T, params map[string]string) {
+func checkParameters(t testing.TB, params map[string]string) {
 	t.Helper()
 	for name, value := range params {
 		if !allowedParameters[name] {
@@ -107,8 +109,24 @@ func checkParameters(t *testing.T, params map[string]string) {
 	}
 }
 
+// checkOverridden: what goes upstream as "options" is read as the allowed settings that the client sent, and as nothing
+// else.
+func checkOverridden(t *testing.T, s startup) {
+	t.Helper()
+	args := splitOptions(strings.Join(s.overridden, " "))
+	if len(args) != 2*len(s.overridden) {
+		t.Fatalf("%q is read as %q", s.overridden, args)
+	}
+	for i := 0; i < len(args); i += 2 {
+		name, _, ok := strings.Cut(args[i+1], "=")
+		if _, last := s.params[name]; args[i] != "-c" || !ok || !allowedParameters[name] || !last {
+			t.Fatalf("%q is read as %q, of %v", s.overridden, args, s.params)
+		}
+	}
+}
+
 // checkRefusal: a client is told something that is printable, or nothing.
-func checkRefusal(t *testing.T, err error) {
+func checkRefusal(t testing.TB, err error) {
 	t.Helper()
 	var r *refusal
 	switch {
@@ -142,6 +160,8 @@ func TestOptions(t *testing.T) {
 		{"-c LOCK_timeout=1", map[string]string{"lock_timeout": "1"}},
 		{`-c search_path=a\ b`, map[string]string{"search_path": "a b"}},
 		{`-c search_path=a\\b`, map[string]string{"search_path": `a\b`}},
+		{`-c search_path=a\`, map[string]string{"search_path": "a"}},
+		{`\`, nil},                 // one argument, which is empty
 		{`-c\ search_path=a`, nil}, // one argument: "-c search_path=a", whose name begins with a space
 		{"-c search_path=", map[string]string{"search_path": ""}},
 		{"-c search_path=a=b", map[string]string{"search_path": "a=b"}},
@@ -179,32 +199,56 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// Two names that are not UTF-8 are two names.
+func TestNamesThatAreNotUTF8(t *testing.T) {
+	t.Parallel()
+	pairs, err := splitParameters([]byte("\xff\x00a\x00\xfe\x00b\x00\x00"))
+	if err != nil || len(pairs) != 2 {
+		t.Errorf("got %q and %v, want both", pairs, err)
+	}
+	if got := lowerASCII("\xffK\u212a\xc4"); got != "\xffk\u212a\xc4" {
+		t.Errorf("got %q, want ASCII letters folded and nothing else changed", got)
+	}
+}
+
 func FuzzOptions(f *testing.F) {
 	for _, options := range []string{
-		"-c geqo=off --jit=on", `-c search_path=a\ b\\`, "-c=", "-c", "--", "-c post_auth_delay=1", "--a-b=c", "\\", "-\xff=\xfe",
+		"-c geqo=off --jit=on", `-c search_path=a\ b\\`, "-c=", "-c", "--", "-c post_auth_delay=1", "--a-b=c", "--default-transaction-read-only=on", "\\", "-\xff=\xfe",
 	} {
 		f.Add(options)
 	}
 	f.Fuzz(func(t *testing.T, options string) {
-		s := startup{params: make(map[string]string)}
-		if strings.Contains(options, "\x00") {
+		if strings.Contains(options, "\x00") || len(options) > maxStartupPacket {
 			return // can't be in a parameter
 		}
-		if err := s.setOptions(options); err != nil {
-			checkRefusal(t, err)
-			return
+		args := splitOptions(options)
+		if want := postgresSplit(options); !slices.Equal(args, want) {
+			t.Fatalf("%q: got arguments %q, want %q", options, args, want)
 		}
-		checkParameters(t, s.params)
-		// Escaping each character of each argument changes nothing.
+		got, want := startup{params: make(map[string]string)}, startup{params: make(map[string]string)}
+		end := wantedOptions(&want, options)
+		err := got.setOptions(options)
+		if (err == nil) != (end == accepted) || err == nil && !sameStartup(got, want) || err != nil && endOf(t, err) != end {
+			t.Fatalf("%q: got %+v and %v, want %s %+v", options, got, err, end, want)
+		}
+		checkParameters(t, got.params)
+		if err == nil {
+			checkOverridden(t, got)
+		}
+
+		// Written again with a backslash before each byte, the arguments are the same.
 		var escaped strings.Builder
-		for _, arg := range splitOptions(options) {
+		for _, arg := range args {
+			if arg == "" {
+				return // a backslash at the end can't be written again
+			}
 			escaped.WriteByte(' ')
 			for _, b := range []byte(arg) {
 				escaped.Write([]byte{'\\', b})
 			}
 		}
-		if got, want := splitOptions(escaped.String()), splitOptions(options); !slices.Equal(got, want) {
-			t.Fatalf("escaped, %q is another list of arguments: got %q, want %q", options, got, want)
+		if again := splitOptions(escaped.String()); !slices.Equal(again, args) {
+			t.Fatalf("escaped, %q is another list of arguments: got %q, want %q", options, again, args)
 		}
 	})
 }

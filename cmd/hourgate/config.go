@@ -69,8 +69,9 @@ type limitsConfig struct {
 }
 
 type auditConfig struct {
-	File string `yaml:"file"`
-	Sync bool   `yaml:"sync"`
+	File       string `yaml:"file"`
+	Sync       bool   `yaml:"sync"`
+	Statements bool   `yaml:"statements"`
 }
 
 type integrationConfig struct {
@@ -98,6 +99,7 @@ func defaultConfig() config {
 			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
 			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
 		},
+		Audit:        auditConfig{Statements: true},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
 		LoginTimeout: time.Minute,
@@ -120,11 +122,16 @@ func (i *integrationConfig) setDefaults() {
 // loadConfig reads and checks a configuration. The error is strictyaml.Problems with all that is wrong in it; what could
 // be read is returned with it.
 func loadConfig(file string) (config, error) {
-	cfg := defaultConfig()
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return cfg, strictyaml.Problems{{File: file, Message: err.Error()}}
+		return defaultConfig(), strictyaml.Problems{{File: file, Message: err.Error()}}
 	}
+	return parseConfig(file, data)
+}
+
+// parseConfig is loadConfig for a file that was read already.
+func parseConfig(file string, data []byte) (config, error) {
+	cfg := defaultConfig()
 	doc, err := strictyaml.Decode(file, data, &cfg)
 	var problems strictyaml.Problems
 	errors.As(err, &problems)

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -114,7 +116,7 @@ func TestConfigDefaults(t *testing.T) {
 		OpsListen: "127.0.0.1:9187",
 		TLS:       tlsConfig{CertFile: in("server.crt"), KeyFile: in("server.key")},
 		Policy:    []string{in("policy.yaml")},
-		Audit:     auditConfig{File: in("trail.jsonl")},
+		Audit:     auditConfig{File: in("trail.jsonl"), Statements: true},
 		Integrations: []integrationConfig{{
 			Name: "orders", Hostname: "db.example.com", Port: 5432, Database: "orders",
 			SSLMode: upstream.VerifyFull, SSLRootCert: in("ca.pem"), SSLNegotiation: upstream.Postgres, Secret: secrets.Config{File: in("secret.json")},
@@ -332,47 +334,105 @@ func TestCheckPrintsTheProblems(t *testing.T) {
 	}
 }
 
-// No file makes loadConfig panic. A refusal says where and on one line; what is taken is complete.
+// No file makes parseConfig panic. A refusal says where and on one line; what is taken is complete, and safe to use.
 func FuzzLoadConfig(f *testing.F) {
 	f.Add([]byte(required))
-	if example, err := os.ReadFile(exampleConfig); err == nil {
-		f.Add(example)
+	example, err := os.ReadFile(exampleConfig)
+	if err != nil {
+		f.Fatal(err)
 	}
-	file := filepath.Join(f.TempDir(), "config.yaml")
+	f.Add(regexp.MustCompile(`(?m)^ *#.*\n`).ReplaceAll(example, nil))
+	for _, fault := range [][2]string{ // each is the only one in a file that is good but for it
+		{"secret: {file: secret.json}", "secret: {rds_iam: {region: eu-west-1, username: a}}"}, // none yet
+		{"secret: {file: secret.json}", "secret: {rds_iam: {region: eu-west-1, username: a}}\n    ssl_mode: verify-ca"},
+		{"secret: {file: secret.json}", "secret: {file: secret.json}\n  - {name: orders, hostname: b, database: b, ssl_root_cert: rds, secret: {env: S}}"},
+		{"secret: {file: secret.json}", "secret: {file: a, env: B}"},
+		{"ssl_root_cert: ca.pem", "ssl_mode: verify-ca"},
+		{"ssl_root_cert: ca.pem", "ssl_mode: verify-ca\n    ssl_root_cert: system"},
+		{"ssl_root_cert: ca.pem", "ssl_mode: prefer\n    ssl_negotiation: direct"},
+		{"ssl_root_cert: ca.pem", "ssl_mode: disable\n    allow_weak_auth: true"},
+		{"ssl_root_cert: ca.pem", "ssl_root_cert: rds\n    ssl_cert: a.pem"},
+		{"name: orders", "name: or/ders"},
+		{"database: orders", "port: 5433"},
+		{"policy: [policy.yaml]", "policy: ['']"},
+		{"policy: [policy.yaml]", "policy: []"},
+		{"policy:", "listen: localhost\npolicy:"},
+		{"policy:", "ops_listen: a:b:1\npolicy:"},
+		{"policy:", "deployment: ''\npolicy:"},
+		{"policy:", "role_linger: -1s\npolicy:"},
+		{"policy:", "proxy_protocol: [10.0.0.1]\npolicy:"},
+		{"key_file: server.key", "client_ca_file: ca.pem"},
+	} {
+		f.Add([]byte(strings.Replace(required, fault[0], fault[1], 1)))
+	}
+	const file = "/folder/config.yaml"
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if err := os.WriteFile(file, data, 0o600); err != nil {
-			t.Fatal(err)
+		if len(data) > 3000 {
+			return // takes long and shows nothing that a shorter file does not
 		}
-		cfg, err := loadConfig(file)
-		if err != nil {
-			var ps strictyaml.Problems
-			if !errors.As(err, &ps) || len(ps) == 0 {
-				t.Fatalf("got error %#v, want Problems", err)
-			}
-			for _, p := range ps {
-				if p.File != file || p.Line < 1 || p.Column < 1 || p.Message == "" || strings.ContainsAny(p.String(), "\n\r\x00") {
-					t.Errorf("bad problem %#v", p)
-				}
-			}
+		cfg, err := parseConfig(file, data)
+		if err == nil {
+			checkConfig(t, &cfg)
 			return
 		}
-		for _, path := range append([]string{cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.Audit.File}, cfg.Policy...) {
-			if path != "" && !filepath.IsAbs(path) {
-				t.Errorf("path %q is not absolute", path)
-			}
+		var ps strictyaml.Problems
+		if !errors.As(err, &ps) || len(ps) == 0 {
+			t.Fatalf("got error %#v, want Problems", err)
 		}
-		names := make(map[string]bool)
-		for _, i := range cfg.Integrations {
-			if names[i.Name] || i.Name == "" || i.Hostname == "" || i.Port == 0 || i.Database == "" || i.SSLMode == "" ||
-				i.SSLMode.Verifies() && i.SSLRootCert == "" || i.Secret.Validate() != nil {
-				t.Errorf("taken, but not complete: %+v", i)
+		for _, p := range ps {
+			if p.File != file || p.Line < 1 || p.Column < 1 || p.Message == "" || strings.ContainsAny(p.String(), "\n\r\x00") {
+				t.Errorf("bad problem %#v", p)
 			}
-			names[i.Name] = true
-		}
-		if len(names) == 0 || cfg.Listen == "" || cfg.Deployment == "" || min(cfg.RoleLinger, cfg.LoginTimeout, cfg.DrainTimeout) < 0 {
-			t.Errorf("taken, but not complete: %+v", cfg)
 		}
 	})
+}
+
+// checkConfig goes through what config.example.yaml promises of a configuration that is taken.
+func checkConfig(t *testing.T, cfg *config) {
+	t.Helper()
+	paths := append([]string{cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.Audit.File}, cfg.Policy...)
+	if len(cfg.Policy) == 0 || slices.Contains(paths, "") {
+		t.Errorf("taken, but a path is missing: %q", paths)
+	}
+	paths = append(paths, cfg.TLS.ClientCAFile)
+	names := make(map[string]bool)
+	for _, i := range cfg.Integrations {
+		if i.SSLRootCert != "system" && i.SSLRootCert != "rds" {
+			paths = append(paths, i.SSLRootCert)
+		}
+		paths = append(paths, i.SSLCert, i.SSLKey, i.Secret.File)
+		verifies := i.SSLMode == "verify-full" || i.SSLMode == "verify-ca"
+		switch {
+		case names[i.Name] || i.Name == "" || strings.ContainsAny(i.Name, "/\n\x00") || i.Hostname == "" || i.Port == 0 || i.Database == "",
+			!slices.Contains([]upstream.SSLMode{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}, i.SSLMode),
+			verifies && i.SSLRootCert == "" || i.SSLRootCert == "system" && i.SSLMode != "verify-full",
+			i.SSLNegotiation != "postgres" && (i.SSLNegotiation != "direct" || i.SSLMode != "require" && !verifies),
+			(i.SSLCert == "") != (i.SSLKey == "") || i.AllowWeakAuth && i.SSLMode == "disable",
+			i.Secret.Validate() != nil || i.Secret.RDSIAM != nil && i.SSLMode != "verify-full":
+			t.Errorf("taken, but not sound: %+v", i)
+		}
+		names[i.Name] = true
+	}
+	for _, path := range paths {
+		if path != "" && !filepath.IsAbs(path) {
+			t.Errorf("path %q is not absolute", path)
+		}
+	}
+	for _, prefix := range cfg.ProxyProtocol {
+		if !prefix.IsValid() {
+			t.Errorf("balancers at %v", prefix)
+		}
+	}
+	if len(names) == 0 || !hasPort(cfg.Listen) || cfg.OpsListen != "" && !hasPort(cfg.OpsListen) || len(cfg.Deployment) < 1 || len(cfg.Deployment) > 32 ||
+		min(cfg.RoleLinger, cfg.LoginTimeout, cfg.DrainTimeout, cfg.Limits.FirstByteTimeout, cfg.Limits.StartupTimeout) < 0 {
+		t.Errorf("taken, but not complete: %+v", cfg)
+	}
+}
+
+func hasPort(address string) bool {
+	i := strings.LastIndexByte(address, ':')
+	_, err := strconv.ParseUint(address[i+1:], 10, 16)
+	return i >= 0 && err == nil
 }
 
 // with is required with other integrations.

@@ -73,7 +73,7 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 		ProxyProtocol: g.cfg.ProxyProtocol, LoginTimeout: g.cfg.LoginTimeout,
 		FirstByteTimeout: g.cfg.Limits.FirstByteTimeout, StartupTimeout: g.cfg.Limits.StartupTimeout,
 		MaxUnauthenticated: int(g.cfg.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(g.cfg.Limits.UnauthenticatedPerAddress),
-		Trail: g.trail, Logger: g.log, Registry: g.registry,
+		Trail: g.trail, DiscardStatements: !g.cfg.Audit.Statements, Logger: g.log, Registry: g.registry,
 	})
 	g.reloads.loaded(set)
 	return err
@@ -150,6 +150,7 @@ func (g *gate) serve(ctx context.Context, listener net.Listener, reload <-chan o
 		running.Go(func() { g.preflight(background, name, keeper) })
 	}
 	running.Go(func() { g.watch(background, reload) })
+	running.Go(func() { g.giveBack(background) })
 
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(listener) }()

@@ -52,6 +52,7 @@ type gateOptions struct {
 	sslMode    string
 	secret     string // YAML of secret
 	deployment string
+	logLevel   string
 }
 
 // grant is a grant of alice's on the integration "orders" for the next hour, with keys replaced or added.
@@ -142,9 +143,15 @@ func (g *testGate) searchForSecrets(t *testing.T, metrics string) {
 }
 
 // startProcess runs `hourgate serve` as a process of its own, which the caller ends.
-func startProcess(t *testing.T, g *testGate, configFile string) *exec.Cmd {
+func startProcess(t testing.TB, g *testGate, configFile string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(binary(t), "serve", "--config", configFile)
+	return g.startProgram(t, binary(t), configFile)
+}
+
+// startProgram is startProcess for another build of hourgate.
+func (g *testGate) startProgram(t testing.TB, program, configFile string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(program, "serve", "--config", configFile)
 	cmd.Stderr = g.logs
 	*g.logs = syncBuffer{}
 	if err := cmd.Start(); err != nil {
@@ -168,7 +175,7 @@ func startProcess(t *testing.T, g *testGate, configFile string) *exec.Cmd {
 }
 
 // binary is hourgate as `go build` makes it.
-func binary(t *testing.T) string {
+func binary(t testing.TB) string {
 	t.Helper()
 	file, err := buildBinary()
 	if err != nil {
@@ -195,7 +202,7 @@ var buildBinary = sync.OnceValues(func() (string, error) {
 var binaryFolder string
 
 // configure writes config.yaml, policy.yaml, the secret and the certificates.
-func (g *testGate) configure(t *testing.T, opts gateOptions) string {
+func (g *testGate) configure(t testing.TB, opts gateOptions) string {
 	t.Helper()
 	authority := pgtest.CA(t)
 	g.ca = authority.CertFile
@@ -217,7 +224,7 @@ func (g *testGate) configure(t *testing.T, opts gateOptions) string {
 listen: 127.0.0.1:0
 ops_listen: 127.0.0.1:0
 deployment: %s
-log_level: DEBUG
+log_level: %s
 tls: {cert_file: %s, key_file: %s}
 policy: [policy.yaml]
 audit: {file: trail.jsonl}
@@ -229,7 +236,7 @@ integrations:
     ssl_mode: %s
     ssl_root_cert: %s
     secret: %s
-%s`, or(opts.deployment, g.deployment()), certFile, keyFile, g.db.Server.Port, g.db.Name,
+%s`, or(opts.deployment, g.deployment()), or(opts.logLevel, "DEBUG"), certFile, keyFile, g.db.Server.Port, g.db.Name,
 		or(opts.sslMode, "verify-full"), g.db.Server.CAFile, or(opts.secret, "{file: secret.json}"), &extra))
 }
 
@@ -237,7 +244,7 @@ integrations:
 func (g *testGate) deployment() string { return "test-" + g.db.Name }
 
 // write puts a file into the gate's folder. It is replaced as a whole: the gate must not read half a file.
-func (g *testGate) write(t *testing.T, name, content string) string {
+func (g *testGate) write(t testing.TB, name, content string) string {
 	t.Helper()
 	file := filepath.Join(g.folder, name)
 	if err := os.WriteFile(file+".new", []byte(content), 0o600); err != nil {
@@ -262,7 +269,7 @@ var testVerifiers = sync.OnceValue(func() map[string]string {
 })
 
 // setGrants writes the policy file: alice and bob, and the grants.
-func (g *testGate) setGrants(t *testing.T, grants string) {
+func (g *testGate) setGrants(t testing.TB, grants string) {
 	t.Helper()
 	policy := fmt.Sprintf("users:\n  - {name: %s, groups: [support], scram: %q}\n  - {name: %s, scram: %q}\n",
 		alice, testVerifiers()[alice], bob, testVerifiers()[bob])
@@ -349,7 +356,7 @@ func (g *testGate) records(t *testing.T, event audit.Event) []audit.Record {
 }
 
 // get is a page of the operator port.
-func (g *testGate) get(t *testing.T, path string) (status int, body string) {
+func (g *testGate) get(t testing.TB, path string) (status int, body string) {
 	t.Helper()
 	resp, err := http.Get("http://" + g.ops + path)
 	if err != nil {
@@ -364,7 +371,7 @@ func (g *testGate) get(t *testing.T, path string) (status int, body string) {
 }
 
 // eventually waits for something that happens in the background, for at most ten seconds.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if ok() {

@@ -1,14 +1,19 @@
 package strictyaml_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"gopkg.in/yaml.v3"
 
 	"github.com/hourgate/hourgate/internal/strictyaml"
 )
@@ -324,28 +329,84 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-// FuzzDecode: no input makes Decode panic, and every refusal says where, on one line.
+// FuzzDecode: no input makes Decode panic, every refusal says where, on one line, and what is taken is what the YAML
+// library itself makes of the file, as text.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("text: a\nlist: [b, c]\nitems:\n  - {name: d, wait: 1s}\nlabels: {e: f}\npaint: {colour: red}\n"))
+	f.Add([]byte("flag: true\ncount: -1\nport: 1\nsmall: 2\nuntil: 2026-11-22T18:00:00+01:00\nmaybe: {name: x}\nnumber: 3\ncolour: blue\npaint: red"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 4096 {
+			return // takes long and shows nothing that a shorter file does not
+		}
 		var c config
 		doc, err := strictyaml.Decode("f.yaml", data, &c)
 		if err == nil {
 			if doc == nil || strictyaml.Blank(data) {
 				t.Fatalf("decoded %q to document %v", data, doc)
 			}
+			checkAsText(t, data, c)
 			return
 		}
 		var problems strictyaml.Problems
-		if !errors.As(err, &problems) || len(problems) == 0 {
+		if !errors.As(err, &problems) || len(problems) == 0 || len(problems) > 1100 {
 			t.Fatalf("got error %#v, want Problems", err)
 		}
+		lines := 1 + strings.Count(lineEnds.Replace(string(data)), "\n")
 		for _, p := range problems {
-			if p.Line < 1 || p.Column < 1 || p.Message == "" || strings.ContainsAny(p.String(), "\n\r\x00") {
-				t.Errorf("bad problem %#v", p)
+			if p.File != "f.yaml" || p.Line < 1 || p.Line > lines || p.Column < 1 || p.Column > len(data)+1 || p.Message == "" || strings.ContainsAny(p.String(), "\n\r\x00") {
+				t.Errorf("bad problem %#v in %d lines", p, lines)
+			}
+			if doc == nil {
+				continue
+			}
+			if again := doc.Problem(p.Path, "x"); again.Line < 1 || again.Line > lines || again.Path != p.Path {
+				t.Errorf("the document places %q at %+v", p.Path, again)
 			}
 		}
 	})
+}
+
+// lineEnds are all that end a line in YAML.
+var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n")
+
+// plain is config with all values as text.
+type plain struct {
+	Text, Flag, Count, Port, Small, Wait, Until, Number, Colour string
+
+	List   []string
+	Items  []struct{ Name, Wait string }
+	Labels map[string]string
+	Maybe  *struct{ Name, Wait string }
+	Paint  any
+}
+
+// checkAsText holds what was decoded against what the library decodes.
+func checkAsText(t *testing.T, data []byte, c config) {
+	t.Helper()
+	var p plain
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&p); err != nil {
+		t.Fatalf("%q was taken, but is %v", data, err)
+	}
+	number := func(text string, got int64) bool { return text == "" && got == 0 || text == strconv.FormatInt(got, 10) }
+	switch {
+	case c.Text != p.Text || string(c.Colour) != p.Colour || c.Flag != (p.Flag == "true"),
+		!number(p.Count, int64(c.Count)) || !number(p.Port, int64(c.Port)) || !number(p.Small, int64(c.Small)),
+		(c.Number == nil) != (p.Number == "") || c.Number != nil && !number(p.Number, int64(*c.Number)),
+		!slices.Equal(c.List, p.List) || !maps.Equal(c.Labels, p.Labels) || len(c.Items) != len(p.Items),
+		(c.Maybe == nil) != (p.Maybe == nil) || c.Maybe != nil && c.Maybe.Name != p.Maybe.Name,
+		c.Hidden != "" || c.Never != "":
+		t.Fatalf("%q was decoded to %+v, want %+v", data, c, p)
+	}
+	for i, item := range c.Items {
+		if wait, _ := time.ParseDuration(p.Items[i].Wait); item.Name != p.Items[i].Name || item.Wait != wait {
+			t.Fatalf("%q was decoded to %+v, want %+v", data, item, p.Items[i])
+		}
+	}
+	if until, err := time.Parse(time.RFC3339, p.Until); err == nil && !until.Equal(c.Until) || err != nil && p.Until != "" {
+		t.Fatalf("%q became %v", p.Until, c.Until)
+	}
 }
 
 func BenchmarkDecode(b *testing.B) {

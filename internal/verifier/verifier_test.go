@@ -2,9 +2,12 @@ package verifier_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -147,12 +150,62 @@ func FuzzParse(f *testing.F) {
 	f.Add(fromPostgreSQL)
 	f.Add("SCRAM-SHA-256$1:AA==$" + strings.Repeat("A", 43) + "=:" + strings.Repeat("A", 43) + "=")
 	f.Add("SCRAM-SHA-256$4096:$:")
+	f.Add("md53175bce1d3201d16594cebf9d7eb3f9d")
+	f.Add(fromPostgreSQL + "\n")
+	f.Add(strings.Replace(fromPostgreSQL, "4096", "10000000", 1))
+	f.Add(strings.Replace(fromPostgreSQL, "4096", "10000001", 1))
+	f.Add(strings.Replace(fromPostgreSQL, "4096", "04096", 1))
+	f.Add(strings.Replace(fromPostgreSQL, "==", "=", 1))
+	f.Add(strings.Replace(fromPostgreSQL, "Vg==", "Vh==", 1))
 	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > 4096 {
+			return
+		}
 		v, err := verifier.Parse(text)
-		if err == nil && v.Encode() != text {
+		var read verifier.Verifier
+		if again := read.UnmarshalText([]byte(text)); fmt.Sprint(again) != fmt.Sprint(err) || read.Encode() != v.Encode() {
+			t.Errorf("%q: UnmarshalText says %v, Parse %v", text, again, err)
+		}
+		if shape := form.FindStringSubmatch(text); (shape == nil) != (err != nil) && !almost(shape) {
+			t.Errorf("%q: got error %v, but its form is right: %v", text, err, shape != nil)
+		} else if almost(shape) && err == nil {
+			t.Errorf("%q was accepted", text)
+		}
+		if err != nil {
+			if !v.IsZero() || !refusals[err.Error()] {
+				t.Errorf("%q: got %v and the error %q, which may hold a part of it", text, v.Iterations, err)
+			}
+			return
+		}
+		if v.Encode() != text {
 			t.Errorf("Parse accepted %q, which Encode writes as %q", text, v.Encode())
 		}
+		if v.Iterations < 1 || v.Iterations > verifier.MaxIterations || len(v.Salt) == 0 || len(v.StoredKey) != 32 || len(v.ServerKey) != 32 {
+			t.Errorf("Parse accepted %q as %v", text, fields(v))
+		}
 	})
+}
+
+// form is that of PostgreSQL's get_password_type and parse_scram_secret, as strict as Parse is but for what almost knows.
+var form = regexp.MustCompile(`^SCRAM-SHA-256\$([1-9][0-9]{0,7}):((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==))\$[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$`)
+
+// almost reports what the expression can't: a number that is too great, and bits behind the salt.
+func almost(shape []string) bool {
+	if shape == nil {
+		return false
+	}
+	n, _ := strconv.Atoi(shape[1])
+	salt, _ := base64.StdEncoding.DecodeString(shape[2])
+	return n > verifier.MaxIterations || base64.StdEncoding.EncodeToString(salt) != shape[2]
+}
+
+// refusals are all errors of Parse, none of which has a part of its input.
+var refusals = map[string]bool{
+	"not a verifier (want SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)": true,
+	"the verifier's iterations are not a number from 1 to 10000000":                     true,
+	"the verifier's salt is not base64":                                                 true,
+	"the verifier's stored key is not 32 bytes in base64":                               true,
+	"the verifier's server key is not 32 bytes in base64":                               true,
 }
 
 // fields shows go-cmp what the verifier itself would redact.

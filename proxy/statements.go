@@ -1,0 +1,146 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hourgate/hourgate/audit"
+)
+
+// statements tells the trail what a session asks for, from the messages on their way upstream. All of a text is recorded,
+// in parts if it is long; of Bind the names and not the values, and of COPY how much was sent: see docs/decisions/0012.
+//
+// A message that has arrived in part may have been sent on, since PostgreSQL does nothing before it has the whole. Its end
+// is not sent before all of it was recorded.
+type statements struct {
+	trail   Trail
+	session string
+
+	at     time.Time       // when the burst was seen
+	err    error           // that the trail returned for it
+	record audit.Statement // the next one
+	copied int64           // bytes of CopyData since the COPY began
+
+	// Of a message that comes in several bursts.
+	held []byte // what is not recorded yet
+	goes bool   // a part of its text was recorded, held goes on with it
+	over bool   // nothing that comes behind matters
+}
+
+// recorded are the messages that see wants.
+const recorded = "QPBFdcf"
+
+// see takes a part of a message.
+func (s *statements) see(kind byte, first bool, part []byte, rest int64) {
+	switch {
+	case kind == 'd': // CopyData
+		s.copied += int64(len(part))
+	case kind == 'c' || kind == 'f': // CopyDone, CopyFail
+		if rest == 0 {
+			s.record = audit.Statement{Kind: audit.StatementCopyData, Length: s.copied}
+			s.tell()
+			s.copied = 0
+		}
+	case first && rest == 0 && len(part) <= audit.MaxStatementText:
+		s.message(kind, part)
+	default:
+		s.gather(kind, first, part, rest)
+	}
+}
+
+// check returns what went wrong since the last call; then nothing of the burst may go upstream.
+func (s *statements) check() error {
+	s.at = time.Time{}
+	if s.err != nil {
+		return fmt.Errorf("%w: %w", errTrailStatement, s.err)
+	}
+	return nil
+}
+
+// gather holds the parts of a message until there is enough for a record.
+func (s *statements) gather(kind byte, first bool, part []byte, rest int64) {
+	if first {
+		s.goes, s.over = false, false
+	}
+	for len(part) > 0 && !s.over {
+		n := min(len(part), audit.MaxStatementText-len(s.held))
+		s.held = append(s.held, part[:n]...)
+		part = part[n:]
+		if len(s.held) < audit.MaxStatementText && rest > 0 {
+			break
+		}
+		cut := len(s.held)
+		if rest > 0 || len(part) > 0 {
+			cut -= unfinished(s.held)
+		}
+		if s.goes {
+			s.text(audit.Statement{Kind: audit.StatementMore}, s.held[:cut])
+		} else {
+			s.message(kind, s.held[:cut])
+		}
+		s.goes = true
+		s.held = append(s.held[:0], s.held[cut:]...)
+	}
+	if rest == 0 || s.over {
+		s.held = nil
+	}
+}
+
+// unfinished is the length of the part of a UTF-8 character at the end of b that lacks the rest.
+func unfinished(b []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
+		if tail := b[len(b)-n:]; utf8.RuneStart(tail[0]) {
+			if utf8.FullRune(tail) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// message records a message, or as much of its beginning as matters or is there
+// (https://www.postgresql.org/docs/current/protocol-message-formats.html).
+func (s *statements) message(kind byte, body []byte) {
+	switch kind {
+	case 'Q': // Query: text
+		s.text(audit.Statement{Kind: audit.StatementQuery}, body)
+	case 'P': // Parse: name, text, types
+		name, rest, _ := bytes.Cut(body, []byte{0})
+		s.text(audit.Statement{Kind: audit.StatementParse, Name: name}, rest)
+	case 'B': // Bind: portal, name, values
+		portal, rest, _ := bytes.Cut(body, []byte{0})
+		name, _, _ := bytes.Cut(rest, []byte{0})
+		s.record = audit.Statement{Kind: audit.StatementBind, Portal: portal, Name: name}
+		s.tell()
+		s.over = true
+	case 'F': // FunctionCall: OID, arguments
+		s.record = audit.Statement{Kind: audit.StatementFunctionCall}
+		if len(body) >= 4 {
+			s.record.Function = binary.BigEndian.Uint32(body)
+		}
+		s.tell()
+		s.over = true
+	}
+}
+
+// text records a text, which ends at a NUL.
+func (s *statements) text(record audit.Statement, text []byte) {
+	record.Text, _, s.over = bytes.Cut(text, []byte{0})
+	s.record = record
+	s.tell()
+}
+
+// tell sends the record to the trail. After an error it sends no more.
+func (s *statements) tell() {
+	if s.err != nil {
+		return
+	}
+	if s.at.IsZero() {
+		s.at = time.Now()
+	}
+	s.err = s.trail.Statement(s.session, s.at, &s.record)
+}

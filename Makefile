@@ -1,4 +1,5 @@
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+FUZZTIME  ?= 60s
 PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)"
@@ -19,17 +20,22 @@ test: ## run all tests, on PostgreSQL 13 to 18
 	scripts/install
 	go test -race -timeout 15m ./...
 
-clients: ## run real clients and drivers through the gate, and write docs/clients.md
+clients: ## run real clients and drivers through the gate, and write docs/clients.md and the README's table
 	scripts/install && scripts/install-clients
 	go test -tags clients -count=1 -parallel 6 -timeout 30m ./clients -args -table $(CURDIR)/docs/clients.md
+	go test -count=1 -run TestReadme ./clients -args -update
 	@cat docs/clients.md
+
+bench: ## measure against PgBouncer, HAProxy and a direct connection; BENCH=full for the record
+	scripts/install bench
+	go run ./bench $(if $(filter full,$(BENCH)),-full -out docs/benchmarks.md) $(BENCHFLAGS)
 
 test-aws: ## test the AWS side against moto, a server that plays AWS
 	scripts/install moto
 	go test -race -tags moto -run Moto ./secrets
 
-fuzz: ## fuzz everything that reads untrusted bytes; FUZZTIME=60s each
-	scripts/fuzz $(FUZZTIME)
+fuzz: ## fuzz everything that reads untrusted bytes; FUZZTIME=60s or 10000000x each, FUZZ=pattern
+	scripts/fuzz '$(FUZZTIME)' '$(FUZZ)'
 
 churn: ## make and settle thousands of roles, on PostgreSQL 13 to 18
 	scripts/install
@@ -67,4 +73,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test fuzz clients test-aws lint fmt dist image-check clean
+.PHONY: help build demo test fuzz clients bench test-aws lint fmt dist image-check clean

@@ -1,0 +1,180 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// goal is a row of the table of goals.
+type goal struct {
+	measure, against, want string
+	judge                  func(r *Results) verdict
+}
+
+// verdict is what was measured, one part for each workload.
+type verdict struct {
+	parts []string
+	met   []bool
+}
+
+// part notes a workload's value, unless it was not measured.
+func (v *verdict) part(label string, value float64, format string, met bool) {
+	if math.IsNaN(value) {
+		return
+	}
+	text := fmt.Sprintf(format, value)
+	if label != "" {
+		text = label + " " + text
+	}
+	v.parts = append(v.parts, text)
+	v.met = append(v.met, met)
+}
+
+// String of the verdict's second column.
+func (v *verdict) outcome() string {
+	met := 0
+	for _, ok := range v.met {
+		if ok {
+			met++
+		}
+	}
+	switch {
+	case len(v.met) == 0:
+		return "not measured"
+	case met == len(v.met):
+		return "met"
+	case len(v.met) == 1:
+		return "**missed**"
+	}
+	return fmt.Sprintf("**missed** in %d of %d", len(v.met)-met, len(v.met))
+}
+
+func (v *verdict) measured() string {
+	if len(v.parts) == 0 {
+		return "–"
+	}
+	return strings.Join(v.parts, "; ")
+}
+
+var goals = slices.Concat(transactionGoals, []goal{
+	{"proxy's CPU for a GB", "PgBouncer", "at most 0.45", func(r *Results) (v verdict) {
+		for _, b := range bulks {
+			value := median(r.ratio(b.measure, quantityPerGB, hourgateName, pgbouncerName))
+			v.part(bulkLabel(b.measure), value, "%.2f", value <= 0.45)
+		}
+		return v
+	}},
+	{"bulk throughput", "direct", "at least 0.80", func(r *Results) (v verdict) {
+		for _, b := range bulks {
+			value := median(r.ratio(b.measure, quantitySpeed, hourgateName, directName))
+			v.part(bulkLabel(b.measure), value, "%.2f", value >= 0.80)
+		}
+		return v
+	}},
+	{"log-ins per second, role warm", "PgBouncer with a fresh server connection each", "at least 1.2", func(r *Results) (v verdict) {
+		value := median(r.ratio(loginMeasure, quantityRate, hourgateName, freshName))
+		v.part("", value, "%.2f", value >= 1.2)
+		return v
+	}},
+	{"log-ins per second, role warm", "direct", "at least 0.80", func(r *Results) (v verdict) {
+		value := median(r.ratio(loginMeasure, quantityRate, hourgateName, directName))
+		v.part("", value, "%.2f", value >= 0.80)
+		return v
+	}},
+	{"first log-in of a grant, role made", "direct log-in", "at most +15 ms", func(r *Results) (v verdict) {
+		value := median(firstAdded(r))
+		v.part("", value, "%+.1f ms", value <= 15)
+		return v
+	}},
+	{"memory for an idle session, 10,000 of them", "", "at most 40 KiB", func(r *Results) (v verdict) {
+		value := median(r.values(memoryMeasure(10_000), hourgateName, quantityRSS)) / 1024
+		v.part("", value, "%.1f KiB", value <= 40)
+		return v
+	}},
+	{"memory for an idle session, 10,000 of them", "PgBouncer", "below 1", func(r *Results) (v verdict) {
+		value := median(r.ratio(memoryMeasure(10_000), quantityRSS, hourgateName, pgbouncerName))
+		v.part("", value, "%.2f", value < 1)
+		return v
+	}},
+	// A transaction is five messages, so less than a hundredth is none for any message; the rest of the process works too.
+	{"allocations for a transaction of five messages", "", "0", func(r *Results) (v verdict) {
+		value := median(r.values(callsMeasure, hourgateName, quantityAllocations))
+		v.part("", value, "%.2f", math.Abs(value) < 0.05)
+		return v
+	}},
+	{"system calls for a transaction", "", "2 reads, 2 writes, at most 2 waits", func(r *Results) (v verdict) {
+		// Half a call in ten counts as none: timers and the garbage collector have theirs.
+		for _, quantity := range []string{quantityReads, quantityWrites, quantityWaits} {
+			value := median(r.values(callsMeasure, hourgateName, quantity))
+			v.part(quantity, value, "%.2f", value <= 2.05)
+		}
+		return v
+	}},
+})
+
+// transactionGoals has a row for each number of clients.
+var transactionGoals = func() (goals []goal) {
+	for _, of := range []struct {
+		measure, against string
+		limit            float64
+		value            func(r *Results, measure string) float64
+	}{
+		{"proxy's CPU for a transaction", "PgBouncer", 0.70, func(r *Results, measure string) float64 {
+			return median(r.ratio(measure, quantityCPU, hourgateName, pgbouncerName))
+		}},
+		{"added latency, p50", "PgBouncer's", 0.75, func(r *Results, measure string) float64 { return addedRatio(r, measure, quantityP50) }},
+		{"added latency, p99", "PgBouncer's", 0.75, func(r *Results, measure string) float64 { return addedRatio(r, measure, quantityP99) }},
+	} {
+		for _, clients := range []int{1, 8, 32} {
+			goals = append(goals, goal{
+				fmt.Sprintf("%s, %s", of.measure, counted(clients)), of.against, fmt.Sprintf("at most %.2f", of.limit),
+				func(r *Results) (v verdict) {
+					for _, w := range fullMode.transactions {
+						if w.clients == clients {
+							value := of.value(r, w.measure())
+							v.part(w.protocol, value, "%.2f", value <= of.limit)
+						}
+					}
+					return v
+				},
+			})
+		}
+	}
+	return goals
+}()
+
+// addedRatio divides medians: in one round the difference of two latencies may be next to nothing.
+func addedRatio(r *Results, measure, quantity string) float64 {
+	ours, theirs := median(r.added(measure, quantity, hourgateName)), median(r.added(measure, quantity, pgbouncerName))
+	if !(theirs > 0) {
+		return math.NaN()
+	}
+	return ours / theirs
+}
+
+// firstAdded is what the first log-in of a grant takes longer than a direct one beside it, in milliseconds.
+func firstAdded(r *Results) []float64 {
+	return eachRound(r.values(firstMeasure, hourgateName, quantityFirst), r.values(firstMeasure, directName, quantityWarm), difference)
+}
+
+func bulkLabel(measure string) string {
+	_, label, _ := strings.Cut(measure, "/")
+	return strings.NewReplacer("copy", "COPY", "select", "SELECT").Replace(label)
+}
+
+// names are the contestants of a measure, in the order of a table's columns.
+func (r *Results) names(measure string) []string {
+	all := []string{directName, hourgateName, baseName, pgbouncerName, freshName, haproxyName}
+	return slices.DeleteFunc(all, func(name string) bool { return r.Values[measure][name] == nil })
+}
+
+func counted(clients int) string {
+	if clients == 1 {
+		return "1 client"
+	}
+	return fmt.Sprintf("%d clients", clients)
+}

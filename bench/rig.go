@@ -1,0 +1,308 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hourgate/hourgate/internal/pgserver"
+)
+
+// Names of contestants, as results have them.
+const (
+	directName    = "direct"
+	hourgateName  = "hourgate"
+	baseName      = "base"            // another build of Hourgate
+	pgbouncerName = "pgbouncer"       // keeps server connections
+	freshName     = "pgbouncer-fresh" // opens one for each log-in, as a gate that works by session has to
+	haproxyName   = "haproxy"
+)
+
+// rig is everything that runs: a server and the proxies in front of it.
+type rig struct {
+	opts    *options
+	mode    mode
+	stderr  io.Writer
+	results *Results
+
+	core      int   // of clients, proxies and server
+	ownCores  []int // of bench itself
+	folder    string
+	programs  pgserver.Programs
+	pgbench   string
+	authority *pgserver.Authority
+	password  string // of all users
+	verifier  string // the same as PostgreSQL stores it
+	binary    string // hourgate
+	server    *pgserver.Server
+	proxies   []*proxy // the direct connection comes first
+	processes []*process
+	lock      *os.File // held while it is our turn on this machine
+}
+
+// proxy is one contestant.
+type proxy struct {
+	name    string
+	port    int
+	process *process // nil of the direct connection
+	ops     string   // address of Hourgate's operator port; "" of others
+	profile string   // address of its profiles, if they are wanted
+}
+
+// mode says how much is measured.
+type mode struct {
+	name         string
+	transactions []workload
+	rounds       int
+	window       time.Duration // of a contestant's turn in a round
+	loginWindow  time.Duration // likewise, for log-ins
+	firstLogins  int
+	bulkBytes    int           // of a turn
+	sessions     []int         // idle ones, for memory
+	settling     time.Duration // before memory is read
+	traced       int           // transactions under strace
+	benchTime    time.Duration // of each Go benchmark
+}
+
+var shortMode = mode{
+	name:         "short",
+	transactions: []workload{{"simple", 1}, {"simple", 8}, {"simple", 32}, {"extended", 8}, {"prepared", 32}},
+	rounds:       3, window: 700 * time.Millisecond, loginWindow: time.Second, firstLogins: 7, bulkBytes: 200e6,
+	sessions: []int{200}, settling: time.Second, traced: 500, benchTime: 100 * time.Millisecond,
+}
+
+var fullMode = mode{
+	name: "full",
+	transactions: []workload{
+		{"simple", 1},
+		{"simple", 8},
+		{"simple", 32},
+		{"extended", 1},
+		{"extended", 8},
+		{"extended", 32},
+		{"prepared", 1},
+		{"prepared", 8},
+		{"prepared", 32},
+	},
+	rounds: 5, window: 2500 * time.Millisecond, loginWindow: 4 * time.Second, firstLogins: 40, bulkBytes: 1000e6,
+	sessions: []int{1000, 10_000}, settling: 5 * time.Second, traced: 1000, benchTime: time.Second,
+}
+
+// newRig makes the folder of everything. What it returns is to be closed.
+func newRig(ctx context.Context, o *options, stderr io.Writer) (*rig, error) {
+	r := &rig{opts: o, mode: shortMode, stderr: stderr, password: strings.ToLower(rand.Text())}
+	if o.full {
+		r.mode = fullMode
+	}
+	if o.rounds > 0 {
+		r.mode.rounds = o.rounds
+	}
+	var err error
+	if r.programs, err = pgserver.FindPrograms(); err != nil {
+		return nil, err
+	}
+	if r.pgbench, err = findProgram("pgbench", filepath.Dir(r.programs.Postgres)); err != nil {
+		return nil, err
+	}
+	r.results = newResults(ctx, r)
+	// A short path, because of the Unix socket's in it.
+	if r.folder, err = os.MkdirTemp("/tmp", "hourgate-bench-"); err != nil {
+		return nil, err
+	}
+	return r, os.Chmod(r.folder, 0o711) //nolint:gosec // the user postgres has to get through; the files are for us alone
+}
+
+func (r *rig) file(name string) string { return filepath.Join(r.folder, name) }
+
+// sayf tells whoever waits what is going on.
+func (r *rig) sayf(format string, args ...any) {
+	fmt.Fprintf(r.stderr, "bench: "+format+"\n", args...)
+}
+
+// start brings up the server and the proxies.
+func (r *rig) start(ctx context.Context) error {
+	r.sayf("building and starting everything")
+	if err := r.build(ctx); err != nil {
+		return err
+	}
+	if err := r.awaitTurn(ctx); err != nil {
+		return fmt.Errorf("waiting for other benchmarks: %w", err)
+	}
+	if err := r.chooseCore(ctx); err != nil {
+		return err
+	}
+	var err error
+	if r.authority, err = pgserver.NewAuthority("Hourgate benchmark CA", r.folder); err != nil {
+		return fmt.Errorf("making certificates: %w", err)
+	}
+	if err := r.startServer(ctx); err != nil {
+		return fmt.Errorf("starting PostgreSQL: %w", err)
+	}
+	r.proxies = []*proxy{{name: directName, port: r.server.Port}}
+	for _, name := range r.opts.proxies {
+		p, err := r.startProxy(ctx, name, r.server.Port)
+		if err != nil {
+			return fmt.Errorf("starting %s: %w", name, err)
+		}
+		r.proxies = append(r.proxies, p)
+	}
+	return nil
+}
+
+// startProxy starts one in front of a server on this machine.
+func (r *rig) startProxy(ctx context.Context, name string, upstream int) (*proxy, error) {
+	switch name {
+	case hourgateName:
+		return r.startHourgate(ctx, name, r.binary, upstream)
+	case baseName:
+		return r.startHourgate(ctx, name, r.opts.base, upstream)
+	case haproxyName:
+		return r.startHAProxy(ctx, upstream)
+	default:
+		return r.startPgBouncer(ctx, name, upstream)
+	}
+}
+
+// stopProxy stops one before its time.
+func (r *rig) stopProxy(p *proxy) {
+	r.processes = slices.DeleteFunc(r.processes, func(running *process) bool { return running == p.process })
+	if err := p.process.stop(); err != nil {
+		r.sayf("%v", err)
+	}
+}
+
+// close stops what runs and removes the folder.
+func (r *rig) close() error {
+	var errs []error
+	for _, p := range slices.Backward(r.processes) {
+		errs = append(errs, p.stop())
+	}
+	if r.server != nil {
+		errs = append(errs, r.server.Stop())
+	}
+	if r.lock != nil {
+		errs = append(errs, r.lock.Close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(r.folder))...)
+}
+
+// awaitTurn lets another run on this machine end first: two would measure each other.
+func (r *rig) awaitTurn(ctx context.Context) (err error) {
+	r.lock, err = os.OpenFile(filepath.Join(os.TempDir(), "hourgate-bench.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	for waiting := false; err == nil; waiting = true {
+		err = syscall.Flock(int(r.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil || !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		if !waiting {
+			r.sayf("another run is under way; waiting for its end")
+		}
+		err = sleep(ctx, time.Second)
+	}
+	return err
+}
+
+// chooseCore takes the last core for what is measured and leaves the others to us.
+func (r *rig) chooseCore(ctx context.Context) error {
+	cores, err := allowedCores()
+	if err != nil {
+		return err
+	}
+	r.core, r.ownCores = cores[len(cores)-1], cores[:len(cores)-1]
+	if len(cores) == 1 {
+		r.ownCores = cores
+		r.sayf("there is one core only: what measures and what is measured disturb each other")
+		return nil
+	}
+	return r.pinSelf(ctx, r.ownCores...)
+}
+
+// pinSelf keeps all our threads, and those to come, to some cores.
+func (r *rig) pinSelf(ctx context.Context, cores ...int) error {
+	var list []string
+	for _, core := range cores {
+		list = append(list, strconv.Itoa(core))
+	}
+	cmd := exec.CommandContext(ctx, "taskset", "-a", "-c", "-p", strings.Join(list, ","), strconv.Itoa(os.Getpid()))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("taskset: %w: %s", err, out)
+	}
+	return nil
+}
+
+// pinned is what comes before a command line that is to run on the core of the contestants.
+func (r *rig) pinned() []string { return []string{"taskset", "-c", strconv.Itoa(r.core)} }
+
+// rounds calls turn for each contestant in each round, each round another one first.
+func (r *rig) rounds(ctx context.Context, contestants []*proxy, turn func(ctx context.Context, p *proxy) error) error {
+	for round := range r.mode.rounds {
+		for i := range contestants {
+			p := contestants[(i+round)%len(contestants)]
+			if err := turn(ctx, p); err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+			if err := r.alive(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// alive reports who has ended by itself.
+func (r *rig) alive() error {
+	for _, p := range r.processes {
+		select {
+		case <-p.exited:
+			return fmt.Errorf("%s ended by itself; its log:\n%s", p.name, p.logTail())
+		default:
+		}
+	}
+	select {
+	case <-r.server.Exited():
+		return errors.New("PostgreSQL ended by itself")
+	default:
+		return nil
+	}
+}
+
+// findProgram looks in folders, then where Debian and scripts/install put programs, then on PATH.
+func findProgram(name string, folders ...string) (string, error) {
+	cache := os.Getenv("HOURGATE_CACHE")
+	if cache == "" {
+		cache = "/var/tmp/hourgate"
+	}
+	for _, folder := range append(folders, "/usr/sbin", "/usr/bin", filepath.Join(cache, "bench", "bin")) {
+		path := filepath.Join(folder, name)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("no %s on this machine; run scripts/install bench", name)
+	}
+	return path, nil
+}
+
+// sleep waits, unless ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

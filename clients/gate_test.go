@@ -204,6 +204,21 @@ func (g *gate) checkEnds(t *testing.T) {
 	}
 }
 
+// checkProof asks for sessions that were all authenticated with channel binding, or all without: a client that is told to
+// insist on it must not only believe that it has it.
+func (g *gate) checkProof(t *testing.T, bound bool) {
+	t.Helper()
+	want := "SCRAM-SHA-256"
+	if bound {
+		want = "SCRAM-SHA-256-PLUS"
+	}
+	for _, r := range g.records(t) {
+		if got := r.Detail["authentication"]; r.Event == audit.SessionStart && got != want {
+			t.Errorf("a session of %s was authenticated by %q, want %q", r.User, got, want)
+		}
+	}
+}
+
 // records is the gate's trail.
 func (g *gate) records(t *testing.T) []audit.Record {
 	t.Helper()

@@ -100,6 +100,11 @@ func runClient(t *testing.T, c client, g *gate) *report {
 	}
 	r.protocol = g.protocol(t)
 	g.checkEnds(t)
+	bound := strings.Contains(r.tls, "channel binding")
+	if c.libpq != nil {
+		bound = c.libpq.binding != "disable" // prefer has it where the gate offers it
+	}
+	g.checkProof(t, bound)
 	for _, check := range checks {
 		switch result := r.results[check.name]; result.outcome {
 		case passed, notAvailable:

@@ -126,13 +126,13 @@ func libpqTable(b *strings.Builder, cells [][]*report) {
 			row = next
 			b.WriteString(row)
 		}
-		fmt.Fprintf(b, " %s |", count(c))
+		fmt.Fprintf(b, " %s |", total(c))
 	}
 	b.WriteString("\n")
 }
 
-// count sums a client's reports up.
-func count(reports []*report) string {
+// total sums a client's reports up.
+func total(reports []*report) string {
 	ok, apply := 0, 0
 	for _, r := range reports {
 		for _, check := range checks {

@@ -626,9 +626,13 @@ func TestOperatorPort(t *testing.T) {
 	t.Parallel()
 	g := startGate(t, pgtest.Start(t, 15).Database(t), gateOptions{grants: grant("inc-1")})
 	g.connect(t, "orders")
-	_, body := g.get(t, "/metrics")
+	var body string
+	eventually(t, "the session is counted", func() bool { // once it is relayed, which the client does not wait for
+		_, body = g.get(t, "/metrics")
+		return strings.Contains(body, `hourgate_sessions{integration="orders"} 1`)
+	})
 	for _, want := range []string{
-		`hourgate_sessions{integration="orders"} 1`, `hourgate_roles{integration="orders"} 1`,
+		`hourgate_roles{integration="orders"} 1`,
 		`hourgate_roles_made_total{integration="orders"} 1`, `hourgate_admin_connected{integration="orders"} 1`,
 		`hourgate_connect_duration_seconds_count{phase="authenticate"} 1`, "hourgate_build_info", "hourgate_policy_grants 1",
 	} {

@@ -27,7 +27,8 @@ func (d *decoder) full() bool { return len(d.problems) >= maxProblems }
 
 // report adds a problem that stands at n.
 func (d *decoder) report(path string, n *yaml.Node, message string) {
-	d.problems = append(d.problems, Problem{File: d.doc.file, Line: n.Line, Column: n.Column, Path: path, Message: message})
+	at := d.doc.of(n)
+	d.problems = append(d.problems, Problem{File: d.doc.file, Line: at.line, Column: at.column, Path: path, Message: message})
 }
 
 // reject reports the value at path, which stays undecoded.
@@ -38,7 +39,7 @@ func (d *decoder) reject(path string, n *yaml.Node, message string) {
 
 // value decodes n into out, which is settable.
 func (d *decoder) value(path string, n *yaml.Node, out reflect.Value) {
-	d.doc.places[path] = place{n.Line, n.Column}
+	d.doc.places[path] = d.doc.of(n)
 	if message := unwanted(n); message != "" {
 		d.reject(path, n, message)
 		return

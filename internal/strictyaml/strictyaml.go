@@ -24,6 +24,7 @@ const maxProblems = 1000
 // A Document knows where in its file each value stands, so that checks that come after decoding can say so too.
 type Document struct {
 	file    string
+	lines   int
 	places  map[string]place
 	unsound map[string]bool
 }
@@ -44,7 +45,7 @@ func Decode(file string, data []byte, into any) (*Document, error) {
 		return nil, Problems{*problem}
 	}
 	d := &decoder{
-		doc:    &Document{file: file, places: map[string]place{}, unsound: map[string]bool{}},
+		doc:    &Document{file: file, lines: countLines(data), places: map[string]place{}, unsound: map[string]bool{}},
 		fields: map[reflect.Type][]field{},
 	}
 	d.value("", root, reflect.ValueOf(into).Elem())
@@ -80,6 +81,15 @@ func (d *Document) Position(path string) string {
 // Sound reports whether the value at path was absent or decoded. It is false when Decode already reported it, so that
 // a check need not complain about the zero value that it finds in its stead.
 func (d *Document) Sound(path string) bool { return !d.unsound[path] }
+
+// lineEnds are all that end a line in YAML.
+var lineEnds = regexp.MustCompile("\r\n|[\n\r\u0085\u2028\u2029]")
+
+func countLines(data []byte) int { return 1 + len(lineEnds.FindAllIndex(data, -1)) }
+
+// of is where a node stands. The library puts one that is not there, at the end of a file without a last line end, into a
+// line behind it.
+func (d *Document) of(n *yaml.Node) place { return place{min(n.Line, d.lines), n.Column} }
 
 func (d *Document) place(path string) place {
 	for {

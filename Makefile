@@ -20,6 +20,10 @@ test: ## run all tests, on PostgreSQL 13 to 18
 	scripts/install
 	go test -race -timeout 15m ./...
 
+test-portable: ## run the relay's tests without Linux's own system calls, and check that all builds on macOS
+	go test -race -tags portable -timeout 15m -skip TestWithdrawnGrantTellsSlowClients ./internal/burst ./proxy
+	GOOS=darwin go vet ./...
+
 clients: ## run real clients and drivers through the gate, and write docs/clients.md and the README's table
 	scripts/install && scripts/install-clients
 	go test -tags clients -count=1 -parallel 6 -timeout 30m ./clients -args -table $(CURDIR)/docs/clients.md
@@ -73,4 +77,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test fuzz clients bench test-aws lint fmt dist image-check clean
+.PHONY: help build demo test test-portable clients bench test-aws fuzz churn crash lint fmt dist image-check clean

@@ -13,8 +13,9 @@ import (
 	"syscall"
 )
 
-// Size is that of a buffer, in bytes: no burst is longer.
-const Size = 64 << 10
+// Size is that of a buffer, in bytes: no burst is longer. Half as much costs 1.04 times the processor time for bulk, and
+// twice as much saves none.
+const Size = 128 << 10
 
 var buffers = sync.Pool{New: func() any { return new([Size]byte) }}
 

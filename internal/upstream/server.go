@@ -90,7 +90,8 @@ type Server struct {
 	base       *pgconn.Config // what every log-in's configuration has in common
 	roots      *watched[*anchors]
 	clientCert *watched[*tls.Certificate]
-	tls        *tls.Config                  // of all connections
+	tls        *tls.Config                  // offers all groups
+	narrow     atomic.Pointer[narrowOffer]  // nil until the server has asked for a group
 	chain      atomic.Pointer[trustedChain] // the last
 }
 

@@ -17,31 +17,43 @@ import (
 // alpn is the protocol name that PostgreSQL 17 and later expect in the TLS handshake.
 const alpn = "postgresql"
 
-// dial opens one connection and encrypts it as enc says. Names are resolved at every call, so that a failover that
+// dial opens a connection and encrypts it as enc says. Names are resolved at every call, so that a failover that
 // moves the name is followed. Every error is a *DialError.
 func (s *Server) dial(ctx context.Context, enc encryption) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
 	defer cancel()
 
+	offer := s.offer()
+	conn, err := s.dialOnce(ctx, enc, offer)
+	if err != nil && s.tooNarrow(offer, err) {
+		conn, err = s.dialOnce(ctx, enc, s.tls)
+	}
+	if err != nil {
+		return nil, &DialError{s.Address(), err}
+	}
+	return conn, nil
+}
+
+func (s *Server) dialOnce(ctx context.Context, enc encryption, offer *tls.Config) (net.Conn, error) {
 	dialer := net.Dialer{KeepAlive: keepAlive}
 	conn, err := dialer.DialContext(ctx, "tcp", s.Address())
 	if err != nil {
-		return nil, &DialError{s.Address(), err}
+		return nil, err
 	}
 	conn = burst.Wrap(conn)
 	if enc == plaintext {
 		return conn, nil
 	}
-	secured, err := s.secure(ctx, conn, enc)
+	secured, err := s.secure(ctx, conn, enc, offer)
 	if err != nil {
 		conn.Close()
-		return nil, &DialError{s.Address(), err}
+		return nil, err
 	}
 	return secured, nil
 }
 
 // secure asks for TLS, unless TLS comes first, and does the handshake.
-func (s *Server) secure(ctx context.Context, conn net.Conn, enc encryption) (net.Conn, error) {
+func (s *Server) secure(ctx context.Context, conn net.Conn, enc encryption, offer *tls.Config) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline)
 	}
@@ -63,10 +75,11 @@ func (s *Server) secure(ctx context.Context, conn net.Conn, enc encryption) (net
 
 	// upstream ↔ TLS handshake
 	burst.ExpectTLS(conn)
-	secured := tls.Client(conn, s.tls)
+	secured := tls.Client(conn, offer)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
+	s.learn(secured.ConnectionState())
 	// Without it, a client that is sent to a server of another protocol could be made to talk to that.
 	if s.cfg.SSLNegotiation == Direct && secured.ConnectionState().NegotiatedProtocol != alpn {
 		return nil, errors.New("ssl_negotiation direct: the server did not answer with ALPN (PostgreSQL does from version 17 on)")

@@ -8,38 +8,43 @@ import (
 // allowedParameters are the settings that drivers and people send at startup and that a session may set for itself later
 // anyway. What is not here can't do harm by SET, but could before the session is ours to watch: post_auth_delay hides a
 // backend that has authenticated, role and session_authorization change who it is.
-var allowedParameters = map[string]bool{
-	"bytea_output":                        true,
-	"client_encoding":                     true,
-	"client_min_messages":                 true,
-	"datestyle":                           true,
-	"default_transaction_deferrable":      true,
-	"default_transaction_isolation":       true,
-	"default_transaction_read_only":       true,
-	"enable_seqscan":                      true,
-	"extra_float_digits":                  true,
-	"geqo":                                true,
-	"idle_in_transaction_session_timeout": true,
-	"idle_session_timeout":                true,
-	"intervalstyle":                       true,
-	"jit":                                 true,
-	"lc_monetary":                         true,
-	"lc_numeric":                          true,
-	"lc_time":                             true,
-	"lock_timeout":                        true,
-	"max_parallel_workers_per_gather":     true,
-	"plan_cache_mode":                     true,
-	"search_path":                         true,
-	"standard_conforming_strings":         true,
-	"statement_timeout":                   true,
-	"synchronous_commit":                  true,
-	"tcp_keepalives_count":                true,
-	"tcp_keepalives_idle":                 true,
-	"tcp_keepalives_interval":             true,
-	"tcp_user_timeout":                    true,
-	"timezone":                            true,
-	"transaction_timeout":                 true,
-	"work_mem":                            true,
+var allowedParameters = setOf(
+	// What drivers send, and how values are written.
+	"bytea_output", "client_encoding", "client_min_messages", "datestyle", "extra_float_digits", "intervalstyle", "lc_monetary",
+	"lc_numeric", "lc_time", "quote_all_identifiers", "standard_conforming_strings", "timezone", "timezone_abbreviations",
+	"xmlbinary", "xmloption",
+
+	// What statements mean.
+	"array_nulls", "backslash_quote", "check_function_bodies", "default_text_search_config", "escape_string_warning",
+	"row_security", "search_path", "transform_null_equals",
+
+	// Transactions, and limits.
+	"client_connection_check_interval", "default_transaction_deferrable", "default_transaction_isolation",
+	"default_transaction_read_only", "idle_in_transaction_session_timeout", "idle_session_timeout", "lock_timeout",
+	"statement_timeout", "synchronous_commit", "tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval",
+	"tcp_user_timeout", "transaction_timeout",
+
+	// Memory, and how statements are run.
+	"constraint_exclusion", "cpu_index_tuple_cost", "cpu_operator_cost", "cpu_tuple_cost", "cursor_tuple_fraction",
+	"default_statistics_target", "effective_cache_size", "effective_io_concurrency", "enable_async_append",
+	"enable_bitmapscan", "enable_distinct_reordering", "enable_gathermerge", "enable_group_by_reordering", "enable_hashagg",
+	"enable_hashjoin", "enable_incremental_sort", "enable_indexonlyscan", "enable_indexscan", "enable_material",
+	"enable_memoize", "enable_mergejoin", "enable_nestloop", "enable_parallel_append", "enable_parallel_hash",
+	"enable_partition_pruning", "enable_partitionwise_aggregate", "enable_partitionwise_join", "enable_presorted_aggregate",
+	"enable_self_join_elimination", "enable_seqscan", "enable_sort", "enable_tidscan", "from_collapse_limit", "geqo",
+	"geqo_threshold", "hash_mem_multiplier", "jit", "jit_above_cost", "jit_inline_above_cost", "jit_optimize_above_cost",
+	"join_collapse_limit", "maintenance_work_mem", "max_parallel_maintenance_workers", "max_parallel_workers",
+	"max_parallel_workers_per_gather", "min_parallel_index_scan_size", "min_parallel_table_scan_size",
+	"parallel_leader_participation", "parallel_setup_cost", "parallel_tuple_cost", "plan_cache_mode", "random_page_cost",
+	"seq_page_cost", "temp_buffers", "work_mem",
+)
+
+func setOf(names ...string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		set[name] = true
+	}
+	return set
 }
 
 // put takes the value of an allowed setting in. The last one counts, but PostgreSQL looks at those before it, too, and

@@ -65,6 +65,8 @@ func (d *report) goals() {
 		d.row(g.measure, g.against, g.want, v.measured(), v.outcome())
 	}
 	d.paragraph("")
+	d.paragraph(`Where goals are missed, decisions [13](decisions/0013-dial-ahead.md) (log-ins) and [14](decisions/0014-bursts.md) (the
+rest) say what the time goes into, and what is out of reach on one core of such a machine.`)
 }
 
 func (d *report) transactions() {

@@ -30,7 +30,7 @@ func (s *spool) slotsAt(slot uint64) uint64 {
 	return 1
 }
 
-// next finds the first record at or after a slot. What lies before it and is none was taken by a producer that died
+// nextRecord finds the first record at or after a slot. What lies before it and is none was taken by a producer that died
 // before it sealed it, so that nobody was told that it counts; lost counts such places.
 func (s *spool) nextRecord(slot uint64) (e entry, after uint64, lost int, ok bool) {
 	end, gap := s.end(), false

@@ -11,7 +11,7 @@ import (
 )
 
 // goBenchmarks are those of the parts that a log-in or a message passes through.
-const goBenchmarks = "SCRAM|Decide|Append|Scan|Frame|Pump|Relay"
+const goBenchmarks = "SCRAM|Decide|Append|Statement|Frames|Receive"
 
 // goBenchmark is one line of `go test -bench`.
 type goBenchmark struct {
@@ -28,7 +28,7 @@ func measureGo(ctx context.Context, r *rig) error {
 		return err
 	}
 	line := append(r.pinned(), "go", "test", "-run", "^$", "-bench", goBenchmarks, "-benchmem", "-benchtime", r.mode.benchTime.String(),
-		"./audit", "./policy", "./proxy")
+		"./audit", "./internal/burst", "./policy", "./proxy")
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/hourgate/hourgate/internal/burst"
 )
 
 // frame is a message as a visitor has seen it.
@@ -201,6 +203,34 @@ func TestFramesDoNotAllocate(t *testing.T) {
 	})
 	if allocations != 0 {
 		t.Errorf("%v allocations, want 0", allocations)
+	}
+}
+
+// BenchmarkFrames follows the messages of a burst as the relay does, statements included, up to a trail that does nothing.
+func BenchmarkFrames(b *testing.B) {
+	rows := func(width int) []byte {
+		row := raw('D', uint32(4+width), make([]byte, width)...)
+		return bytes.Repeat(row, burst.Size/len(row))
+	}
+	relay := newRelay(nil, nil, &statements{trail: nowhere{}, session: "s"})
+	for _, stream := range []struct {
+		name  string
+		scan  func([]byte) int
+		bytes []byte
+	}{
+		{"request", relay.fromClient.scan, request('Q', "SELECT abalance FROM pgbench_accounts WHERE aid = 4211;\x00")},
+		{"reply", relay.fromUpstream.scan, join(raw('T', 33, make([]byte, 29)...), raw('D', 15, make([]byte, 11)...), raw('C', 13, make([]byte, 9)...), raw('Z', 5, 'I'))},
+		{"burst of rows of 100 bytes", relay.fromUpstream.scan, rows(100)},
+		{"burst of rows of 8,000 bytes", relay.fromUpstream.scan, rows(8000)},
+	} {
+		b.Run(stream.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(stream.bytes)))
+			for b.Loop() {
+				stream.scan(stream.bytes)
+				_ = relay.statements.check()
+			}
+		})
 	}
 }
 

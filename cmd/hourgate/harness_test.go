@@ -344,6 +344,9 @@ func (g *testGate) records(t *testing.T, event audit.Event) []audit.Record {
 	}
 	var records []audit.Record
 	for line := range bytes.Lines(content) {
+		if !bytes.HasSuffix(line, []byte("\n")) {
+			break // it is being written
+		}
 		var r audit.Record
 		if err := json.Unmarshal(line, &r); err != nil {
 			t.Fatalf("line of the trail: %v\n%s", err, line)
@@ -368,6 +371,15 @@ func (g *testGate) get(t testing.TB, path string) (status int, body string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
+}
+
+// awaitMetric waits until the operator port shows a metric's line: what it counts may be seen a moment before.
+func (g *testGate) awaitMetric(t testing.TB, line string) {
+	t.Helper()
+	eventually(t, "/metrics has "+line, func() bool {
+		_, body := g.get(t, "/metrics")
+		return strings.Contains(body, "\n"+line+"\n")
+	})
 }
 
 // eventually waits for something that happens in the background, for at most ten seconds.

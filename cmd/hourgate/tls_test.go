@@ -29,9 +29,7 @@ func TestWhatProtectsTheConnectionIsTold(t *testing.T) {
 			if got := g.records(t, audit.SessionEnd)[0].TLSUpstream; got != want.record {
 				t.Errorf("trail: got %q, want %q", got, want.record)
 			}
-			if _, body := g.get(t, "/metrics"); !strings.Contains(body, `hourgate_upstream_connections_total{integration="orders",tls="`+want.label+`"} 1`) {
-				t.Error("the metric does not count it")
-			}
+			g.awaitMetric(t, `hourgate_upstream_connections_total{integration="orders",tls="`+want.label+`"} 1`)
 			if !strings.Contains(g.logs.String(), want.record) || !strings.Contains(g.logs.String(), want.note) ||
 				want.note == "" && strings.Contains(g.logs.String(), "not as safe") {
 				t.Errorf("the log does not say %q and %q:\n%s", want.record, want.note, g.logs)

@@ -34,6 +34,7 @@ func (s *Server) dial(ctx context.Context, enc encryption) (net.Conn, error) {
 	return conn, nil
 }
 
+// dialOnce opens a connection, with this offer of TLS if that is what it comes to.
 func (s *Server) dialOnce(ctx context.Context, enc encryption, offer *tls.Config) (net.Conn, error) {
 	dialer := net.Dialer{KeepAlive: keepAlive}
 	conn, err := dialer.DialContext(ctx, "tcp", s.Address())

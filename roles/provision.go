@@ -71,8 +71,12 @@ func (k *Keeper) provision(ctx context.Context, l *lease, database string) error
 	return nil
 }
 
-// withProfile runs fn where p's database can be worked on, with p in order. A profile that another proxy has removed
-// meanwhile is made again.
+// profileTries is how often a profile is made again that goes with its last member just when it gets another. Each time
+// somebody else has to be as quick.
+const profileTries = 10
+
+// withProfile runs fn where p's database can be worked on, with p in order. A profile that was removed meanwhile, by
+// another proxy or with its last member, is made again.
 func (k *Keeper) withProfile(ctx context.Context, p profile, fn func(*adminConn) error) error {
 	database := p.database
 	if !p.local() && k.profiles.get(p).checked.Load() != nil {
@@ -86,15 +90,17 @@ func (k *Keeper) withProfile(ctx context.Context, p profile, fn func(*adminConn)
 			return fn(c)
 		})
 	}
-	err := try()
-	if err != nil {
+	for tries := 1; ; tries++ {
+		err := try()
+		if err == nil {
+			return nil
+		}
 		k.profiles.forget(p)
 		database = p.database
+		if sqlstate(err) != codeUndefinedObject || tries == profileTries {
+			return err
+		}
 	}
-	if sqlstate(err) == codeUndefinedObject {
-		err = try()
-	}
-	return err
 }
 
 // local reports whether provisioning changes privileges in the database itself.

@@ -53,6 +53,8 @@ func FuzzLoad(f *testing.F) {
 			"from: 2026-11-22T09:00:00Z, until: 2026-11-22T17:00:00Z}]"
 		f.Add([]byte(strings.Replace(good, fault[0], fault[1], 1)))
 	}
+	f.Add([]byte(oneFlow()))
+	f.Add([]byte(oneFlow("approval: {all_of: [{groups: [dba]}, {users: [olga]}], count: 1}", "auto_approve:")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > 3000 {
 			return // takes long and shows nothing that a shorter file does not
@@ -78,6 +80,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		l.checkRules(t, s)
 		l.checkDecisions(t, s)
+		checkFlows(t, s, l.Users, l.Flows)
 	})
 }
 
@@ -89,8 +92,11 @@ const stranger = "stranger\x00"
 
 // list is a policy file as it is written.
 type list struct {
-	Users  []*policy.User  `yaml:"users"`
-	Grants []*policy.Grant `yaml:"grants"`
+	Users     []*policy.User  `yaml:"users"`
+	Groups    []*policy.Group `yaml:"groups"`
+	Operators *policy.People  `yaml:"operators"`
+	Grants    []*policy.Grant `yaml:"grants"`
+	Flows     []*policy.Flow  `yaml:"access_flows"`
 }
 
 // checkRules goes through what the documentation promises of an accepted file.
@@ -105,6 +111,9 @@ func (l *list) checkRules(t *testing.T, s *policy.Set) {
 		for _, group := range u.Groups {
 			groups[group] = true
 		}
+	}
+	for _, g := range l.Groups {
+		groups[g.Name] = true
 	}
 	if u, g := s.Size(); u != len(l.Users) || g != len(l.Grants) {
 		t.Errorf("%d users and %d grants became %d and %d", len(l.Users), len(l.Grants), u, g)
@@ -168,7 +177,7 @@ func (l *list) decide(r policy.Request, now time.Time) string {
 	var held, live []*policy.Grant
 	for _, u := range l.Users {
 		for _, g := range l.Grants {
-			if u.Name != r.User || !slices.Contains(g.Users, u.Name) && !slices.ContainsFunc(g.Groups, func(name string) bool { return slices.Contains(u.Groups, name) }) {
+			if u.Name != r.User || !slices.Contains(g.Users, u.Name) && !slices.ContainsFunc(g.Groups, func(name string) bool { return l.isIn(u, name, len(l.Groups)) }) {
 				continue
 			}
 			held = append(held, g)
@@ -203,6 +212,14 @@ func (l *list) decide(r policy.Request, now time.Time) string {
 		}
 	}
 	return want
+}
+
+// isIn looks for u in a group and in groups of it, depth levels down.
+func (l *list) isIn(u *policy.User, group string, depth int) bool {
+	return slices.Contains(u.Groups, group) || slices.ContainsFunc(l.Groups, func(g *policy.Group) bool {
+		return g.Name == group && (slices.Contains(g.Members, u.Name) ||
+			depth > 0 && slices.ContainsFunc(g.Groups, func(child string) bool { return l.isIn(u, child, depth-1) }))
+	})
 }
 
 func power(g *policy.Grant) int {

@@ -32,8 +32,11 @@ func Parse(sources []Source, integrations map[string]string) (*Set, error) {
 
 // content is the schema of a policy file.
 type content struct {
-	Users  []*User  `yaml:"users"`
-	Grants []*Grant `yaml:"grants"`
+	Users     []*User  `yaml:"users"`
+	Groups    []*Group `yaml:"groups"`
+	Operators *People  `yaml:"operators"`
+	Grants    []*Grant `yaml:"grants"`
+	Flows     []*Flow  `yaml:"access_flows"`
 }
 
 // parse adds to unread, the problems of files that could not be read.
@@ -52,18 +55,31 @@ func parse(sources []Source, integrations map[string]string, unread strictyaml.P
 		c.checkUsers(f)
 	}
 	for _, f := range files {
+		c.noteGroups(f)
+	}
+	for _, f := range files {
+		c.checkGroups(f)
+		c.checkOperators(f)
 		c.checkGrants(f)
+	}
+	var all content
+	for _, f := range files {
+		all.Users = append(all.Users, f.Users...)
+		all.Groups = append(all.Groups, f.Groups...)
+		all.Grants = append(all.Grants, f.Grants...)
+		all.Flows = append(all.Flows, f.Flows...)
+		if f.Operators != nil {
+			all.Operators = f.Operators
+		}
+	}
+	c.member = newMembership(all.Users, all.Groups)
+	for _, f := range files {
+		c.checkFlows(f)
 	}
 	if err := c.problems.Err(); err != nil {
 		return nil, err
 	}
-	var users []*User
-	var grants []*Grant
-	for _, f := range files {
-		users = append(users, f.Users...)
-		grants = append(grants, f.Grants...)
-	}
-	return newSet(users, grants, integrations), nil
+	return newSet(all, c.member, integrations), nil
 }
 
 // readAll reads the files at paths, each once however often it is named.

@@ -342,7 +342,7 @@ func TestExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, schema := range []reflect.Type{reflect.TypeFor[policy.User](), reflect.TypeFor[policy.Grant](), reflect.TypeFor[policy.Access]()} {
+	for _, schema := range []reflect.Type{reflect.TypeFor[policy.User](), reflect.TypeFor[policy.Grant](), reflect.TypeFor[policy.Access](), reflect.TypeFor[policy.Flow]()} {
 		for i := range schema.NumField() {
 			if key := schema.Field(i).Tag.Get("yaml"); key != "" && !explained(string(data), key) {
 				t.Errorf("the example does not explain %q", key)

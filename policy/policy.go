@@ -105,21 +105,33 @@ type Set struct {
 	grants   map[string]*Grant
 	byUser   map[string][]*Grant // by the names in Grant.Users
 	byGroup  map[string][]*Grant // by the names in Grant.Groups
+
+	member    membership
+	operators People
+	flows     map[string]*Flow
 }
 
 // newSet indexes users and grants that were validated.
-func newSet(users []*User, grants []*Grant, integrations map[string]string) *Set {
+func newSet(c content, member membership, integrations map[string]string) *Set {
 	s := &Set{
 		defaults: maps.Clone(integrations),
-		users:    make(map[string]*User, len(users)),
-		grants:   make(map[string]*Grant, len(grants)),
+		users:    make(map[string]*User, len(c.Users)),
+		grants:   make(map[string]*Grant, len(c.Grants)),
 		byUser:   map[string][]*Grant{},
 		byGroup:  map[string][]*Grant{},
+		member:   member,
+		flows:    make(map[string]*Flow, len(c.Flows)),
 	}
-	for _, u := range users {
+	if c.Operators != nil {
+		s.operators = *c.Operators
+	}
+	for _, u := range c.Users {
 		s.users[u.Name] = u
 	}
-	for _, g := range grants {
+	for _, f := range c.Flows {
+		s.flows[f.Name] = f
+	}
+	for _, g := range c.Grants {
 		s.grants[g.Name] = g
 		for _, user := range g.Users {
 			s.byUser[user] = append(s.byUser[user], g)
@@ -185,8 +197,7 @@ func (s *Set) holds(user string, g *Grant) bool {
 // grantsOf yields the grants of user, live or not; one that names the user more than once is yielded as often.
 func (s *Set) grantsOf(user string) iter.Seq[*Grant] {
 	return func(yield func(*Grant) bool) {
-		u := s.users[user]
-		if u == nil {
+		if s.users[user] == nil {
 			return
 		}
 		for _, g := range s.byUser[user] {
@@ -194,7 +205,7 @@ func (s *Set) grantsOf(user string) iter.Seq[*Grant] {
 				return
 			}
 		}
-		for _, group := range u.Groups {
+		for _, group := range s.member[user] {
 			for _, g := range s.byGroup[group] {
 				if !yield(g) {
 					return

@@ -20,14 +20,22 @@ const maxName = 63
 // grantName keeps the name of a grant safe wherever it appears: the trail, the logs, a role's comment.
 var grantName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
+// requestGrant is how the grants of approved requests are named.
+var requestGrant = regexp.MustCompile(`^request-[0-9]+$`)
+
 // A checker validates decoded files and collects the problems of all of them.
 type checker struct {
 	integrations map[string]string
 	users        map[string]string // name → position of the first user with it
 	grants       map[string]string
-	members      map[string]bool // the groups that have a member
-	partial      bool            // some users could not be read, so that nobody can be called unknown
-	suggestions  int             // how often didYouMean looked
+	groups       map[string]string // those that are declared
+	flows        map[string]string
+	operators    string            // position of the first
+	declared     map[string]*Group // by name
+	members      map[string]bool   // the groups that have a member or are declared
+	member       membership        // once all users and groups are known
+	partial      bool              // some users could not be read, so that nobody can be called unknown
+	suggestions  int               // how often didYouMean looked
 	problems     strictyaml.Problems
 }
 
@@ -42,6 +50,9 @@ func newChecker(integrations map[string]string) *checker {
 		integrations: integrations,
 		users:        map[string]string{},
 		grants:       map[string]string{},
+		groups:       map[string]string{},
+		flows:        map[string]string{},
+		declared:     map[string]*Group{},
 		members:      map[string]bool{},
 	}
 }
@@ -57,7 +68,7 @@ func (c *checker) decode(s Source) (decoded, bool) {
 	if errors.As(err, &problems) {
 		c.problems = append(c.problems, problems...)
 	}
-	if doc == nil || !doc.Sound("") || !doc.Sound("users") {
+	if doc == nil || !doc.Sound("") || !doc.Sound("users") || !doc.Sound("groups") {
 		c.partial = true
 	}
 	f.doc = doc
@@ -108,6 +119,8 @@ func (c *checker) checkGrantName(doc *strictyaml.Document, path, name string) {
 		c.report(doc, path, "required")
 	case !grantName.MatchString(name):
 		c.report(doc, path, "want at most %d letters, digits, dots, dashes and underscores, and a letter or digit first, got %q", maxName, shorten(name))
+	case requestGrant.MatchString(name):
+		c.report(doc, path, "%s is the name of a grant that was asked for: want another", name)
 	}
 }
 

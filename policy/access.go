@@ -9,11 +9,15 @@ import (
 
 // Access is what a grant allows in its databases: a level, or any of named database roles and named objects.
 type Access struct {
-	// Level is set for a level alone, and then nothing else is.
-	Level Level
+	// Level is set for a level, and then nothing else is but CreateIn.
+	Level Level `yaml:"level"`
+	// CreateIn are the existing schemas in which an ADMIN may create, besides a schema of its own.
+	CreateIn []string `yaml:"create_in"`
 
 	// Roles are existing database roles of which the person becomes a member.
 	Roles []string `yaml:"roles"`
+	// ActAs is the one of Roles as which sessions work from their first statement, or "". What they make belongs to it.
+	ActAs string `yaml:"act_as"`
 	// Dangerous lets Roles name roles that own objects or reach beyond their database.
 	Dangerous bool `yaml:"dangerous"`
 
@@ -68,18 +72,24 @@ func (a *Access) UnmarshalText(text []byte) error { return a.Level.UnmarshalText
 // Equal reports whether a and b allow the same.
 func (a Access) Equal(b Access) bool {
 	same := slices.Equal[[]Privilege]
-	return a.Level == b.Level && a.Dangerous == b.Dangerous && slices.Equal(a.Roles, b.Roles) &&
+	return a.Level == b.Level && a.Dangerous == b.Dangerous && a.ActAs == b.ActAs &&
+		slices.Equal(a.CreateIn, b.CreateIn) && slices.Equal(a.Roles, b.Roles) &&
 		maps.EqualFunc(a.Tables, b.Tables, same) && maps.EqualFunc(a.Sequences, b.Sequences, same) && maps.EqualFunc(a.Functions, b.Functions, same)
 }
 
 // String is the access in a few words, for the trail.
 func (a Access) String() string {
-	if a.Level != "" {
-		return string(a.Level)
-	}
 	var words []string
-	if len(a.Roles) > 0 {
+	switch {
+	case len(a.CreateIn) > 0:
+		return string(a.Level) + ", creating in " + strings.Join(a.CreateIn, ", ")
+	case a.Level != "":
+		return string(a.Level)
+	case len(a.Roles) > 0:
 		words = append(words, "roles "+strings.Join(a.Roles, ", "))
+	}
+	if a.ActAs != "" {
+		words = append(words, "acting as "+a.ActAs)
 	}
 	for _, o := range a.Objects() {
 		words = append(words, o.String())
@@ -118,6 +128,10 @@ func (a Access) Objects() []Object {
 func (a Access) named(kind string) map[string][]Privilege {
 	return map[string]map[string][]Privilege{kindTables: a.Tables, kindSequences: a.Sequences, kindFunctions: a.Functions}[kind]
 }
+
+// Creates reports whether a session under the access may be able to make objects that outlive it: an ADMIN may, and what
+// named roles may only the server knows.
+func (a Access) Creates() bool { return a.Level == Admin || len(a.Roles) > 0 }
 
 // rank orders accesses by how much they allow: named objects, then named roles, then the levels. Which of two sets of
 // roles or objects allows more only the server could say, so they count as equal.

@@ -150,18 +150,37 @@ func TestParseRefuses(t *testing.T) {
 			"p.yaml:8:17: grants[0].databases[0]: a database with a / in its name cannot be asked for, because / stands between integration and database",
 		}},
 		{"database's name too long", withGrant("databases: [" + long + "]"), []string{"p.yaml:8:17: grants[0].databases[0]: longer than 63 bytes"}},
-		{"no access", withGrant("access:"), []string{"p.yaml:5:5: grants[0].access: required: READ_ONLY, READ_WRITE, ADMIN, or a mapping with roles, tables, sequences or functions"}},
+		{"no access", withGrant("access:"), []string{"p.yaml:5:5: grants[0].access: required: READ_ONLY, READ_WRITE, ADMIN, or a mapping with level, roles, tables, sequences or functions"}},
 		{"unknown access", withGrant("access: readonly"), []string{
 			`p.yaml:8:13: grants[0].access: want READ_ONLY, READ_WRITE or ADMIN, got "readonly"`,
 		}},
 		{"access without content", withGrant("access: {dangerous: true}"), []string{
-			"p.yaml:8:13: grants[0].access: required: READ_ONLY, READ_WRITE, ADMIN, or a mapping with roles, tables, sequences or functions",
+			"p.yaml:8:13: grants[0].access: required: READ_ONLY, READ_WRITE, ADMIN, or a mapping with level, roles, tables, sequences or functions",
 		}},
 		{"roles that reach beyond", withGrant("access: {roles: [pg_execute_server_program, pg_new_in_19, hg_x_y, fine, fine]}"), []string{
 			"p.yaml:8:22: grants[0].access.roles[0]: pg_execute_server_program runs programs on the server: it needs dangerous: true",
 			"p.yaml:8:49: grants[0].access.roles[1]: pg_new_in_19 may reach beyond the grant's databases: it needs dangerous: true",
 			"p.yaml:8:63: grants[0].access.roles[2]: hg_x_y is Hourgate's own",
 			`p.yaml:8:77: grants[0].access.roles[4]: "fine" is in the list twice`,
+		}},
+		{"creating without ADMIN", withGrant("access: {level: READ_WRITE, create_in: [app, pg_catalog]}"), []string{
+			"p.yaml:8:44: grants[0].access.create_in: only an ADMIN creates objects: want level: ADMIN beside it",
+			"p.yaml:8:50: grants[0].access.create_in[1]: pg_catalog is PostgreSQL's own",
+		}},
+		{"a level and roles", withGrant("access: {level: ADMIN, roles: [r]}"), []string{
+			"p.yaml:8:13: grants[0].access: a level stands alone: take it out, or roles, tables, sequences and functions",
+		}},
+		{"acting as somebody else", withGrant("access: {roles: [app], act_as: owner, dangerous: true}"), []string{
+			`p.yaml:8:36: grants[0].access.act_as: want one of the roles beside it, got "owner"`,
+		}},
+		{"acting without a word", withGrant("access: {roles: [app], act_as: app}"), []string{
+			"p.yaml:8:36: grants[0].access.act_as: what is done as app stays after the grant: it needs dangerous: true",
+		}},
+		{"keeping what nobody makes", withGrant("access: READ_ONLY\n    keep_objects_as: app"), []string{
+			"p.yaml:9:22: grants[0].keep_objects_as: is about what an ADMIN or a named role makes, and this access makes nothing",
+		}},
+		{"keeping as a role of PostgreSQL's", withGrant("access: ADMIN\n    keep_objects_as: pg_monitor"), []string{
+			"p.yaml:9:22: grants[0].keep_objects_as: pg_monitor is no owner for tables: want an ordinary role",
 		}},
 		{"dangerous without roles", withGrant("access: {tables: {public.x: [SELECT]}, dangerous: true}"), []string{
 			"p.yaml:8:55: grants[0].access.dangerous: is about roles, and there are none",

@@ -72,6 +72,10 @@ type Grant struct {
 	StatementTimeout  time.Duration `yaml:"statement_timeout"`
 	IdleInTransaction time.Duration `yaml:"idle_in_transaction_session_timeout"`
 	LockTimeout       time.Duration `yaml:"lock_timeout"`
+
+	// KeepObjectsAs is the role that gets what people made, when the grant ends, as far as it can run no code; "" keeps
+	// nothing.
+	KeepObjectsAs string `yaml:"keep_objects_as"`
 }
 
 // Live reports whether now is within the grant's time: From ≤ now < Until.
@@ -84,9 +88,9 @@ func (g *Grant) SameRights(o *Grant) bool {
 	return g.Integration == o.Integration && g.Access.Equal(o.Access)
 }
 
-// SameLimits reports whether g and o have the same limits.
+// SameLimits reports whether g and o have the same limits, and do the same with what people made.
 func (g *Grant) SameLimits(o *Grant) bool {
-	return g.MaxSessions == o.MaxSessions && g.StatementTimeout == o.StatementTimeout &&
+	return g.KeepObjectsAs == o.KeepObjectsAs && g.MaxSessions == o.MaxSessions && g.StatementTimeout == o.StatementTimeout &&
 		g.IdleInTransaction == o.IdleInTransaction && g.LockTimeout == o.LockTimeout
 }
 

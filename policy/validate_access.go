@@ -39,17 +39,68 @@ var beyond = map[string]string{
 func (c *checker) checkAccess(doc *strictyaml.Document, path string, a *Access) {
 	named := len(a.Tables) + len(a.Sequences) + len(a.Functions)
 	switch {
-	case !doc.Sound(path):
+	case !doc.Sound(path) || !doc.Sound(path+".level"):
 		return
 	case a.Level == "" && named+len(a.Roles) == 0:
-		c.report(doc, path, "required: READ_ONLY, READ_WRITE, ADMIN, or a mapping with roles, tables, sequences or functions")
+		c.report(doc, path, "required: READ_ONLY, READ_WRITE, ADMIN, or a mapping with level, roles, tables, sequences or functions")
 		return
+	case a.Level != "" && named+len(a.Roles) > 0:
+		c.report(doc, path, "a level stands alone: take it out, or roles, tables, sequences and functions")
 	case a.Dangerous && len(a.Roles) == 0:
 		c.report(doc, path+".dangerous", "is about roles, and there are none")
 	}
+	c.checkCreateIn(doc, path+".create_in", a)
+	c.checkActAs(doc, path+".act_as", a)
 	c.checkList(doc, path+".roles", a.Roles, func(doc *strictyaml.Document, path, name string) { c.checkRole(doc, path, name, a.Dangerous) })
 	for _, kind := range []string{kindTables, kindSequences, kindFunctions} {
 		c.checkObjects(doc, path+"."+kind, kind, a.named(kind))
+	}
+}
+
+func (c *checker) checkCreateIn(doc *strictyaml.Document, path string, a *Access) {
+	switch {
+	case a.CreateIn != nil && a.Level != Admin:
+		c.report(doc, path, "only an ADMIN creates objects: want level: ADMIN beside it")
+	case a.CreateIn != nil && len(a.CreateIn) == 0:
+		c.report(doc, path, "empty: leave the key out for a schema of the person's own")
+	}
+	c.checkList(doc, path, a.CreateIn, func(doc *strictyaml.Document, path, name string) {
+		c.checkName(doc, path, name)
+		switch {
+		case strings.HasPrefix(name, "pg_") || name == "information_schema":
+			c.report(doc, path, "%s is PostgreSQL's own", shorten(name))
+		case strings.HasPrefix(name, "hg_"):
+			c.report(doc, path, "%s is Hourgate's own", shorten(name))
+		}
+	})
+	slices.Sort(a.CreateIn)
+}
+
+func (c *checker) checkActAs(doc *strictyaml.Document, path string, a *Access) {
+	switch {
+	case a.ActAs == "" || !doc.Sound(path):
+	case !slices.Contains(a.Roles, a.ActAs):
+		c.report(doc, path, "want one of the roles beside it, got %q", shorten(a.ActAs))
+	case !a.Dangerous:
+		c.report(doc, path, "what is done as %s stays after the grant: it needs dangerous: true", shorten(a.ActAs))
+	}
+}
+
+// checkKeep checks who gets what people made.
+func (c *checker) checkKeep(doc *strictyaml.Document, path string, g *Grant) {
+	name := g.KeepObjectsAs
+	if name == "" || !doc.Sound(path) || !doc.Sound(strings.TrimSuffix(path, ".keep_objects_as")+".access") {
+		return
+	}
+	c.checkName(doc, path, name)
+	_, listed := beyond[name]
+	switch {
+	case !g.Access.Creates():
+		c.report(doc, path, "is about what an ADMIN or a named role makes, and this access makes nothing")
+	case strings.HasPrefix(name, "hg_") || strings.HasPrefix(name, "hourgate_"):
+		c.report(doc, path, "%s is Hourgate's own", shorten(name))
+	case listed || strings.HasPrefix(name, "pg_") || strings.HasPrefix(name, "rds"):
+		c.report(doc, path, "%s is no owner for tables: want an ordinary role", shorten(name))
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/internal/upstream"
-	"github.com/hourgate/hourgate/policy"
 )
 
 // connect logs in upstream as the grant's role.
@@ -81,10 +80,6 @@ func (s *session) upstreamParameters() map[string]string {
 		params["options"] = strings.Join(s.startup.overridden, " ")
 	}
 	params["application_name"] = printable("hourgate " + s.id + " " + s.user + " " + s.startup.application)
-	if _, set := params["default_transaction_read_only"]; !set && s.decision.Grant.Access.Level == policy.ReadOnly {
-		// A courtesy that catches slips early. What enforces the level is the role's privileges.
-		params["default_transaction_read_only"] = "on"
-	}
 	return params
 }
 

@@ -244,8 +244,8 @@ func (s *session) welcome() error {
 		messages = append(messages, &pgproto3.ParameterStatus{Name: name, Value: s.upstream.ParameterStatuses[name]})
 	}
 	messages = append(messages, &pgproto3.BackendKeyData{ProcessID: s.cancelKey.pid, SecretKey: s.cancelKey.secret})
-	if s.decision.Grant.Access.Level == policy.Admin {
-		messages = append(messages, s.adminNotice())
+	if ending := s.decision.Grant.Ending(false); ending != "" {
+		messages = append(messages, s.endingNotice(ending))
 	}
 	messages = append(messages, &pgproto3.ReadyForQuery{TxStatus: s.upstream.TxStatus})
 	if err := s.send(messages...); err != nil {
@@ -257,12 +257,11 @@ func (s *session) welcome() error {
 	return s.client.SetDeadline(time.Time{})
 }
 
-// adminNotice warns whoever can create objects that they go with the grant.
-func (s *session) adminNotice() *pgproto3.NoticeResponse {
+// endingNotice tells whoever can create objects what becomes of them.
+func (s *session) endingNotice(ending string) *pgproto3.NoticeResponse {
 	return &pgproto3.NoticeResponse{
 		Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000",
-		Message: fmt.Sprintf("grant %s ends at %s; what you create and still own then is dropped",
-			s.decision.Grant.Name, s.decision.Grant.Until.UTC().Format("2006-01-02 15:04 UTC")),
+		Message: fmt.Sprintf("grant %s ends at %s; %s", s.decision.Grant.Name, s.decision.Grant.Until.UTC().Format("2006-01-02 15:04:05 UTC"), ending),
 	}
 }
 

@@ -125,6 +125,10 @@ func (k *Keeper) makeRole(ctx context.Context, c *adminConn, l *lease, p profile
 		joinRole(c, name),
 	}
 	statements = append(statements, settings(l.grant, name)...)
+	if actAs := l.grant.Access.ActAs; actAs != "" {
+		// What the session resets and discards comes back to it: on all majors this is the setting's value to reset to.
+		statements = append(statements, fmt.Sprintf("ALTER ROLE %s SET role = %s", name, quoteLiteral(actAs)))
+	}
 	admissions, err := admissions(ctx, c, l.grant.Access, p, name)
 	if err != nil {
 		return err
@@ -174,9 +178,9 @@ func (c *adminConn) change(ctx context.Context, exclusive bool, statements []str
 // admissions are the statements that let a role into one database: membership in the profile and in the roles that the
 // grant names, and for an ADMIN the right to create.
 func admissions(ctx context.Context, c *adminConn, access policy.Access, p profile, name string) ([]string, error) {
-	statements := []string{joinGroup(c, p.name(), name)}
+	statements := []string{joinGroup(c, p.name(), name, false)}
 	for _, role := range access.Roles {
-		statements = append(statements, joinGroup(c, role, name))
+		statements = append(statements, joinGroup(c, role, name, role == access.ActAs))
 	}
 	if access.Level != policy.Admin {
 		return statements, nil
@@ -220,9 +224,12 @@ func joinRole(c *adminConn, name string) string {
 }
 
 // joinGroup makes the role a member of its profile or of a role that its grant names, never with ADMIN OPTION, and where
-// the server can tell the difference (16) without the right to SET ROLE to it.
-func joinGroup(c *adminConn, group, name string) string {
-	if c.version >= 160000 {
+// the server can tell the difference (16) without the right to SET ROLE to it unless it is to act as it.
+func joinGroup(c *adminConn, group, name string, act bool) string {
+	switch {
+	case c.version >= 160000 && act:
+		return "GRANT " + quoteIdentifier(group) + " TO " + name + " WITH INHERIT TRUE, SET TRUE"
+	case c.version >= 160000:
 		return "GRANT " + quoteIdentifier(group) + " TO " + name + " WITH INHERIT TRUE, SET FALSE"
 	}
 	return "GRANT " + quoteIdentifier(group) + " TO " + name

@@ -174,6 +174,7 @@ func (s *Set) Grant(g Granted) (*Grant, *Objection) {
 		From: time.Time{}, Until: until, Reason: g.Reason,
 		MaxSessions: f.Settings.MaxSessions, StatementTimeout: f.Settings.StatementTimeout,
 		IdleInTransaction: f.Settings.IdleInTransaction, LockTimeout: f.Settings.LockTimeout,
+		KeepObjectsAs: f.Settings.KeepObjectsAs,
 	}, nil
 }
 

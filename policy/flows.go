@@ -126,6 +126,7 @@ type Settings struct {
 	StatementTimeout  time.Duration `yaml:"statement_timeout"`
 	IdleInTransaction time.Duration `yaml:"idle_in_transaction_session_timeout"`
 	LockTimeout       time.Duration `yaml:"lock_timeout"`
+	KeepObjectsAs     string        `yaml:"keep_objects_as"`
 }
 
 // needed is the number of approvals of one group of deciders.

@@ -107,7 +107,7 @@ func (c *checker) checkGrants(f decoded) {
 		c.checkHolders(f.doc, path, g)
 		c.checkTarget(f.doc, path, g)
 		c.checkAccess(f.doc, path+".access", &g.Access)
-		c.checkKeep(f.doc, path+".keep_objects_as", g)
+		c.checkKeep(f.doc, path, g)
 		c.checkLimits(f.doc, path, g)
 		c.checkTimes(f.doc, path, g)
 	}

@@ -86,17 +86,23 @@ func (c *checker) checkActAs(doc *strictyaml.Document, path string, a *Access) {
 	}
 }
 
-// checkKeep checks who gets what people made.
+// checkKeep checks a grant's keep_objects_as.
 func (c *checker) checkKeep(doc *strictyaml.Document, path string, g *Grant) {
-	name := g.KeepObjectsAs
-	if name == "" || !doc.Sound(path) || !doc.Sound(strings.TrimSuffix(path, ".keep_objects_as")+".access") {
+	if g.KeepObjectsAs != "" && doc.Sound(path+".keep_objects_as") && doc.Sound(path+".access") && !g.Access.Creates() {
+		c.report(doc, path+".keep_objects_as", "is about what an ADMIN or a named role makes, and this access makes nothing")
+		return
+	}
+	c.checkKeeper(doc, path+".keep_objects_as", g.KeepObjectsAs)
+}
+
+// checkKeeper checks who gets what people made, if anybody.
+func (c *checker) checkKeeper(doc *strictyaml.Document, path, name string) {
+	if name == "" || !doc.Sound(path) {
 		return
 	}
 	c.checkName(doc, path, name)
 	_, listed := beyond[name]
 	switch {
-	case !g.Access.Creates():
-		c.report(doc, path, "is about what an ADMIN or a named role makes, and this access makes nothing")
 	case strings.HasPrefix(name, "hg_") || strings.HasPrefix(name, "hourgate_"):
 		c.report(doc, path, "%s is Hourgate's own", shorten(name))
 	case listed || strings.HasPrefix(name, "pg_") || strings.HasPrefix(name, "rds"):

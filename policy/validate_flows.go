@@ -51,6 +51,7 @@ func (c *checker) checkFlows(f decoded) {
 			MaxSessions: flow.Settings.MaxSessions, StatementTimeout: flow.Settings.StatementTimeout,
 			IdleInTransaction: flow.Settings.IdleInTransaction, LockTimeout: flow.Settings.LockTimeout,
 		})
+		c.checkKeeper(f.doc, path+".settings.keep_objects_as", flow.Settings.KeepObjectsAs)
 	}
 }
 

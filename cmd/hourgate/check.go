@@ -19,6 +19,11 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, remark := range set.Remarks() {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), remark); err != nil {
+					return failed(err)
+				}
+			}
 			users, grants := set.Size()
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is fine: %d integration(s), %d user(s), %d grant(s)\n",
 				file, len(cfg.Integrations), users, grants)

@@ -136,15 +136,27 @@ func newSet(c content, member membership, integrations map[string]string) *Set {
 		s.flows[f.Name] = f
 	}
 	for _, g := range c.Grants {
-		s.grants[g.Name] = g
-		for _, user := range g.Users {
-			s.byUser[user] = append(s.byUser[user], g)
-		}
-		for _, group := range g.Groups {
-			s.byGroup[group] = append(s.byGroup[group], g)
-		}
+		s.add(g)
 	}
 	return s
+}
+
+// add indexes a grant. It leaves the lists alone that other sets may share.
+func (s *Set) add(g *Grant) {
+	s.grants[g.Name] = g
+	for _, user := range g.Users {
+		s.byUser[user] = append(slices.Clip(s.byUser[user]), g)
+	}
+	for _, group := range g.Groups {
+		s.byGroup[group] = append(slices.Clip(s.byGroup[group]), g)
+	}
+}
+
+// SameIdentity reports whether user is known in both sets and proves who they are in the same way: with the same verifier
+// and the same certificate.
+func (s *Set) SameIdentity(o *Set, user string) bool {
+	a, b := s.users[user], o.users[user]
+	return a != nil && b != nil && a.Certificate == b.Certificate && a.SCRAM.Equal(b.SCRAM)
 }
 
 // Verifier returns the verifier of user's password. It is false for an unknown user and for one without a password.

@@ -61,7 +61,7 @@ func (a *aheadCredits) restore(network string) {
 // that is over. Whether it does depends on the client's network and on the database, never on the user.
 func (s *session) dialEarly() (finished func()) {
 	name, _, _ := strings.Cut(s.requestedDatabase(), "/")
-	integration, ok := s.server.cfg.Integrations[name]
+	integration, ok := s.server.cfg.Integrations.Integration(name)
 	if !ok || !s.server.aheadCredits.spend(s.network) {
 		return func() {}
 	}

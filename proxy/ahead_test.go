@@ -207,10 +207,10 @@ func TestDialElsewhere(t *testing.T) {
 	db := database(t, 18)
 	right, wrong := newDoor(t, db.Server, 0), newDoor(t, db.Server, 0)
 	g := startGate(t, db, gateOptions{upstream: right.upstream(t, db.Server), change: func(cfg *proxy.Config) {
-		here := cfg.Integrations["orders"]
-		cfg.Integrations["archive"] = here
-		here.Upstream = wrong.upstream(t, db.Server)
-		cfg.Integrations["orders"] = here
+		here, _ := cfg.Integrations.Integration("orders")
+		there := here
+		there.Upstream = wrong.upstream(t, db.Server)
+		cfg.Integrations = integrations{"archive": here, "orders": there}
 		policyText := "users:\n  - {name: " + alice + ", scram: \"" + verifiers()[alice] + "\"}\n" +
 			"grants:\n  - {name: inc-1, users: [" + alice + "], integration: archive, databases: [orders], access: READ_WRITE, until: 2099-01-01T00:00:00Z}\n"
 		set, err := policy.Parse([]policy.Source{{File: "policy.yaml", Data: []byte(policyText)}},
@@ -218,7 +218,7 @@ func TestDialElsewhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg.Policy = set
+		cfg.Policy = policy.NewLive(set)
 	}})
 	_ = connect(t, g.target())
 	right.expect(t, 1, 1)

@@ -36,6 +36,7 @@ func (s *session) authenticate() error {
 	if err := s.slowDown(); err != nil {
 		return err
 	}
+	s.policy = s.server.cfg.Policy.Set()
 	if s.certificateIsEnough() {
 		// client ← AuthenticationOk
 		s.user, s.proof = s.startup.user, "certificate"
@@ -98,7 +99,7 @@ func (s *session) authenticate() error {
 
 	// client ← AuthenticationSASLFinal, AuthenticationOk
 	s.user, s.proof = s.startup.user, mechanism
-	if s.server.Policy().Certificate(s.user) != "" {
+	if s.policy.Certificate(s.user) != "" {
 		s.proof = "certificate, " + mechanism
 	}
 	return s.send(&pgproto3.AuthenticationSASLFinal{Data: []byte(final)}, &pgproto3.AuthenticationOk{})
@@ -109,7 +110,7 @@ func (s *session) authenticate() error {
 func (s *session) newConversation() (c *scram.ServerConversation, binding bool, err error) {
 	// The mock is made for everybody, so that it takes no longer for a user who does not exist.
 	v := verifier.Mock(s.server.mockSecret[:], s.startup.user)
-	if real, known := s.server.Policy().Verifier(s.startup.user); known && s.certificateFits() {
+	if real, known := s.policy.Verifier(s.startup.user); known && s.certificateFits() {
 		v = real
 	}
 	server, err := scram.SHA256.NewServer(func(string) (scram.StoredCredentials, error) {
@@ -131,7 +132,7 @@ func (s *session) newConversation() (c *scram.ServerConversation, binding bool, 
 
 // certificateIsEnough reports that the user has no password but a certificate, and shows it.
 func (s *session) certificateIsEnough() bool {
-	set := s.server.Policy()
+	set := s.policy
 	_, password := set.Verifier(s.startup.user)
 	return !password && set.Certificate(s.startup.user) != "" && s.certificateFits()
 }
@@ -139,7 +140,7 @@ func (s *session) certificateIsEnough() bool {
 // certificateFits reports that the user needs no certificate, or shows the right one. Who does not fails where a wrong
 // password fails.
 func (s *session) certificateFits() bool {
-	name := s.server.Policy().Certificate(s.startup.user)
+	name := s.policy.Certificate(s.startup.user)
 	if name == "" {
 		return true
 	}

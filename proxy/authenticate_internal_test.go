@@ -81,7 +81,7 @@ func newSASLServer(t testing.TB) *saslServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Server = &Server{policy: set, log: slog.New(slog.DiscardHandler)}
+	s.Server = &Server{cfg: Config{Policy: policy.NewLive(set), Integrations: noIntegrations{}}, log: slog.New(slog.DiscardHandler)}
 	s.guesses.free, s.strangers.free = math.MaxInt, math.MaxInt // waiting is not the question
 	return s
 }
@@ -326,7 +326,7 @@ func BenchmarkSCRAM(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	g.server.SetPolicy(set)
+	g.server.cfg.Policy.Put(set)
 	client, err := scram.SHA256.NewClient("alice", "correct horse battery staple", "")
 	if err != nil {
 		b.Fatal(err)
@@ -334,7 +334,7 @@ func BenchmarkSCRAM(b *testing.B) {
 	theirEnd, ourEnd := net.Pipe() // nothing is written
 	defer theirEnd.Close()
 	s := newSession(g.server, ourEnd)
-	s.startup.user = "alice"
+	s.startup.user, s.policy = "alice", set
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()

@@ -35,7 +35,7 @@ grants:
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.server.SetPolicy(set)
+	g.live.Put(set)
 
 	none := tls.Certificate{}
 	both, machine := loadPair(t, people, "both.example.com"), loadPair(t, people, "machine.example.com")

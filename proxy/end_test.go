@@ -26,7 +26,7 @@ var (
 )
 
 // withdraw takes alice's grant away.
-func (g *gate) withdraw() { g.server.SetPolicy(g.policy(none...)) }
+func (g *gate) withdraw() { g.live.Put(g.policy(none...)) }
 
 // expectEndSoon reads to the end, which must come within the time that people are promised, in whole messages, with the
 // FATAL as the last of them.
@@ -227,7 +227,7 @@ func TestGrantExpires(t *testing.T) {
 		g := startGate(t, db, gateOptions{})
 		p := connect(t, g.target())
 		until := time.Now().Add(200 * time.Millisecond)
-		g.server.SetPolicy(g.policy(grantAt("inc-1", alice, "READ_WRITE", until)))
+		g.live.Put(g.policy(grantAt("inc-1", alice, "READ_WRITE", until)))
 		p.expectEndSoon(until, grantEnded)
 		if time.Now().Before(until) {
 			t.Error("ended before the grant's new end")
@@ -238,7 +238,7 @@ func TestGrantExpires(t *testing.T) {
 		until := time.Now().Add(time.Second)
 		g := startGate(t, db, gateOptions{grants: []string{grantAt("inc-1", alice, "READ_WRITE", until)}})
 		p := connect(t, g.target())
-		g.server.SetPolicy(g.policy(grant("inc-1", time.Hour)))
+		g.live.Put(g.policy(grant("inc-1", time.Hour)))
 		p.send(query("SELECT pg_sleep(1.5)"))
 		p.expect('T')
 		p.expect('D')
@@ -271,7 +271,7 @@ func TestReloadDecidesEachSessionAgain(t *testing.T) {
 			g := startGate(t, db, gateOptions{})
 			p := connect(t, g.target())
 			since := time.Now()
-			g.server.SetPolicy(g.policy(rule.grant))
+			g.live.Put(g.policy(rule.grant))
 			if rule.ends {
 				p.expectEndSoon(since, withdrawn)
 				return

@@ -25,6 +25,10 @@ type guesser struct {
 	users  [2]string // one that exists and one that does not, of the same length
 }
 
+type noIntegrations struct{}
+
+func (noIntegrations) Integration(string) (i Integration, ok bool) { return i, ok }
+
 func newGuesser(t testing.TB) *guesser {
 	t.Helper()
 	certFile, keyFile := pgtest.CA(t).Issue(t, "localhost")
@@ -40,7 +44,7 @@ users:
 		t.Fatal(err)
 	}
 	server, err := New(Config{
-		Certificate: cert, Policy: set, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
+		Certificate: cert, Policy: policy.NewLive(set), Integrations: noIntegrations{}, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -147,6 +147,15 @@ func denied(d policy.Decision) *refusal {
 	}
 }
 
+// notServed is for a grant whose integration is not there now.
+func notServed(integration string) *refusal {
+	return &refusal{
+		code: codeCannotConnectNow, reason: "not_served",
+		message: fmt.Sprintf("%q is not served by this gate at present", integration),
+		hint:    "Your grant waits for it. Tell the operators of this gate.",
+	}
+}
+
 func errInternal(session string) *refusal {
 	return &refusal{
 		code: codeInternal, reason: "internal",

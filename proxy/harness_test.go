@@ -57,6 +57,7 @@ type gate struct {
 	t        testing.TB
 	db       *pgtest.Database
 	server   *proxy.Server
+	live     *policy.Live
 	addr     string
 	caFile   string
 	roots    *x509.CertPool
@@ -85,9 +86,10 @@ func startGate(t testing.TB, db *pgtest.Database, opts gateOptions) *gate {
 		t: t, db: db, trail: &memoryTrail{}, registry: prometheus.NewRegistry(), leases: &leases{}, logs: &syncBuffer{},
 		served: make(chan error, 1),
 	}
+	g.live = policy.NewLive(g.policy(opts.grants...))
 	cfg := proxy.Config{
-		Certificate: g.certificate(), Policy: g.policy(opts.grants...),
-		Integrations: map[string]proxy.Integration{"orders": g.integration(opts)},
+		Certificate: g.certificate(), Policy: g.live,
+		Integrations: integrations{"orders": g.integration(opts)},
 		Trail:        g.trail, Registry: g.registry,
 		Logger: slog.New(slog.NewTextHandler(g.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -192,6 +194,14 @@ func loadPair(t testing.TB, authority *pgtest.Authority, names ...string) tls.Ce
 	return pair
 }
 
+// integrations don't change.
+type integrations map[string]proxy.Integration
+
+func (i integrations) Integration(name string) (proxy.Integration, bool) {
+	integration, ok := i[name]
+	return integration, ok
+}
+
 func (g *gate) integration(opts gateOptions) proxy.Integration {
 	g.t.Helper()
 	server := opts.upstream
@@ -240,6 +250,10 @@ func (g *gate) policy(grants ...string) *policy.Set {
 	if grants == nil {
 		grants = []string{grant("inc-1", time.Hour)}
 	}
+	return parsePolicy(g.t, g, g.policyText(grants...))
+}
+
+func (g *gate) policyText(grants ...string) string {
 	text := "users:\n"
 	for _, user := range []string{alice, bob} {
 		text += fmt.Sprintf("  - {name: %s, scram: %q}\n", user, verifiers()[user])
@@ -247,9 +261,14 @@ func (g *gate) policy(grants ...string) *policy.Set {
 	if lines := strings.Join(grants, ""); lines != "" {
 		text += "grants:\n" + lines
 	}
+	return text
+}
+
+func parsePolicy(t testing.TB, g *gate, text string) *policy.Set {
+	t.Helper()
 	set, err := policy.Parse([]policy.Source{{File: "policy.yaml", Data: []byte(text)}}, map[string]string{"orders": g.db.Name})
 	if err != nil {
-		g.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return set
 }

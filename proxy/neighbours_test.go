@@ -148,7 +148,7 @@ grants: [{name: g, users: [machine], integration: orders, access: READ_WRITE, un
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.server.SetPolicy(set)
+	g.live.Put(set)
 	to := g.target()
 	to.tls.Certificates = []tls.Certificate{loadPair(t, people, "machine.example.com")}
 	login := startup(v30, "user", "machine", "database", "orders")

@@ -29,8 +29,8 @@ var ErrServerClosed = errors.New("proxy: server closed")
 type Config struct {
 	Certificate  tls.Certificate
 	ClientCAs    *x509.CertPool // optional: clients must show a certificate of these authorities
-	Policy       *policy.Set
-	Integrations map[string]Integration // by name
+	Policy       *policy.Live
+	Integrations Integrations
 	Trail        Trail
 	Logger       *slog.Logger
 	Registry     prometheus.Registerer
@@ -53,6 +53,12 @@ type Config struct {
 
 	// How many such clients there may be, in all (default 2,000) and from one IPv4 address or IPv6 /64 (default 200).
 	MaxUnauthenticated, MaxUnauthenticatedPerAddress int
+}
+
+// Integrations are the guarded servers. They may change while sessions run; a session keeps the one that it began with.
+type Integrations interface {
+	// Integration returns the one of that name, if there is one now. It must be quick: log-ins hold a lock meanwhile.
+	Integration(name string) (Integration, bool)
 }
 
 // Integration is one guarded server as the proxy sees it.
@@ -103,8 +109,9 @@ type Server struct {
 	guesses, strangers, cancelGuesses throttle
 	aheadCredits                      aheadCredits
 
+	unwatch func() // the policy
+
 	mu       sync.Mutex
-	policy   *policy.Set
 	sessions map[*session]struct{}
 	ended    struct{ fromClient, fromUpstream int64 } // bytes of sessions that are over
 	accepted uint64
@@ -117,7 +124,7 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	cfg.setDefaults()
 	s := &Server{
-		cfg: cfg, log: cfg.Logger, policy: cfg.Policy,
+		cfg: cfg, log: cfg.Logger,
 		cancels:  canceller{sessions: make(map[uint32]*session)},
 		sessions: make(map[*session]struct{}),
 	}
@@ -127,6 +134,7 @@ func New(cfg Config) (*Server, error) {
 	if err := s.SetCertificate(cfg.Certificate, cfg.ClientCAs); err != nil {
 		return nil, err
 	}
+	s.unwatch = cfg.Policy.Watch(s.reconsider)
 	return s, nil
 }
 
@@ -173,19 +181,11 @@ func (s *Server) tlsConfig(cert tls.Certificate, clientCAs *x509.CertPool) *tls.
 	return cfg
 }
 
-// Policy is the set that is in force.
-func (s *Server) Policy() *policy.Set {
+// reconsider decides every live session again under a new policy: whose grant is gone or means something else is put out,
+// whose grant ends at another time ends then.
+func (s *Server) reconsider(set *policy.Set) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.policy
-}
-
-// SetPolicy puts a new set in force and decides every live session again: whose grant is gone or means something else
-// is put out, whose grant ends at another time ends then.
-func (s *Server) SetPolicy(set *policy.Set) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.policy = set
 	for session := range s.sessions {
 		session.reconsider(set)
 	}
@@ -277,6 +277,7 @@ func (s *Server) relayedBytes() (fromClient, fromUpstream int64) {
 // Shutdown stops accepting, ends sessions as soon as they are idle outside a transaction, and the rest when ctx is done.
 // It returns when all have ended.
 func (s *Server) Shutdown(ctx context.Context) error {
+	defer s.unwatch()
 	s.stopAccepting(func(session *session) { session.drain() })
 	ended := make(chan struct{})
 	go func() { s.running.Wait(); close(ended) }()
@@ -290,6 +291,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // Close stops accepting and ends all sessions now. It returns when they have ended.
 func (s *Server) Close() error {
+	defer s.unwatch()
 	s.stopAccepting(func(session *session) { session.end(errShutdown) })
 	s.running.Wait()
 	return nil

@@ -65,6 +65,7 @@ type frontend struct {
 
 // permit is what the policy said.
 type permit struct {
+	policy   *policy.Set // in force when the client began to authenticate
 	decision policy.Decision
 	// grant and expiry belong to the server's mutex: a reload changes them.
 	grant  *policy.Grant
@@ -165,12 +166,19 @@ func (s *session) run(ctx context.Context) error {
 func (s *session) authorize() error {
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
-	s.decision = s.server.policy.Decide(policy.Request{User: s.user, Database: s.requestedDatabase()}, time.Now())
+	now := s.server.cfg.Policy.Set()
+	if now != s.policy && !now.SameIdentity(s.policy, s.user) {
+		return wrongPassword(s.user) // what the user proved does not count any more
+	}
+	s.decision = now.Decide(policy.Request{User: s.user, Database: s.requestedDatabase()}, time.Now())
 	if s.decision.Grant == nil {
 		return denied(s.decision)
 	}
-	s.grant = s.decision.Grant
-	s.integration = s.server.cfg.Integrations[s.decision.Integration]
+	integration, ok := s.server.cfg.Integrations.Integration(s.decision.Integration)
+	if !ok {
+		return notServed(s.decision.Integration)
+	}
+	s.grant, s.integration = s.decision.Grant, integration
 	s.expiry = time.AfterFunc(time.Until(s.grant.Until), func() { s.end(errGrantEnded) })
 	s.log = s.log.With("user", s.user, "integration", s.decision.Integration, "database", s.decision.Database, "grant", s.grant.Name)
 	return nil

@@ -14,7 +14,7 @@ import (
 // settling.
 func TestCancelLeavesRoomForSettling(t *testing.T) {
 	t.Parallel()
-	k := New(Config{Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()})
+	k := New(Config{Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry())})
 	opened := 0
 	k.pool = newPool(func(context.Context) (*adminConn, error) { opened++; return nil, errors.New("no server") })
 	l := &Lease{lease: &lease{keeper: k, backends: newBackends()}}

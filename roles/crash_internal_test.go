@@ -92,7 +92,7 @@ func mortal(t *testing.T, db *pgtest.Database, k *killer) *Keeper {
 	keeper := New(Config{
 		Integration: "orders", Database: db.Name, Deployment: "crash-" + db.Name, Server: server,
 		Secret: mortalSecret{k, secrets.Credential{Username: db.Admin, Password: secrets.NewPassword(db.AdminPassword)}},
-		Trail:  noTrail{}, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
+		Trail:  noTrail{}, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
 	})
 	keeper.before = k.before
 	return keeper

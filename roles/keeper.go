@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
@@ -27,11 +25,11 @@ type Config struct {
 	Trail       Trail
 	Linger      time.Duration // how long a role outlives its last session; zero settles at once
 	Logger      *slog.Logger
-	Registry    prometheus.Registerer
+	Metrics     *Metrics
 
-	// Policy is what is in force until Apply changes it. Optional: without it, and before Apply, grants are taken as they
+	// Policy is what is in force: roles are decided again when it changes. Optional: without it grants are taken as they
 	// come.
-	Policy *policy.Set
+	Policy *policy.Live
 }
 
 // Secret hands out the admin's credential; *secrets.Store is one.
@@ -73,7 +71,6 @@ type Keeper struct {
 
 	mu     sync.Mutex
 	closed bool
-	policy *policy.Set         // in force
 	leases map[leaseKey]*lease // those that take new sessions
 	ours   map[string]*lease   // by the names of all roles that this process made and has not settled
 	tended sync.WaitGroup      // one for each role of ours
@@ -91,6 +88,8 @@ type Keeper struct {
 	sweeping sync.Mutex
 	suspects map[string]time.Time // roles of proxies that seem dead, and since when; belongs to sweeping
 
+	unwatch func() // the policy
+
 	before func(*adminConn, string) error // for tests; see adminConn
 }
 
@@ -100,10 +99,9 @@ func New(cfg Config) *Keeper {
 	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
 	k := &Keeper{
 		cfg:      cfg,
-		policy:   cfg.Policy,
 		proxy:    hex.EncodeToString(id[:]),
 		log:      cfg.Logger.With("integration", cfg.Integration),
-		metrics:  newMetrics(cfg.Registry, cfg.Integration),
+		metrics:  cfg.Metrics.of(cfg.Integration),
 		leases:   make(map[leaseKey]*lease),
 		ours:     make(map[string]*lease),
 		suspects: make(map[string]time.Time),
@@ -114,6 +112,10 @@ func New(cfg Config) *Keeper {
 	}
 	k.ending, k.end = context.WithCancel(context.Background())
 	k.pool = newPool(func(ctx context.Context) (*adminConn, error) { return k.connect(ctx, cfg.Database) })
+	k.unwatch = func() {}
+	if cfg.Policy != nil {
+		k.unwatch = cfg.Policy.Watch(k.apply)
+	}
 	return k
 }
 
@@ -163,12 +165,11 @@ func (k *Keeper) ping(ctx context.Context) error {
 	return k.pool.use(ctx, func(c *adminConn) error { return c.Ping(ctx) })
 }
 
-// Apply decides every role again under a new policy. Roles whose grant is gone, or means something else, are settled. A
+// apply decides every role again under a new policy. Roles whose grant is gone, or means something else, are settled. A
 // grant that only moved its end, or lost one of its databases, keeps its sessions; new ones get a new role.
-func (k *Keeper) Apply(set *policy.Set) {
+func (k *Keeper) apply(set *policy.Set) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.policy = set
 	for key, l := range k.leases {
 		grant, lost := covering(set, key, l.grant)
 		switch {
@@ -201,6 +202,7 @@ func covering(set *policy.Set, key leaseKey, old *policy.Grant) (grant *policy.G
 // Close settles all roles of this process and closes the admin connections. Roles that can't be settled before ctx is
 // done are left to the sweep of the next start.
 func (k *Keeper) Close(ctx context.Context) error {
+	defer k.unwatch()
 	k.mu.Lock()
 	k.closed = true
 	k.mu.Unlock()

@@ -105,7 +105,7 @@ func newFixture(t testing.TB, db *pgtest.Database, change ...func(*roles.Config)
 	}
 	cfg := roles.Config{
 		Integration: "orders", Database: db.Name, Deployment: f.deployment(), Server: server,
-		Secret: f.secret, Trail: f.trail, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Registry: prometheus.NewRegistry(),
+		Secret: f.secret, Trail: f.trail, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Metrics: roles.NewMetrics(prometheus.NewRegistry()),
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -410,13 +410,13 @@ func TestLeaseEndsWithTheGrant(t *testing.T) {
 }
 
 // Roles are decided again when the policy changes.
-func TestApply(t *testing.T) {
+func TestPolicyChanges(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, pgtest.Start(t, 16).Database(t), func(c *roles.Config) { c.Linger = time.Hour })
+	db := pgtest.Start(t, 16).Database(t)
 	set := func(grants string) *policy.Set {
 		t.Helper()
 		s, err := policy.Parse([]policy.Source{{File: "p.yaml", Data: []byte("users: [{name: alice@example.com}]\ngrants:\n" + grants)}},
-			map[string]string{"orders": f.db.Name})
+			map[string]string{"orders": db.Name})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -424,7 +424,7 @@ func TestApply(t *testing.T) {
 	}
 	grant := func(s *policy.Set) *policy.Grant {
 		t.Helper()
-		g, ok := s.Covers("alice@example.com", "inc-4211", f.db.Name, time.Now())
+		g, ok := s.Covers("alice@example.com", "inc-4211", db.Name, time.Now())
 		if !ok {
 			t.Fatal("the policy does not cover alice")
 		}
@@ -433,16 +433,18 @@ func TestApply(t *testing.T) {
 	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	line := "  - {name: inc-4211, users: [alice@example.com], integration: orders, access: %s, until: " + until + "}\n"
 	same := set(fmt.Sprintf(line, "READ_ONLY"))
+	live := policy.NewLive(same)
+	f := newFixture(t, db, func(c *roles.Config) { c.Linger, c.Policy = time.Hour, live })
 
 	first := f.acquire(t, grant(same))
-	f.Apply(set(fmt.Sprintf(line, "READ_ONLY")))
+	live.Put(set(fmt.Sprintf(line, "READ_ONLY")))
 	if second := f.acquire(t, grant(same)); second.Login().User != first.Login().User {
 		t.Error("a reload without a change made a new role")
 	}
-	f.Apply(set(fmt.Sprintf(line, "READ_WRITE")))
+	live.Put(set(fmt.Sprintf(line, "READ_WRITE")))
 	f.waitGone(t, first.Login().User)
 	third := f.acquire(t, grant(set(fmt.Sprintf(line, "READ_WRITE"))))
-	f.Apply(set("  []\n"))
+	live.Put(set("  []\n"))
 	f.waitGone(t, third.Login().User)
 
 	// A session that was decided upon before the reload comes too late.

@@ -65,15 +65,15 @@ func (k *Keeper) Acquire(ctx context.Context, user string, grant *policy.Grant, 
 }
 
 // join counts one session more on the key's lease, which it starts if there is none. It looks at the grant once more: a
-// reload may have come after the session was decided upon, and Apply before it could see the lease.
+// reload may have come after the session was decided upon, and apply before it could see the lease.
 func (k *Keeper) join(key leaseKey, grant *policy.Grant, database string) (*lease, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
 		return nil, ErrClosed
 	}
-	if k.policy != nil {
-		now, ok := k.policy.Covers(key.user, key.grant, database, time.Now())
+	if k.cfg.Policy != nil {
+		now, ok := k.cfg.Policy.Set().Covers(key.user, key.grant, database, time.Now())
 		if !ok || !now.SameRights(grant) {
 			return nil, ErrGrantGone
 		}

@@ -8,44 +8,88 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics of one keeper; the integration is a constant label, so that several keepers share a registry.
+// Metrics are those of all keepers of a process, by integration. An integration may come, go and come back.
+type Metrics struct {
+	counters   map[string]*prometheus.CounterVec
+	gauges     map[string]*prometheus.GaugeVec
+	histograms map[string]*prometheus.HistogramVec
+}
+
+// metrics of one keeper.
 type metrics struct {
 	made, settledTotal, failed, tombstones, foreign prometheus.Counter
 	live, connected                                 prometheus.Gauge
 	provision, settle                               prometheus.Histogram
 }
 
-func newMetrics(registry prometheus.Registerer, integration string) *metrics {
-	f := promauto.With(prometheus.WrapRegistererWith(prometheus.Labels{"integration": integration}, registry))
+const (
+	metricMade       = "hourgate_roles_made_total"
+	metricSettled    = "hourgate_roles_settled_total"
+	metricFailed     = "hourgate_roles_settle_failures_total"
+	metricTombstones = "hourgate_roles_tombstones_total"
+	metricForeign    = "hourgate_foreign_sessions_total"
+	metricLive       = "hourgate_roles"
+	metricConnected  = "hourgate_admin_connected"
+	metricProvision  = "hourgate_role_make_duration_seconds"
+	metricSettle     = "hourgate_role_settle_duration_seconds"
+)
+
+// NewMetrics registers them.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	f, label := promauto.With(registry), []string{"integration"}
 	buckets := []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60}
+	m := &Metrics{
+		counters: make(map[string]*prometheus.CounterVec), gauges: make(map[string]*prometheus.GaugeVec), histograms: make(map[string]*prometheus.HistogramVec),
+	}
+	for name, help := range map[string]string{
+		metricMade:       "Ephemeral roles made.",
+		metricSettled:    "Ephemeral roles removed and verified to be gone.",
+		metricFailed:     "Tries at settling a role that failed; each is tried again by the sweep.",
+		metricTombstones: "Tries at settling a role that ended with the role disabled but held by other people's objects.",
+		metricForeign:    "Sessions under an ephemeral role that did not come through the gate, and were terminated.",
+	} {
+		m.counters[name] = f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, label)
+	}
+	for name, help := range map[string]string{
+		metricLive:      "Ephemeral roles of this process that are in use, linger or are being settled.",
+		metricConnected: "1 if the admin connection answered at the last heartbeat.",
+	} {
+		m.gauges[name] = f.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, label)
+	}
+	for name, help := range map[string]string{
+		metricProvision: "Time to make an ephemeral role.",
+		metricSettle:    "Time of one try at settling a role.",
+	} {
+		m.histograms[name] = f.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, label)
+	}
+	return m
+}
+
+// of returns an integration's, which are shown from now on.
+func (m *Metrics) of(integration string) *metrics {
+	counter := func(name string) prometheus.Counter { return m.counters[name].WithLabelValues(integration) }
+	gauge := func(name string) prometheus.Gauge { return m.gauges[name].WithLabelValues(integration) }
+	histogram := func(name string) prometheus.Histogram {
+		return m.histograms[name].WithLabelValues(integration).(prometheus.Histogram) // as all histograms are
+	}
 	return &metrics{
-		made: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_roles_made_total", Help: "Ephemeral roles made.",
-		}),
-		settledTotal: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_roles_settled_total", Help: "Ephemeral roles removed and verified to be gone.",
-		}),
-		failed: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_roles_settle_failures_total", Help: "Tries at settling a role that failed; each is tried again by the sweep.",
-		}),
-		tombstones: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_roles_tombstones_total", Help: "Tries at settling a role that ended with the role disabled but held by other people's objects.",
-		}),
-		foreign: f.NewCounter(prometheus.CounterOpts{
-			Name: "hourgate_foreign_sessions_total", Help: "Sessions under an ephemeral role that did not come through the gate, and were terminated.",
-		}),
-		live: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_roles", Help: "Ephemeral roles of this process that are in use, linger or are being settled.",
-		}),
-		connected: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_admin_connected", Help: "1 if the admin connection answered at the last heartbeat.",
-		}),
-		provision: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "hourgate_role_make_duration_seconds", Help: "Time to make an ephemeral role.", Buckets: buckets,
-		}),
-		settle: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "hourgate_role_settle_duration_seconds", Help: "Time of one try at settling a role.", Buckets: buckets,
-		}),
+		made: counter(metricMade), settledTotal: counter(metricSettled), failed: counter(metricFailed),
+		tombstones: counter(metricTombstones), foreign: counter(metricForeign),
+		live: gauge(metricLive), connected: gauge(metricConnected),
+		provision: histogram(metricProvision), settle: histogram(metricSettle),
+	}
+}
+
+// Forget takes away what is shown of an integration that is gone, once its last keeper is closed.
+func (m *Metrics) Forget(integration string) {
+	for _, v := range m.counters {
+		v.DeleteLabelValues(integration)
+	}
+	for _, v := range m.gauges {
+		v.DeleteLabelValues(integration)
+	}
+	for _, v := range m.histograms {
+		v.DeleteLabelValues(integration)
 	}
 }
 

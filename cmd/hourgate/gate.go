@@ -33,6 +33,8 @@ type gate struct {
 	registry *prometheus.Registry
 	trail    *audit.Trail
 	stores   []*secrets.Store
+	live     *policy.Live
+	metrics  *roles.Metrics
 	keepers  map[string]*roles.Keeper
 	server   *proxy.Server
 	reloads  reloadMetrics
@@ -41,7 +43,8 @@ type gate struct {
 
 // newGate opens everything that can be opened without talking to a server.
 func newGate(ctx context.Context, cfg config, set *policy.Set, log *slog.Logger) (*gate, error) {
-	g := &gate{cfg: cfg, log: log, registry: newRegistry(), keepers: make(map[string]*roles.Keeper)}
+	g := &gate{cfg: cfg, log: log, registry: newRegistry(), keepers: make(map[string]*roles.Keeper), live: policy.NewLive(set)}
+	g.metrics = roles.NewMetrics(g.registry)
 	g.reloads = newReloadMetrics(g.registry)
 	trail, err := audit.Open(cfg.Audit.File, audit.Options{Sync: cfg.Audit.Sync, Deployment: cfg.Deployment})
 	if err != nil {
@@ -55,9 +58,9 @@ func newGate(ctx context.Context, cfg config, set *policy.Set, log *slog.Logger)
 }
 
 func (g *gate) wire(ctx context.Context, set *policy.Set) error {
-	integrations := make(map[string]proxy.Integration)
+	integrations := make(fixedIntegrations)
 	for _, i := range g.cfg.Integrations {
-		integration, err := g.integration(ctx, i, set)
+		integration, err := g.integration(ctx, i)
 		if err != nil {
 			return fmt.Errorf("integration %s: %w", i.Name, err)
 		}
@@ -69,7 +72,7 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 	}
 	g.server, err = proxy.New(proxy.Config{
 		Certificate: cert, ClientCAs: clientCAs, ClientCertificateOptional: g.cfg.TLS.ClientCertOptional, AllowPlaintextLoopback: g.cfg.TLS.AllowPlaintextLoopback,
-		Policy: set, Integrations: integrations,
+		Policy: g.live, Integrations: integrations,
 		ProxyProtocol: g.cfg.ProxyProtocol, LoginTimeout: g.cfg.LoginTimeout,
 		FirstByteTimeout: g.cfg.Limits.FirstByteTimeout, StartupTimeout: g.cfg.Limits.StartupTimeout,
 		MaxUnauthenticated: int(g.cfg.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(g.cfg.Limits.UnauthenticatedPerAddress),
@@ -79,7 +82,14 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 	return err
 }
 
-func (g *gate) integration(ctx context.Context, i integrationConfig, set *policy.Set) (proxy.Integration, error) {
+type fixedIntegrations map[string]proxy.Integration
+
+func (f fixedIntegrations) Integration(name string) (proxy.Integration, bool) {
+	integration, ok := f[name]
+	return integration, ok
+}
+
+func (g *gate) integration(ctx context.Context, i integrationConfig) (proxy.Integration, error) {
 	settings := i.server()
 	server, err := upstream.New(settings)
 	if err != nil {
@@ -95,7 +105,7 @@ func (g *gate) integration(ctx context.Context, i integrationConfig, set *policy
 	store := secrets.NewStore(source, secrets.StoreConfig{Log: g.log})
 	keeper := roles.New(roles.Config{
 		Integration: i.Name, Database: i.Database, Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger,
-		Server: server, Secret: store, Trail: g.trail, Logger: g.log, Registry: g.registry, Policy: set,
+		Server: server, Secret: store, Trail: g.trail, Logger: g.log, Metrics: g.metrics, Policy: g.live,
 	})
 	g.stores = append(g.stores, store)
 	g.keepers[i.Name] = keeper

@@ -131,7 +131,7 @@ func (c *config) keeper(ctx context.Context, i integrationConfig, trail roles.Tr
 	quiet := slog.New(slog.DiscardHandler)
 	return roles.New(roles.Config{
 		Integration: i.Name, Database: i.Database, Deployment: c.Deployment, Server: server,
-		Secret: secrets.NewStore(source, secrets.StoreConfig{Log: quiet}), Trail: trail, Logger: quiet, Registry: prometheus.NewRegistry(),
+		Secret: secrets.NewStore(source, secrets.StoreConfig{Log: quiet}), Trail: trail, Logger: quiet, Metrics: roles.NewMetrics(prometheus.NewRegistry()),
 	}), nil
 }
 
@@ -140,7 +140,7 @@ func (c *config) keeper(ctx context.Context, i integrationConfig, trail roles.Tr
 func (g *gate) preflight(ctx context.Context, integration string, keeper *roles.Keeper) {
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
-	for _, c := range keeper.Preflight(ctx, g.server.Policy().Databases(integration)) {
+	for _, c := range keeper.Preflight(ctx, g.live.Set().Databases(integration)) {
 		switch {
 		case ctx.Err() != nil:
 			return

@@ -177,10 +177,7 @@ func (g *gate) reloadPolicy() error {
 		// The records of the sessions that it ends can't be written either, but withdrawing access does not wait.
 		g.log.Error("the policy's loading could not be recorded", "error", err)
 	}
-	g.server.SetPolicy(set)
-	for _, keeper := range g.keepers {
-		keeper.Apply(set)
-	}
+	g.live.Put(set)
 	g.reloads.loaded(set)
 	users, grants := set.Size()
 	g.log.Info("policy loaded", "users", users, "grants", grants)

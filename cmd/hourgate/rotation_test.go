@@ -171,7 +171,7 @@ func TestPasswordsAreNowhere(t *testing.T) {
 // ephemeralPassword is that of the role that alice's session uses.
 func (g *testGate) ephemeralPassword(t *testing.T) string {
 	t.Helper()
-	grant := g.gate.server.Policy().Decide(policy.Request{User: alice, Database: "orders"}, time.Now()).Grant
+	grant := g.gate.live.Set().Decide(policy.Request{User: alice, Database: "orders"}, time.Now()).Grant
 	lease, err := g.gate.keepers["orders"].Acquire(t.Context(), alice, grant, g.db.Name)
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@
 package verifier
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/rand"
@@ -145,6 +146,11 @@ func (v Verifier) Encode() string {
 
 // IsZero reports whether v is no verifier at all: a user without a password.
 func (v Verifier) IsZero() bool { return v.Iterations == 0 }
+
+// Equal reports whether v and o are the same verifier.
+func (v Verifier) Equal(o Verifier) bool {
+	return v.Iterations == o.Iterations && bytes.Equal(v.Salt, o.Salt) && bytes.Equal(v.StoredKey, o.StoredKey) && bytes.Equal(v.ServerKey, o.ServerKey)
+}
 
 // UnmarshalText is Parse, for configuration files.
 func (v *Verifier) UnmarshalText(text []byte) (err error) {

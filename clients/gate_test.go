@@ -155,10 +155,12 @@ func (g *gate) setPolicy(t *testing.T, carolUntil time.Time) {
 	g.write(t, "policy.yaml", b.String())
 }
 
-var encodedVerifier = sync.OnceValues(func() (string, error) {
+var encodedVerifier = sync.OnceValues(func() (string, error) { return encoded(password) })
+
+func encoded(password string) (string, error) {
 	v, err := verifier.New(password, verifier.DefaultIterations)
 	return v.Encode(), err
-})
+}
 
 // write puts a file into the gate's folder as a whole: the gate must not read half a file.
 func (g *gate) write(t *testing.T, name, content string) string {

@@ -92,3 +92,26 @@ func Libpq(t testing.TB, major int) string {
 	}
 	return path
 }
+
+// Suites returns the folder of the sources in which scripts/install has built PostgreSQL's own test suites.
+func Suites(t testing.TB, major int) string {
+	t.Helper()
+	path, err := installed(cache(), "suites", strconv.Itoa(major))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Psql returns the folder of a psql that is as new as the major, for programs that look for psql there.
+func Psql(t testing.TB, major int) string {
+	t.Helper()
+	if major <= debian {
+		return debianPath
+	}
+	path, err := installed(cache(), "client", strconv.Itoa(newest), "bin", "psql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Dir(path)
+}

@@ -9,7 +9,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
@@ -33,7 +35,21 @@ func openAWS(ctx context.Context, c *AWSSecretsManager) (Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading AWS configuration: %w", err)
 	}
+	if c.AssumeRole != "" {
+		cfg.Credentials = assumed(cfg, c)
+	}
 	return &awsSource{client: secretsmanager.NewFromConfig(cfg), id: c.SecretID, region: c.region()}, nil
+}
+
+// assumed are the credentials of a role, fetched when they are needed and kept until they end.
+func assumed(cfg aws.Config, c *AWSSecretsManager) aws.CredentialsProvider {
+	role := stscreds.NewAssumeRoleProvider(sts.NewFromConfig(cfg), c.AssumeRole, func(o *stscreds.AssumeRoleOptions) {
+		o.RoleSessionName = "hourgate-secrets"
+		if c.ExternalID != "" {
+			o.ExternalID = aws.String(c.ExternalID)
+		}
+	})
+	return aws.NewCredentialsCache(role, func(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = 5 * time.Minute })
 }
 
 func (s *awsSource) String() string {

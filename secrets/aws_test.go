@@ -225,3 +225,31 @@ func TestAWSOutage(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 }
+
+// A secret of another account is fetched with a role of that account.
+func TestAWSRole(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		signer := r.Header.Get("Authorization")
+		switch {
+		case r.Header.Get("X-Amz-Target") == "":
+			if r.FormValue("RoleArn") != "arn:aws:iam::222222222222:role/hourgate" || r.FormValue("ExternalId") != "shared" || !strings.Contains(signer, "AKIDEXAMPLE") {
+				http.Error(w, "not this role", http.StatusForbidden)
+				return
+			}
+			io.WriteString(w, `<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials><AccessKeyId>ASIAROLE</AccessKeyId>
+				<SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`)
+		case !strings.Contains(signer, "ASIAROLE") || !strings.Contains(signer, "eu-central-1"):
+			http.Error(w, "not the role", http.StatusForbidden)
+		default:
+			json.NewEncoder(w).Encode(secretString(document("hourgate", "example")))
+		}
+	}))
+	t.Cleanup(server.Close)
+	awsEnv(t, server.URL)
+	source := openSource(t, secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{
+		Region: "eu-central-1", SecretID: "prod/orders", AssumeRole: "arn:aws:iam::222222222222:role/hourgate", ExternalID: "shared",
+	}})
+	if _, err := source.Fetch(t.Context(), secrets.Current); err != nil {
+		t.Error(err)
+	}
+}

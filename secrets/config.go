@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -33,6 +34,11 @@ type Config struct {
 type AWSSecretsManager struct {
 	Region   string `yaml:"region"`    // required, unless SecretID is an ARN
 	SecretID string `yaml:"secret_id"` // required: name or ARN
+
+	// AssumeRole is the ARN of a role to fetch the secret with, and ExternalID what its trust policy asks for. Without a
+	// role it is the gate's own identity.
+	AssumeRole string `yaml:"assume_role"`
+	ExternalID string `yaml:"external_id"`
 }
 
 // For returns the configuration for a server's secret: host:port is what tokens are made out to.
@@ -104,8 +110,16 @@ func (a *AWSSecretsManager) validate() error {
 	if of := arnRegion(a.SecretID); of != "" && a.Region != "" && of != a.Region {
 		problems = append(problems, fmt.Errorf("aws_secrets_manager.region: is %s, but the ARN in secret_id is of %s", a.Region, of))
 	}
+	if a.AssumeRole != "" && !roleARN.MatchString(a.AssumeRole) {
+		problems = append(problems, errors.New("aws_secrets_manager.assume_role: want the ARN of a role, such as arn:aws:iam::123456789012:role/hourgate-secrets"))
+	}
+	if a.ExternalID != "" && a.AssumeRole == "" {
+		problems = append(problems, errors.New("aws_secrets_manager.external_id: has no meaning without assume_role"))
+	}
 	return errors.Join(problems...)
 }
+
+var roleARN = regexp.MustCompile(`^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$`)
 
 func (a *AWSSecretsManager) region() string {
 	if a.Region != "" {

@@ -140,13 +140,28 @@ func TestValidate(t *testing.T) {
 		{"command", secrets.Config{Command: []string{"vault", "read"}}, ""},
 		{"empty command", secrets.Config{Command: []string{}}, "command: the first element must name a program"},
 		{"command without name", secrets.Config{Command: []string{"", "x"}}, "command: the first element must name a program"},
-		{"aws", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"eu-west-1", "prod/orders"}}, ""},
-		{"arn", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"", arn}}, ""},
-		{"arn and its region", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"eu-west-1", arn}}, ""},
+		{"aws", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{Region: "eu-west-1", SecretID: "prod/orders"}}, ""},
+		{"arn", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{SecretID: arn}}, ""},
+		{"arn and its region", secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{Region: "eu-west-1", SecretID: arn}}, ""},
 		{
 			"arn and another region",
-			secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{"us-east-1", arn}},
+			secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{Region: "us-east-1", SecretID: arn}},
 			"aws_secrets_manager.region: is us-east-1, but the ARN in secret_id is of eu-west-1",
+		},
+		{
+			"role of another account",
+			secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{SecretID: arn, AssumeRole: "arn:aws:iam::123456789012:role/hourgate-secrets", ExternalID: "x"}},
+			"",
+		},
+		{
+			"role by its name",
+			secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{SecretID: arn, AssumeRole: "hourgate-secrets"}},
+			"aws_secrets_manager.assume_role: want the ARN of a role, such as arn:aws:iam::123456789012:role/hourgate-secrets",
+		},
+		{
+			"external id without a role",
+			secrets.Config{AWSSecretsManager: &secrets.AWSSecretsManager{SecretID: arn, ExternalID: "x"}},
+			"aws_secrets_manager.external_id: has no meaning without assume_role",
 		},
 		{"iam", secrets.Config{RDSIAM: &secrets.RDSIAM{Region: "eu-west-1", Username: "hourgate"}}, ""},
 		{

@@ -1,0 +1,160 @@
+package discover
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/secrets"
+)
+
+// Integration is one server that was found. It is immutable once handed out.
+type Integration struct {
+	ID   string // the server's own identity; what it is told apart by, whatever it is called
+	Name string // unique; what people and policies call it
+	// NameTags are the tags that Name was made from. Whoever can set them chooses the name, so a grant may count on the name
+	// only if the policy trusts them.
+	NameTags []string
+	Labels   map[string]Label
+	Place    Place
+	// Identifier is what the source calls the server.
+	Identifier string
+	Engine     string // with its version, as far as it is known
+
+	Writer         Server
+	Readers        []Server
+	Database       string
+	SSLMode        upstream.SSLMode
+	SSLRootCert    string
+	SSLNegotiation upstream.SSLNegotiation
+	Secret         secrets.Config // zero where NotReady says why
+
+	// NotReady says why nobody can be let in now. "" where nothing is known against it.
+	NotReady string
+
+	created time.Time // of the server; who is older goes first when two want the same name
+}
+
+// Label is the value of a label, and the tags that it was made from.
+type Label struct {
+	Value string
+	Tags  []string // none: the configuration alone says what it is
+}
+
+// Place is where something was found or could not be asked for.
+type Place struct {
+	Source  string // aws_rds or file
+	Account string // AWS account, "" where it is the gate's own and nothing has told its number yet
+	Region  string // AWS region; "" for files
+	Kind    Kind
+	File    string // path, for files
+}
+
+// Kind is what was asked for.
+type Kind string
+
+// The kinds.
+const (
+	Instances Kind = "instances" // DB instances
+	Clusters  Kind = "clusters"  // DB clusters
+	List      Kind = "list"      // the list in a file
+)
+
+// String names the place for people.
+func (p Place) String() string {
+	if p.File != "" {
+		return "file " + p.File
+	}
+	return strings.TrimSpace(strings.Join([]string{"aws_rds", cmp.Or(p.Account, "own account"), p.Region, string(p.Kind)}, " "))
+}
+
+// LeftOut is a server that is no integration.
+type LeftOut struct {
+	Place      Place
+	Identifier string
+	Why        string
+}
+
+// Status is how asking went at one place.
+type Status struct {
+	Place Place
+	Asked time.Time // when it last answered; zero if never
+	Found int       // servers in its last answer
+	Err   error     // why the last try failed; nil when it worked
+}
+
+// Report is everything that is known at one moment.
+type Report struct {
+	Integrations []Integration // by name
+	LeftOut      []LeftOut
+	Status       []Status
+}
+
+func (i *Integration) equal(o *Integration) bool {
+	return i.ID == o.ID && i.Name == o.Name && slices.Equal(i.NameTags, o.NameTags) && i.Place == o.Place &&
+		i.Identifier == o.Identifier && i.Engine == o.Engine && i.Writer == o.Writer && slices.Equal(i.Readers, o.Readers) &&
+		i.Database == o.Database && i.SSLMode == o.SSLMode && i.SSLRootCert == o.SSLRootCert && i.SSLNegotiation == o.SSLNegotiation &&
+		i.NotReady == o.NotReady && reflect.DeepEqual(i.Secret, o.Secret) &&
+		maps.EqualFunc(i.Labels, o.Labels, func(a, b Label) bool { return a.Value == b.Value && slices.Equal(a.Tags, b.Tags) })
+}
+
+// namer gives integrations names that are unique, and lets each keep its name as long as it asks for the same one.
+type namer struct {
+	taken  map[string]bool   // by the configuration; no server that was found gets these
+	wanted map[string]string // what the integration of that ID asked for
+	given  map[string]string // what it got
+}
+
+func newNamer(taken []string) *namer {
+	n := &namer{taken: make(map[string]bool), wanted: make(map[string]string), given: make(map[string]string)}
+	for _, name := range taken {
+		n.taken[name] = true
+	}
+	return n
+}
+
+// name replaces the names that all ask for by those that they get. Those that have theirs already come first, then older
+// servers before younger ones: whoever makes or tags a server later can't take a name that people use.
+func (n *namer) name(all []Integration) {
+	used := maps.Clone(n.taken)
+	wanted, given := make(map[string]string, len(all)), make(map[string]string, len(all))
+	var newcomers []*Integration
+	for k := range all {
+		i := &all[k]
+		wanted[i.ID] = i.Name
+		if had := n.given[i.ID]; had != "" && n.wanted[i.ID] == i.Name {
+			used[had], given[i.ID], i.Name = true, had, had
+			continue
+		}
+		newcomers = append(newcomers, i)
+	}
+	slices.SortFunc(newcomers, func(a, b *Integration) int {
+		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.ID, b.ID))
+	})
+	for _, i := range newcomers {
+		i.Name = free(used, i.Name, i.Place)
+		used[i.Name], given[i.ID] = true, i.Name
+	}
+	n.wanted, n.given = wanted, given
+	slices.SortFunc(all, func(a, b Integration) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// free returns the name itself, or with the account and region, or with a number besides.
+func free(used map[string]bool, name string, p Place) string {
+	if !used[name] {
+		return name
+	}
+	if p.Region != "" {
+		name = strings.Join([]string{name, p.Account, p.Region}, "-")
+	}
+	unique := name
+	for n := 2; used[unique]; n++ {
+		unique = fmt.Sprintf("%s-%d", name, n)
+	}
+	return unique
+}

@@ -40,7 +40,7 @@ func crashing(file, name string) {
 				text := strconv.Itoa(i)
 				err := say(trail, session, text+strings.Repeat(".", rand.IntN(1500)))
 				if err == nil && i%100 == 99 {
-					err = trail.Append(audit.Record{Event: audit.SessionEnd, Session: session})
+					err = trail.Append(audit.Record{Event: audit.SessionEnd, Subject: audit.Subject{Session: session}})
 				}
 				if err != nil {
 					fmt.Println("error", err)

@@ -20,6 +20,8 @@ type entry struct {
 	kind     uint8 // index into statementKinds
 	redacted bool
 	session  []byte
+	user     []byte
+	grant    []byte
 	name     []byte
 	portal   []byte
 	text     []byte
@@ -64,9 +66,9 @@ func (b *batch) add(e *entry) {
 	l = append(l, `","time":"`...)
 	l = b.appendTime(l, e.at)
 	l = append(l, b.same...)
-	if len(e.session) > 0 {
-		l = appendJSON(append(l, `,"session":`...), e.session)
-	}
+	l = appendName(l, `,"session":`, e.session)
+	l = appendName(l, `,"user":`, e.user)
+	l = appendName(l, `,"grant":`, e.grant)
 	l = append(l, `,"kind":"`...)
 	l = append(l, statementKinds[e.kind]...)
 	l = append(l, '"')
@@ -152,6 +154,14 @@ func appendBytes(b []byte, key string, value []byte) []byte {
 	b = append(b, `_base64":"`...)
 	b = base64.StdEncoding.AppendEncode(b, value)
 	return append(b, '"')
+}
+
+// appendName adds a field with a name of ours, or nothing when it is empty.
+func appendName(b []byte, key string, value []byte) []byte {
+	if len(value) == 0 {
+		return b
+	}
+	return appendJSON(append(b, key...), value)
 }
 
 func appendNumber(b []byte, key string, n uint64) []byte {

@@ -14,9 +14,12 @@ import (
 func wantLine(t testing.TB, e *entry, opts Options, seq uint64, prev string) string {
 	t.Helper()
 	r := Record{
-		Seq: seq, Prev: prev, Time: time.Unix(0, e.at).UTC(), Event: SessionStatement, Deployment: opts.Deployment,
-		Proxy: opts.Proxy, Session: string(e.session), Kind: statementKinds[e.kind], FunctionOID: e.function,
-		StatementBytes: e.length, Redacted: e.redacted, StatementNumber: e.number,
+		Link: Link{Seq: seq, Prev: prev}, Time: time.Unix(0, e.at).UTC(), Event: SessionStatement,
+		Gate: Gate{Deployment: opts.Deployment, Proxy: opts.Proxy}, Subject: Subject{Session: string(e.session), User: string(e.user)},
+		Right: Right{Grant: string(e.grant)},
+		Asked: Asked{
+			Kind: statementKinds[e.kind], FunctionOID: e.function, StatementBytes: e.length, Redacted: e.redacted, StatementNumber: e.number,
+		},
 	}
 	for _, f := range []struct {
 		value  []byte
@@ -54,7 +57,7 @@ func TestLinesAreWhatEncodingJSONMakes(t *testing.T) {
 	for i, text := range texts {
 		entries = append(
 			entries,
-			entry{kind: 1, session: []byte("00c0ffee00c0ffee"), text: text},
+			entry{kind: 1, session: []byte("00c0ffee00c0ffee"), user: []byte("alice"), grant: []byte("inc\n1"), text: text},
 			entry{kind: 2, name: text, text: text, number: math.MaxUint64, at: noonNano + int64(i)},
 			entry{kind: 3, name: text, portal: text, session: text, at: noonNano - noonNano%1e9},
 			entry{kind: 4, function: math.MaxUint32, redacted: true, at: -1},

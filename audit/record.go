@@ -12,8 +12,8 @@ type Event string
 // The events. Those that announce an act are written before the act.
 const (
 	SessionStart   Event = "session_start"   // a user was let in
-	SessionRefused Event = "session_refused" // a user was turned away: Code and Reason say why
-	SessionEnd     Event = "session_end"     // a session that had started is over: Reason, Duration, bytes
+	SessionRefused Event = "session_refused" // a user was turned away: Code and Cause say why
+	SessionEnd     Event = "session_end"     // a session that had started is over: Cause, Duration, bytes
 
 	SessionForeign Event = "session_foreign" // a session under an ephemeral role that did not come through the gate was terminated
 
@@ -43,54 +43,93 @@ var events = []Event{
 
 func (e Event) known() bool { return slices.Contains(events, e) }
 
-// Record is one line of the trail. It is flat so that grep, jq and a spreadsheet can read it; a field that is not set
-// is left out. Strings may hold anything that a client sent: they are JSON-escaped, so none can end the line or add a
-// field, and bytes that are not UTF-8 become U+FFFD. No field may ever hold a secret.
+// Record is one line of the trail. In JSON it is flat, so that grep, jq and a spreadsheet can read it; a field that is not
+// set is left out. Strings may hold anything that a client sent: they are JSON-escaped, so none can end the line or add a
+// field, and bytes that are not UTF-8 become U+FFFD. No field may ever hold a secret. docs/trail.md lists the fields.
 type Record struct {
-	// Seq and Prev chain the record. Append sets them; what the caller put there is ignored.
-	Seq  uint64 `json:"seq"`
-	Prev string `json:"prev"`
+	Link
 
 	Time  time.Time `json:"time"`  // UTC, RFC 3339 with nanoseconds. Append sets it when it is zero
 	Event Event     `json:"event"` // required
 
-	// Which proxy. Append fills both from Options when they are empty.
+	Gate
+	Subject
+	Right
+	Outcome
+	Means
+	Traffic
+	Remains
+	Asked
+
+	Error string `json:"error,omitempty"`
+
+	// Detail holds what only one event has, such as the name of a file set aside. Keys are snake_case and come from
+	// the code, never from a client.
+	Detail map[string]string `json:"detail,omitempty"`
+}
+
+// Link chains the record to the one before. Append sets it; what the caller put there is ignored.
+type Link struct {
+	Seq  uint64 `json:"seq"`
+	Prev string `json:"prev"`
+}
+
+// Gate says which proxy writes. Append fills both from Options when they are empty.
+type Gate struct {
 	Deployment string `json:"deployment,omitempty"`
 	Proxy      string `json:"proxy,omitempty"`
+}
 
-	// Who, from where, to what.
+// Subject says who, from where, to what.
+type Subject struct {
 	Session     string `json:"session,omitempty"`
 	User        string `json:"user,omitempty"` // as authenticated, or, when refused, as claimed
 	RemoteAddr  string `json:"remote_addr,omitempty"`
 	Application string `json:"application,omitempty"` // application_name, as claimed by the client
 	Integration string `json:"integration,omitempty"`
 	Database    string `json:"database,omitempty"`
+	Requested   string `json:"requested,omitempty"` // the database that the client asked for, in its own words
+}
 
-	// By what right.
+// Right says by what right.
+type Right struct {
 	Grant  string    `json:"grant,omitempty"`
 	Access string    `json:"access,omitempty"`
 	Until  time.Time `json:"until,omitzero"`   // end of the grant
-	Reason string    `json:"reason,omitempty"` // why it was granted, refused or ended
-	Code   string    `json:"code,omitempty"`   // SQLSTATE that the client was sent
+	Reason string    `json:"reason,omitempty"` // why access was given: the ticket or justification of the grant
+}
 
-	// Through what.
+// Outcome says why something ended or was refused.
+type Outcome struct {
+	Cause string `json:"cause,omitempty"` // from a closed set, such as grant_expired
+	Code  string `json:"code,omitempty"`  // SQLSTATE that the client was sent
+}
+
+// Means says through what.
+type Means struct {
 	Role        string `json:"role,omitempty"` // ephemeral role
 	RoleOID     uint32 `json:"role_oid,omitempty"`
 	TLSClient   string `json:"tls_client,omitempty"`   // negotiated with the client, such as "TLS 1.3"
 	TLSUpstream string `json:"tls_upstream,omitempty"` // negotiated with the server, and whether it was verified
+}
 
-	// How it ended.
+// Traffic is what a session or a role has come to.
+type Traffic struct {
 	BytesFromClient    int64   `json:"bytes_from_client,omitempty"`
 	BytesFromUpstream  int64   `json:"bytes_from_upstream,omitempty"`
 	Duration           float64 `json:"duration,omitempty"` // seconds
 	SessionsTerminated int     `json:"sessions_terminated,omitempty"`
+}
 
-	// What a role left behind, in PostgreSQL's words, and what became of it.
+// Remains is what a role left behind, in PostgreSQL's words, and what became of it.
+type Remains struct {
 	Dropped     []string `json:"dropped,omitempty"`
 	Quarantined []string `json:"quarantined,omitempty"` // handed to a powerless role, because others depend on it
 	HeldBy      []string `json:"held_by,omitempty"`     // what keeps a tombstone from being dropped
+}
 
-	// What a session asked for: see Statement. What is not UTF-8 is in the field whose name ends in _base64 instead.
+// Asked is what a session asked for: see Statement. What is not UTF-8 is in the field whose name ends in _base64 instead.
+type Asked struct {
 	Kind            StatementKind `json:"kind,omitempty"`
 	Statement       string        `json:"statement,omitempty"`
 	StatementBase64 []byte        `json:"statement_base64,omitempty"`
@@ -104,10 +143,4 @@ type Record struct {
 
 	// StatementNumber grows from one statement to the next. It numbers places in the spool, so it has gaps.
 	StatementNumber uint64 `json:"statement_number,omitempty"`
-
-	Error string `json:"error,omitempty"`
-
-	// Detail holds what only one event has, such as the name of a file set aside. Keys are snake_case and come from
-	// the code, never from a client.
-	Detail map[string]string `json:"detail,omitempty"`
 }

@@ -49,13 +49,13 @@ type spool struct {
 }
 
 const (
-	spoolMagic   = 0x314c4f4f50534748 // HGSPOOL1
+	spoolMagic   = 0x324c4f4f50534748 // HGSPOOL2
 	spoolClosed  = 1 << 63            // bit of head
 	spoolHeader  = 4096
 	slotBytes    = 256
 	slotContents = slotBytes - 8
-	fixedBytes   = 40 // of a record, before its session, names and text
-	maxSlots     = (fixedBytes+maxSession+2*MaxStatementName+MaxStatementText)/slotContents + 1
+	fixedBytes   = 44 // of a record, before its session, names and text
+	maxSlots     = (fixedBytes+3*maxSession+2*MaxStatementName+MaxStatementText)/slotContents + 1
 
 	// DefaultSpool is the size of the spool in bytes when Options don't say.
 	DefaultSpool = 8 << 20
@@ -197,7 +197,7 @@ func (s *spool) take(n uint64) (first uint64, err error) {
 
 // size is the number of slots that an entry needs.
 func (e *entry) size() uint64 {
-	n := fixedBytes + len(e.session) + len(e.name) + len(e.portal) + len(e.text)
+	n := fixedBytes + len(e.session) + len(e.user) + len(e.grant) + len(e.name) + len(e.portal) + len(e.text)
 	return uint64(n+slotContents-1) / slotContents
 }
 
@@ -215,8 +215,11 @@ func (s *spool) put(first, slots uint64, e *entry) {
 	binary.LittleEndian.PutUint16(fixed[34:], uint16(len(e.portal))) //nolint:gosec // G115: MaxStatementName
 	fixed[36], fixed[37] = uint8(len(e.session)), e.kind             //nolint:gosec // G115: maxSession
 	fixed[38], fixed[39] = bit(e.redacted), 0
+	fixed[40], fixed[41] = uint8(len(e.user)), uint8(len(e.grant)) //nolint:gosec // G115: maxSession
 	w.write(fixed[:])
 	w.write(e.session)
+	w.write(e.user)
+	w.write(e.grant)
 	w.write(e.name)
 	w.write(e.portal)
 	w.write(e.text)
@@ -302,10 +305,12 @@ func readEntry(b []byte, crc uint32) (e entry, ok bool) {
 	}
 	ok = true
 	e.session = cut(int(fixed[36]))
+	e.user = cut(int(fixed[40]))
+	e.grant = cut(int(fixed[41]))
 	e.name = cut(int(binary.LittleEndian.Uint16(fixed[32:])))
 	e.portal = cut(int(binary.LittleEndian.Uint16(fixed[34:])))
 	e.text = cut(int(min(binary.LittleEndian.Uint32(fixed[28:]), MaxStatementText+1)))
-	ok = ok && fixed[38] <= 1 && fixed[39] == 0 && e.length >= 0 && e.kind > 0 && int(e.kind) < len(statementKinds) &&
+	ok = ok && fixed[38] <= 1 && fixed[39]|fixed[42]|fixed[43] == 0 && e.length >= 0 && e.kind > 0 && int(e.kind) < len(statementKinds) &&
 		len(e.text) <= MaxStatementText && len(e.name) <= MaxStatementName && len(e.portal) <= MaxStatementName &&
 		crc32.Checksum(b[:len(b)-len(rest)], castagnoli) == crc
 	return e, ok

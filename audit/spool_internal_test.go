@@ -28,7 +28,7 @@ func quiet(t testing.TB, file string, opts Options) *Trail {
 func ask(t testing.TB, trail *Trail, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
-		if err := trail.Statement("s", time.Unix(1, 0), &Statement{Kind: StatementQuery, Text: []byte(text)}); err != nil {
+		if err := trail.Statement(t.Context(), &Statement{Session: "s", At: time.Unix(1, 0), Kind: StatementQuery, Text: []byte(text)}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -17,7 +18,7 @@ import (
 )
 
 func say(trail *audit.Trail, session, text string) error {
-	return trail.Statement(session, noon, &audit.Statement{Kind: audit.StatementQuery, Text: []byte(text)})
+	return trail.Statement(context.Background(), &audit.Statement{Session: session, At: noon, Kind: audit.StatementQuery, Text: []byte(text)})
 }
 
 // statements reads whole trails and returns what was asked, by session, in order.
@@ -48,7 +49,7 @@ func TestConcurrentStatements(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if err := trail.Append(audit.Record{Event: audit.SessionEnd, Session: name}); err != nil {
+			if err := trail.Append(audit.Record{Event: audit.SessionEnd, Subject: audit.Subject{Session: name}}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -98,7 +99,9 @@ func TestStatementLimits(t *testing.T) {
 			{Kind: audit.StatementCopyData, Length: 12},
 		}
 		for i := range 3 * len(good) {
-			if err := trail.Statement(strings.Repeat("s", 255), noon, &good[i%len(good)]); err != nil {
+			s := good[i%len(good)]
+			s.Session, s.User, s.Grant, s.At = strings.Repeat("s", 255), strings.Repeat("u", 255), strings.Repeat("g", 255), noon
+			if err := trail.Statement(t.Context(), &s); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -109,19 +112,19 @@ func TestStatementLimits(t *testing.T) {
 			{Kind: audit.StatementParse, Name: append(name, 'x')},
 			{Kind: audit.StatementBind, Portal: append(name, 'x')},
 			{Kind: audit.StatementQuery, Length: -1},
+			{Kind: audit.StatementQuery, Session: strings.Repeat("s", 256)},
+			{Kind: audit.StatementQuery, User: strings.Repeat("u", 256)},
+			{Kind: audit.StatementQuery, Grant: strings.Repeat("g", 256)},
 		} {
-			if err := trail.Statement(session, noon, &s); err == nil {
+			if err := trail.Statement(t.Context(), &s); err == nil {
 				t.Errorf("bad statement %d: got no error", i)
 			}
-		}
-		if err := trail.Statement(strings.Repeat("s", 256), noon, &good[1]); err == nil {
-			t.Error("long session: got no error")
 		}
 		if err := trail.Append(audit.Record{Event: audit.SessionStatement}); err == nil {
 			t.Error("a statement through Append: got no error")
 		}
 		trail.Close()
-		if err := trail.Statement(session, noon, &good[1]); !errors.Is(err, audit.ErrClosed) {
+		if err := trail.Statement(t.Context(), &good[1]); !errors.Is(err, audit.ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
 		list := records(t, file)[1:]

@@ -1,10 +1,13 @@
 package audit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
 	"unsafe"
+
+	"github.com/hourgate/hourgate/internal/redact"
 )
 
 // Limits of a statement. They bound what one message of a client may take of the spool and of the trail.
@@ -50,16 +53,22 @@ func (k StatementKind) code() uint8 {
 // Statement is what a session asks the server to do, in the terms of PostgreSQL's protocol. The trail copies what it
 // needs before [Trail.Statement] returns, so the slices may point into a buffer that is used again.
 type Statement struct {
+	Session string // id of the session
+	User    string // whose session it is, as authenticated
+	Grant   string // by which grant
+	At      time.Time
+
 	Kind     StatementKind
 	Name     []byte // of the prepared statement (Parse, Bind); empty for the unnamed one
 	Portal   []byte // (Bind)
 	Text     []byte // SQL of Query and Parse, at most MaxStatementText bytes, in the client's encoding
+	GoesOn   bool   // the text is longer than a record: a StatementMore follows
 	Function uint32 // OID of the function (FunctionCall)
 	Length   int64  // of the data in bytes (CopyData)
 }
 
 // check refuses what does not fit into a record.
-func (s *Statement) check(session string) error {
+func (s *Statement) check() error {
 	switch {
 	case s.Kind.code() == 0:
 		return fmt.Errorf("unknown kind of statement %q", s.Kind)
@@ -67,8 +76,8 @@ func (s *Statement) check(session string) error {
 		return fmt.Errorf("statement has more than %d bytes", MaxStatementText)
 	case len(s.Name) > MaxStatementName || len(s.Portal) > MaxStatementName:
 		return fmt.Errorf("name of statement or portal has more than %d bytes", MaxStatementName)
-	case len(session) > maxSession:
-		return fmt.Errorf("session has more than %d bytes", maxSession)
+	case len(s.Session) > maxSession || len(s.User) > maxSession || len(s.Grant) > maxSession:
+		return fmt.Errorf("name of session, user or grant has more than %d bytes", maxSession)
 	case s.Length < 0:
 		return errors.New("length of statement is negative")
 	}
@@ -79,18 +88,21 @@ func (s *Statement) check(session string) error {
 // process, and with [Options.Sync] the machine. When it returns an error the statement must not be sent; a later call
 // works again as soon as there is room.
 //
-// Passwords in CREATE and ALTER ROLE are replaced in the record: see redact.
+// Passwords in CREATE and ALTER ROLE are replaced in the record, where a text fits into one: see package redact. In a
+// longer one nothing is replaced.
 //
 // Several sessions may call it at once; they wait for each other only when the spool is full.
-func (t *Trail) Statement(session string, at time.Time, s *Statement) error {
-	err := s.check(session)
+func (t *Trail) Statement(ctx context.Context, s *Statement) error {
+	err := s.check()
 	if err == nil {
 		e := entry{
-			at: at.UnixNano(), kind: s.Kind.code(), session: bytesOf(session), name: s.Name, portal: s.Portal, text: s.Text,
-			function: s.Function, length: s.Length,
+			at: s.At.UnixNano(), kind: s.Kind.code(), session: bytesOf(s.Session), user: bytesOf(s.User), grant: bytesOf(s.Grant),
+			name: s.Name, portal: s.Portal, text: s.Text, function: s.Function, length: s.Length,
 		}
-		e.redact()
-		err = t.statement(&e)
+		if !s.GoesOn && s.Kind != StatementMore { // a part may mean something else than the whole
+			e.redact()
+		}
+		err = t.statement(ctx, &e)
 	}
 	if err != nil {
 		return fmt.Errorf("writing to trail %s: %w", t.path, err)
@@ -105,7 +117,7 @@ func bytesOf(s string) []byte {
 
 // redact replaces passwords in an entry's text.
 func (e *entry) redact() {
-	text, redacted := redact(e.text)
+	text, redacted := redact.Passwords(e.text)
 	if !redacted {
 		return
 	}

@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -46,10 +47,10 @@ func benchmarkStatement(b *testing.B, sessions, burst int) {
 		var taken atomic.Int64
 		for range sessions {
 			wg.Go(func() {
-				s := audit.Statement{Kind: audit.StatementQuery, Text: []byte(shortQuery)}
+				s := audit.Statement{Session: "00c0ffee00c0ffee", User: "alice@example.com", Grant: "inc-4711", At: now, Kind: audit.StatementQuery, Text: []byte(shortQuery)}
 				for taken.Add(64) <= int64(n)+63 {
 					for range 64 {
-						if err := trail.Statement("00c0ffee00c0ffee", now, &s); err != nil {
+						if err := trail.Statement(context.Background(), &s); err != nil {
 							b.Error(err)
 						}
 					}

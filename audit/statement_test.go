@@ -12,7 +12,10 @@ const session = "00c0ffee00c0ffee"
 func TestStatement(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "trail.jsonl")
 	trail := open(t, file)
-	if err := trail.Statement(session, noon, &audit.Statement{Kind: audit.StatementQuery, Text: []byte("SELECT 1")}); err != nil {
+	err := trail.Statement(t.Context(), &audit.Statement{
+		Session: session, User: "alice@example.com", Grant: "inc-1", At: noon, Kind: audit.StatementQuery, Text: []byte("SELECT 1"),
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	trail.Close()
@@ -20,7 +23,7 @@ func TestStatement(t *testing.T) {
 	if got, want := eventsOf(list), "trail_opened statement"; got != want {
 		t.Fatalf("got %q, want %q", got, want)
 	}
-	if r := list[1]; r.Statement != "SELECT 1" || r.Session != session || !r.Time.Equal(noon) {
+	if r := list[1]; r.Statement != "SELECT 1" || r.Session != session || r.User != "alice@example.com" || r.Grant != "inc-1" || !r.Time.Equal(noon) {
 		t.Errorf("got %+v", r)
 	}
 }

@@ -49,8 +49,9 @@ func FuzzRecord(f *testing.F) {
 			return
 		}
 		r := Record{
-			Event: SessionEnd, Time: time.Unix(number%1e10, number%1e9), User: user, Application: application, Error: text,
-			Dropped: []string{text, user}, Detail: map[string]string{"d": application}, BytesFromClient: number, RoleOID: oid,
+			Event: SessionEnd, Time: time.Unix(number%1e10, number%1e9), Error: text,
+			Subject: Subject{User: user, Application: application}, Remains: Remains{Dropped: []string{text, user}},
+			Detail: map[string]string{"d": application}, Traffic: Traffic{BytesFromClient: number}, Means: Means{RoleOID: oid},
 		}
 		line, err := trail.encode(r)
 		if err != nil {

@@ -31,7 +31,7 @@ func open(t testing.TB, file string) *audit.Trail {
 }
 
 func start(user string) audit.Record {
-	return audit.Record{Event: audit.SessionStart, User: user}
+	return audit.Record{Event: audit.SessionStart, Subject: audit.Subject{User: user}}
 }
 
 func appendAll(t testing.TB, trail *audit.Trail, records ...audit.Record) {
@@ -84,12 +84,19 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := audit.Record{
-		Time: noon, Event: audit.RoleSettled, Deployment: "other", Session: "s1", User: "alice@example.com",
-		RemoteAddr: "10.0.0.1:4711", Application: "psql", Integration: "orders-prod", Database: "orders", Grant: "inc-4211",
-		Access: "READ_ONLY", Until: noon.Add(time.Hour), Reason: "expired", Code: "57P01", Role: "hg_x", RoleOID: 1<<32 - 1,
-		TLSClient: "TLS 1.3", TLSUpstream: "TLS 1.3, verified", BytesFromClient: 1, BytesFromUpstream: 1 << 62, Duration: 0.25,
-		SessionsTerminated: 2, Dropped: []string{"table a", "table b"},
-		Quarantined: []string{"function f()"}, HeldBy: []string{"view v"}, Error: "none",
+		Time: noon, Event: audit.RoleSettled, Gate: audit.Gate{Deployment: "other"},
+		Subject: audit.Subject{
+			Session: "s1", User: "alice@example.com", RemoteAddr: "10.0.0.1:4711", Application: "psql",
+			Integration: "orders-prod", Database: "orders", Requested: "orders-prod/orders",
+		},
+		Right:   audit.Right{Grant: "inc-4211", Access: "READ_ONLY", Until: noon.Add(time.Hour), Reason: "INC-4211"},
+		Outcome: audit.Outcome{Cause: "grant_expired", Code: "57P01"},
+		Means:   audit.Means{Role: "hg_x", RoleOID: 1<<32 - 1, TLSClient: "TLS 1.3", TLSUpstream: "TLS 1.3, verified"},
+		Traffic: audit.Traffic{BytesFromClient: 1, BytesFromUpstream: 1 << 62, Duration: 0.25, SessionsTerminated: 2},
+		Remains: audit.Remains{
+			Dropped: []string{"table a", "table b"}, Quarantined: []string{"function f()"}, HeldBy: []string{"view v"},
+		},
+		Error:  "none",
 		Detail: map[string]string{"dropped": "a, b"},
 	}
 	appendAll(t, trail, want)
@@ -101,7 +108,7 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatalf("got events %q", eventsOf(got))
 	}
 	want.Proxy = "p1"
-	if diff := cmp.Diff(want, got[1], cmpopts.IgnoreFields(audit.Record{}, "Seq", "Prev")); diff != "" {
+	if diff := cmp.Diff(want, got[1], cmpopts.IgnoreFields(audit.Record{}, "Link")); diff != "" {
 		t.Errorf("record (-want +got):\n%s", diff)
 	}
 	if got[0].Seq != 1 || got[0].Prev != strings.Repeat("0", 64) || got[0].Deployment != "prod" {
@@ -143,8 +150,8 @@ func TestRefusedRecords(t *testing.T) {
 	for name, r := range map[string]audit.Record{
 		"no event":      {},
 		"unknown event": {Event: "lunch"},
-		"too long":      {Event: audit.SessionStart, User: strings.Repeat("x", audit.MaxRecord)},
-		"year 10000":    {Event: audit.SessionStart, Until: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		"too long":      {Event: audit.SessionStart, Subject: audit.Subject{User: strings.Repeat("x", audit.MaxRecord)}},
+		"year 10000":    {Event: audit.SessionStart, Right: audit.Right{Until: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}},
 	} {
 		if err := trail.Append(r); err == nil {
 			t.Errorf("%s: got no error", name)
@@ -179,7 +186,7 @@ func TestHostileStringsStayInTheirLine(t *testing.T) {
 	trail := open(t, file)
 	for _, tt := range tests {
 		appendAll(t, trail, audit.Record{
-			Event: audit.SessionRefused, User: tt.sent, Application: tt.sent, Detail: map[string]string{tt.sent: tt.sent},
+			Event: audit.SessionRefused, Subject: audit.Subject{User: tt.sent, Application: tt.sent}, Detail: map[string]string{tt.sent: tt.sent},
 		})
 	}
 	if got, want := bytes.Count(contents(t, file), []byte("\n")), 1+len(tests); got != want {
@@ -252,7 +259,7 @@ func TestConcurrentAppends(t *testing.T) {
 	for w := range writers {
 		wg.Go(func() {
 			for i := range each {
-				if err := trail.Append(audit.Record{Event: audit.SessionStart, User: fmt.Sprint(w), RoleOID: uint32(i + 1)}); err != nil {
+				if err := trail.Append(audit.Record{Event: audit.SessionStart, Subject: audit.Subject{User: fmt.Sprint(w)}, Means: audit.Means{RoleOID: uint32(i + 1)}}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -278,7 +285,7 @@ func TestCrashAtEveryByte(t *testing.T) {
 	dir := t.TempDir()
 	whole := filepath.Join(dir, "whole")
 	trail := open(t, whole)
-	appendAll(t, trail, start("alice"), audit.Record{Event: audit.SessionEnd, User: "alice", Reason: "client left"})
+	appendAll(t, trail, start("alice"), audit.Record{Event: audit.SessionEnd, Subject: audit.Subject{User: "alice"}, Outcome: audit.Outcome{Cause: "disconnect"}})
 	trail.Close()
 	all := contents(t, whole)
 	last := bytes.LastIndexByte(all[:len(all)-1], '\n') + 1
@@ -432,9 +439,13 @@ func TestSync(t *testing.T) {
 
 func BenchmarkAppend(b *testing.B) {
 	record := audit.Record{
-		Event: audit.SessionStart, Session: "01JD8Z6W3V7Q", User: "alice@example.com", RemoteAddr: "10.0.0.1:47110",
-		Application: "psql", Integration: "orders-prod", Database: "orders", Grant: "inc-4211", Access: "READ_ONLY",
-		Until: noon, Role: "hg_prod_inc4211_3f9c2a77", RoleOID: 16421, TLSClient: "TLS 1.3", TLSUpstream: "TLS 1.3, verified",
+		Event: audit.SessionStart,
+		Subject: audit.Subject{
+			Session: "01JD8Z6W3V7Q", User: "alice@example.com", RemoteAddr: "10.0.0.1:47110", Application: "psql",
+			Integration: "orders-prod", Database: "orders",
+		},
+		Right: audit.Right{Grant: "inc-4211", Access: "READ_ONLY", Until: noon},
+		Means: audit.Means{Role: "hg_prod_inc4211_3f9c2a77", RoleOID: 16421, TLSClient: "TLS 1.3", TLSUpstream: "TLS 1.3, verified"},
 	}
 	for _, sync := range []bool{false, true} {
 		b.Run(fmt.Sprintf("sync=%v", sync), func(b *testing.B) {

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -31,7 +32,7 @@ const (
 func (t *Trail) spoolPath() string { return t.path + ".spool" }
 
 // statement puts a statement where this process's death can't reach it: into the spool, or with Sync onto the disk.
-func (t *Trail) statement(e *entry) error {
+func (t *Trail) statement(_ context.Context, e *entry) error {
 	if t.spool == nil {
 		return t.writeStatement(e)
 	}

@@ -46,7 +46,7 @@ func (g *gate) expectEndRecord(reason, code string) {
 	g.t.Helper()
 	eventually(g.t, "the session's end is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
 	r := g.trail.of(audit.SessionEnd)[0]
-	if r.Reason != reason || r.Code != code || r.User != alice || r.Grant != "inc-1" || r.Role != g.db.Owner || r.Duration <= 0 {
+	if r.Cause != reason || r.Code != code || r.User != alice || r.Grant != "inc-1" || r.Role != g.db.Owner || r.Duration <= 0 {
 		g.t.Errorf("recorded %+v, want reason %s, code %s, and whose session it was", r, reason, code)
 	}
 	if got := g.metric("hourgate_sessions_ended_total", "reason", reason, "integration", "orders"); got != 1 {

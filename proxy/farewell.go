@@ -51,14 +51,15 @@ func (s *session) recordEnd(r *refusal, err error) {
 			event = audit.SessionRefused
 		}
 		s.server.metrics.refused.WithLabelValues(reason).Inc()
-		s.log.Info("connection refused", "reason", reason, "error", err)
+		s.log.Info("connection refused", "reason", reason, "claimed_user", printable(s.startup.user),
+			"requested_database", printable(s.requestedDatabase()), "error", err)
 	} else {
 		s.server.metrics.ended.WithLabelValues(s.decision.Integration, reason).Inc()
 		s.log.Info("session ended", "reason", reason, "duration", time.Since(s.began),
 			"bytes_from_client", s.relay.fromClient.bytes.Load(), "bytes_from_upstream", s.relay.fromUpstream.bytes.Load())
 	}
 	record := s.record(event)
-	record.Reason = reason
+	record.Cause = reason
 	if r != nil {
 		record.Code = r.code
 	}
@@ -71,9 +72,11 @@ func (s *session) recordEnd(r *refusal, err error) {
 // record starts a trail record about this session.
 func (s *session) record(event audit.Event) audit.Record {
 	r := audit.Record{
-		Event: event, Session: s.id, RemoteAddr: s.remote.String(),
-		User: s.user, Application: s.startup.application,
-		Integration: s.decision.Integration, Database: s.decision.Database,
+		Event: event,
+		Subject: audit.Subject{
+			Session: s.id, RemoteAddr: s.remote.String(), User: s.user, Application: s.startup.application,
+			Integration: s.decision.Integration, Database: s.decision.Database, Requested: s.requestedDatabase(),
+		},
 	}
 	if s.user == "" {
 		r.User = s.startup.user // as claimed

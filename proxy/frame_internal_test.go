@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/burst"
 )
 
@@ -212,7 +213,7 @@ func BenchmarkFrames(b *testing.B) {
 		row := raw('D', uint32(4+width), make([]byte, width)...)
 		return bytes.Repeat(row, burst.Size/len(row))
 	}
-	relay := newRelay(nil, nil, &statements{trail: nowhere{}, session: "s"})
+	relay := newRelay(nil, nil, &statements{trail: nowhere{}, who: audit.Statement{Session: "s"}})
 	for _, stream := range []struct {
 		name  string
 		scan  func([]byte) int

@@ -389,7 +389,7 @@ func (m *memoryTrail) Append(r audit.Record) error {
 }
 
 // Statement keeps a statement as the real trail would show it.
-func (m *memoryTrail) Statement(session string, at time.Time, s *audit.Statement) error {
+func (m *memoryTrail) Statement(_ context.Context, s *audit.Statement) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.full {

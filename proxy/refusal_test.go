@@ -198,7 +198,7 @@ func (g *gate) expectRefusal(rule refusalRule, got *pgproto3.ErrorResponse) {
 	if user == "" && rule.via == negotiated {
 		user = alice
 	}
-	if last.Event != rule.event || last.Reason != rule.reason || last.Code != rule.want.Code || last.User != user || last.RemoteAddr == "" {
+	if last.Event != rule.event || last.Cause != rule.reason || last.Code != rule.want.Code || last.User != user || last.RemoteAddr == "" {
 		g.t.Errorf("recorded %+v, want %s of %q with reason %s and code %s", last, rule.event, user, rule.reason, rule.want.Code)
 	}
 	if rule.event == audit.SessionEnd && (len(records) != 2 || records[0].Event != audit.SessionStart) {
@@ -244,7 +244,7 @@ type brokenTrail struct{}
 
 func (brokenTrail) Append(audit.Record) error { return errors.New(secretText) }
 
-func (brokenTrail) Statement(string, time.Time, *audit.Statement) error {
+func (brokenTrail) Statement(context.Context, *audit.Statement) error {
 	return errors.New(secretText)
 }
 

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hourgate/hourgate/audit"
 )
 
 // brokenWrites is a socket whose other end has stopped reading for good, but has said something before.
@@ -21,7 +23,7 @@ func startRelay(t *testing.T, ctx context.Context, wrap func(net.Conn) net.Conn)
 	t.Helper()
 	client, nearClient := net.Pipe()
 	server, nearServer := net.Pipe()
-	r = newRelay(nearClient, wrap(nearServer), &statements{trail: nowhere{}, session: "s"})
+	r = newRelay(nearClient, wrap(nearServer), &statements{trail: nowhere{}, who: audit.Statement{Session: "s"}})
 	result := make(chan error, 1)
 	var done sync.WaitGroup
 	done.Go(func() {

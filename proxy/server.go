@@ -83,8 +83,8 @@ type Lease interface {
 // Trail takes records before the act; *audit.Trail is one.
 type Trail interface {
 	Append(audit.Record) error
-	// Statement records what a session asks for. It is called for each, and must be quick.
-	Statement(session string, at time.Time, s *audit.Statement) error
+	// Statement records what a session asks for. It is called for each, and must be quick; ctx ends a wait for room.
+	Statement(ctx context.Context, s *audit.Statement) error
 }
 
 // setDefaults fills in what is zero.

@@ -282,7 +282,9 @@ func (s *session) relayMessages(ctx context.Context) error {
 
 	var recorded *statements
 	if !s.server.cfg.DiscardStatements {
-		recorded = &statements{trail: s.server.cfg.Trail, session: s.id}
+		recorded = &statements{
+			trail: s.server.cfg.Trail, ctx: ctx, who: audit.Statement{Session: s.id, User: s.user, Grant: s.decision.Grant.Name},
+		}
 	}
 	r := newRelay(s.client, s.upstream.Conn, recorded)
 	s.server.mu.Lock()

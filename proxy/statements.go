@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -16,8 +17,9 @@ import (
 // A message that has arrived in part may have been sent on, since PostgreSQL does nothing before it has the whole. Its end
 // is not sent before all of it was recorded.
 type statements struct {
-	trail   Trail
-	session string
+	trail Trail
+	ctx   context.Context // ends a wait for the trail
+	who   audit.Statement // session, user and grant, which every record has
 
 	at     time.Time       // when the burst was seen
 	err    error           // that the trail returned for it
@@ -45,7 +47,7 @@ func (s *statements) see(kind byte, first bool, part []byte, rest int64) {
 			s.copied = 0
 		}
 	case first && rest == 0 && len(part) <= audit.MaxStatementText:
-		s.message(kind, part)
+		s.message(kind, part, false)
 	default:
 		s.gather(kind, first, part, rest)
 	}
@@ -79,7 +81,7 @@ func (s *statements) gather(kind byte, first bool, part []byte, rest int64) {
 		if s.goes {
 			s.text(audit.Statement{Kind: audit.StatementMore}, s.held[:cut])
 		} else {
-			s.message(kind, s.held[:cut])
+			s.message(kind, s.held[:cut], cut < len(s.held) || len(part) > 0 || rest > 0)
 		}
 		s.goes = true
 		s.held = append(s.held[:0], s.held[cut:]...)
@@ -104,13 +106,13 @@ func unfinished(b []byte) int {
 
 // message records a message, or as much of its beginning as matters or is there
 // (https://www.postgresql.org/docs/current/protocol-message-formats.html).
-func (s *statements) message(kind byte, body []byte) {
+func (s *statements) message(kind byte, body []byte, goesOn bool) {
 	switch kind {
 	case 'Q': // Query: text
-		s.text(audit.Statement{Kind: audit.StatementQuery}, body)
+		s.text(audit.Statement{Kind: audit.StatementQuery, GoesOn: goesOn}, body)
 	case 'P': // Parse: name, text, types
 		name, rest, _ := bytes.Cut(body, []byte{0})
-		s.text(audit.Statement{Kind: audit.StatementParse, Name: name}, rest)
+		s.text(audit.Statement{Kind: audit.StatementParse, Name: name, GoesOn: goesOn}, rest)
 	case 'B': // Bind: portal, name, values
 		portal, rest, _ := bytes.Cut(body, []byte{0})
 		name, _, _ := bytes.Cut(rest, []byte{0})
@@ -130,6 +132,7 @@ func (s *statements) message(kind byte, body []byte) {
 // text records a text, which ends at a NUL.
 func (s *statements) text(record audit.Statement, text []byte) {
 	record.Text, _, s.over = bytes.Cut(text, []byte{0})
+	record.GoesOn = record.GoesOn && !s.over
 	s.record = record
 	s.tell()
 }
@@ -142,5 +145,7 @@ func (s *statements) tell() {
 	if s.at.IsZero() {
 		s.at = time.Now()
 	}
-	s.err = s.trail.Statement(s.session, s.at, &s.record)
+	r := &s.record
+	r.Session, r.User, r.Grant, r.At = s.who.Session, s.who.User, s.who.Grant, s.at
+	s.err = s.trail.Statement(s.ctx, r)
 }

@@ -23,12 +23,12 @@ type listTrail struct {
 	err  error
 }
 
-func (l *listTrail) Statement(_ string, at time.Time, s *audit.Statement) error {
+func (l *listTrail) Statement(_ context.Context, s *audit.Statement) error {
 	if l.err != nil {
 		return l.err
 	}
-	if at.IsZero() || len(s.Text) > audit.MaxStatementText {
-		return fmt.Errorf("at %v, %d bytes", at, len(s.Text))
+	if s.At.IsZero() || len(s.Text) > audit.MaxStatementText {
+		return fmt.Errorf("at %v, %d bytes", s.At, len(s.Text))
 	}
 	if !utf8.Valid(s.Text) {
 		return fmt.Errorf("a character is cut at the end of %q", s.Text[max(0, len(s.Text)-10):])
@@ -43,7 +43,7 @@ func (l *listTrail) Statement(_ string, at time.Time, s *audit.Statement) error 
 
 func newStatementsRelay() (*relay, *listTrail) {
 	trail := &listTrail{}
-	return newRelay(nil, nil, &statements{trail: trail, session: "s"}), trail
+	return newRelay(nil, nil, &statements{trail: trail, who: audit.Statement{Session: "s"}}), trail
 }
 
 func request(kind byte, body string) []byte { return raw(kind, uint32(4+len(body)), []byte(body)...) }
@@ -142,7 +142,7 @@ type slowTrail struct{ asked, answer chan struct{} }
 
 func (slowTrail) Append(audit.Record) error { return nil }
 
-func (s slowTrail) Statement(string, time.Time, *audit.Statement) error {
+func (s slowTrail) Statement(context.Context, *audit.Statement) error {
 	close(s.asked)
 	<-s.answer
 	return nil
@@ -166,7 +166,7 @@ func TestStatementsAfterAnError(t *testing.T) {
 
 // Recording allocates nothing but for messages that come in pieces.
 func TestStatementsDoNotAllocate(t *testing.T) {
-	r := newRelay(nil, nil, &statements{trail: nowhere{}, session: "s"})
+	r := newRelay(nil, nil, &statements{trail: nowhere{}, who: audit.Statement{Session: "s"}})
 	burst := join(request('P', "n\x00SELECT $1\x00\x00\x00"), request('B', "p\x00n\x00\x00\x00\x00\x00"), request('E', "p\x00\x00\x00\x00\x00"),
 		request('S', ""), request('Q', "SELECT 1\x00"))
 	if n := testing.AllocsPerRun(100, func() {
@@ -180,4 +180,4 @@ func TestStatementsDoNotAllocate(t *testing.T) {
 // nowhere is a trail that takes everything.
 type nowhere struct{ Trail }
 
-func (nowhere) Statement(string, time.Time, *audit.Statement) error { return nil }
+func (nowhere) Statement(context.Context, *audit.Statement) error { return nil }

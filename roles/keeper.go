@@ -221,8 +221,9 @@ func (k *Keeper) Close(ctx context.Context) error {
 // record starts a trail record about a role.
 func (k *Keeper) record(event audit.Event, r Role, fill func(*audit.Record)) audit.Record {
 	rec := audit.Record{
-		Event: event, Integration: k.cfg.Integration, Deployment: r.entry.Deployment, Proxy: r.entry.Proxy,
-		User: r.entry.User, Grant: r.entry.Grant, Role: r.Name, RoleOID: r.OID,
+		Event: event, Gate: audit.Gate{Deployment: r.entry.Deployment, Proxy: r.entry.Proxy},
+		Subject: audit.Subject{User: r.entry.User, Integration: k.cfg.Integration},
+		Right:   audit.Right{Grant: r.entry.Grant}, Means: audit.Means{Role: r.Name, RoleOID: r.OID},
 	}
 	if fill != nil {
 		fill(&rec)

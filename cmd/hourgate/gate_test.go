@@ -103,7 +103,7 @@ func TestGrantEndsUnderARunningSession(t *testing.T) {
 			t.Errorf("connecting after the end: got %v, want a refusal", err)
 		}
 		ends := g.records(t, audit.SessionEnd)
-		if len(ends) != 1 || ends[0].Reason != "grant_expired" || ends[0].Code != "57P01" {
+		if len(ends) != 1 || ends[0].Cause != "grant_expired" || ends[0].Code != "57P01" {
 			t.Errorf("got records of the end: %+v", ends)
 		}
 	})

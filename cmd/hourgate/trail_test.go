@@ -20,7 +20,7 @@ func TestTrailVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, user := range []string{alice, bob, alice} {
-		if err := trail.Append(audit.Record{Event: audit.SessionRefused, User: user, Reason: "no_grant"}); err != nil {
+		if err := trail.Append(audit.Record{Event: audit.SessionRefused, Subject: audit.Subject{User: user}, Outcome: audit.Outcome{Cause: "no_grant"}}); err != nil {
 			t.Fatal(err)
 		}
 	}

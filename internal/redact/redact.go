@@ -1,18 +1,22 @@
-package audit
+// Package redact takes passwords out of SQL text that is about to be written down. It is a courtesy to whoever types one,
+// not a parser: what it is not sure of it leaves as it is, so that it can't hide what a statement does.
+package redact
 
 import "bytes"
 
-// redaction stands in a record where a password stood.
-const redaction = "[redacted]"
+// Mark stands where a password stood.
+const Mark = "[redacted]"
 
-// redact replaces the passwords that a tenant types: the string after the keyword PASSWORD in CREATE and ALTER of a
+// Passwords replaces the passwords that a tenant types: the string after the keyword PASSWORD in CREATE and ALTER of a
 // ROLE, USER, GROUP or USER MAPPING. It returns text itself when there is none, which costs a search.
 //
 // What it does not find: passwords in the text of a DO block or function, in strings that are SQL or connection strings
 // themselves (dblink, CREATE SUBSCRIPTION), and the rest of a plain string after \' while standard_conforming_strings is
 // off. It is a courtesy to tenants, and must never become a way to hide what a statement does. So it replaces only what
 // PostgreSQL takes for a string in every way it may read the text, in statements that can't run what is in a string.
-func redact(text []byte) (out []byte, redacted bool) {
+//
+// text must be a whole text: read from its middle, it may mean something else.
+func Passwords(text []byte) (out []byte, redacted bool) {
 	if !mentionsPassword(text) {
 		return text, false
 	}
@@ -28,7 +32,7 @@ func redact(text []byte) (out []byte, redacted bool) {
 	}
 	done := 0
 	for _, s := range found {
-		out = append(append(out, text[done:s.from]...), redaction...)
+		out = append(append(out, text[done:s.from]...), Mark...)
 		done = s.to
 	}
 	return append(out, text[done:]...), true

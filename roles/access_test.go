@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles"
@@ -96,7 +97,7 @@ func TestNamedRoles(t *testing.T) {
 		})
 		if db.Server.Major >= 16 {
 			_, err := f.Acquire(t.Context(), "alice@example.com", f.named(policy.Access{Roles: []string{reader}}), db.Name)
-			var privilege *roles.PrivilegeError
+			var privilege *admin.PrivilegeError
 			if !errors.As(err, &privilege) {
 				t.Fatalf("a role that the admin may not grant: got %v", err)
 			}

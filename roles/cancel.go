@@ -3,6 +3,8 @@ package roles
 import (
 	"context"
 	"errors"
+
+	"github.com/hourgate/hourgate/internal/admin"
 )
 
 // errNotOurs is a backend that this session does not have, or no longer.
@@ -16,14 +18,14 @@ func (l *Lease) Cancel(ctx context.Context, pid uint32) error {
 	if !l.has(pid) {
 		return errNotOurs
 	}
-	release, err := k.pool.reserve(ctx)
+	release, err := k.pool.Reserve(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	return k.pool.use(ctx, func(c *adminConn) error {
+	return k.pool.Use(ctx, func(c *admin.Conn) error {
 		var signalled int
-		err := c.queryOne(ctx, `
+		err := c.QueryOne(ctx, `
 			SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) FROM pg_stat_activity WHERE pid = $1 AND usesysid = $2`,
 			[]any{pid, l.lease.role.OID}, &signalled)
 		if err == nil && signalled == 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
@@ -33,7 +34,7 @@ type killer struct {
 	hit       bool // a COMMIT was cut off
 }
 
-func (k *killer) before(c *adminConn, statement string) error {
+func (k *killer) before(c *admin.Conn, statement string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.dead {
@@ -94,7 +95,7 @@ func mortal(t *testing.T, db *pgtest.Database, k *killer) *Keeper {
 		Secret: mortalSecret{k, secrets.Credential{Username: db.Admin, Password: secrets.NewPassword(db.AdminPassword)}},
 		Trail:  noTrail{}, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
 	})
-	keeper.before = k.before
+	keeper.pool.Before = k.before
 	return keeper
 }
 

@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 // ErrRoleRefused is in the error of Acquire when a grant names a role that reaches further than a grant may.
@@ -24,7 +27,7 @@ type group struct {
 
 // checkRoles looks at the roles that the grant names, and at all that they are members of, as they are now: the policy's
 // deny-list knows names only.
-func (k *Keeper) checkRoles(ctx context.Context, c *adminConn, l *lease) error {
+func (k *Keeper) checkRoles(ctx context.Context, c *admin.Conn, l *lease) error {
 	access := l.grant.Access
 	if len(access.Roles) == 0 {
 		return nil
@@ -65,7 +68,7 @@ func (g group) refuse(dangerous bool) string {
 	switch {
 	case g.Super:
 		return "is a superuser"
-	case strings.HasPrefix(g.Name, rolePrefix) || strings.HasPrefix(g.Name, profilePrefix):
+	case strings.HasPrefix(g.Name, ledger.RolePrefix) || strings.HasPrefix(g.Name, ledger.ProfilePrefix):
 		return "is Hourgate's own"
 	case dangerous:
 		return ""
@@ -82,8 +85,8 @@ func (g group) refuse(dangerous bool) string {
 }
 
 // mayGrant is the error for roles that the admin can't grant.
-func (k *Keeper) mayGrant(ctx context.Context, c *adminConn, names []string) error {
-	if c.version < 160000 {
+func (k *Keeper) mayGrant(ctx context.Context, c *admin.Conn, names []string) error {
+	if c.Version < 160000 {
 		return nil // CREATEROLE is enough
 	}
 	rows, err := c.Query(ctx, "SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1) AND NOT pg_has_role(oid, 'MEMBER WITH ADMIN OPTION') ORDER BY 1", names)
@@ -94,9 +97,9 @@ func (k *Keeper) mayGrant(ctx context.Context, c *adminConn, names []string) err
 	if err != nil || len(lacking) == 0 {
 		return err
 	}
-	e := &PrivilegeError{Problem: fmt.Sprintf("the admin %s may not grant %s", c.acting, strings.Join(lacking, ", "))}
+	e := &admin.PrivilegeError{Problem: fmt.Sprintf("the admin %s may not grant %s", c.Acting, strings.Join(lacking, ", "))}
 	for _, name := range lacking {
-		e.Statements = append(e.Statements, fmt.Sprintf("GRANT %s TO %s WITH ADMIN OPTION;", quoteIdentifier(name), quoteIdentifier(c.acting)))
+		e.Statements = append(e.Statements, fmt.Sprintf("GRANT %s TO %s WITH ADMIN OPTION;", admin.QuoteIdentifier(name), admin.QuoteIdentifier(c.Acting)))
 	}
 	return e
 }

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
-	"github.com/hourgate/hourgate/secrets"
+	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/settle"
 )
 
 // Config is what a Keeper needs to know. All fields are required unless their comment says otherwise.
@@ -21,7 +23,7 @@ type Config struct {
 	Database    string // the integration's default database, where the warm admin connection lives
 	Deployment  string // whose roles these are; proxies of one deployment sweep each other's leftovers
 	Server      *upstream.Server
-	Secret      Secret
+	Secret      admin.Secret
 	Trail       Trail
 	Linger      time.Duration // how long a role outlives its last session; zero settles at once
 	Logger      *slog.Logger
@@ -30,11 +32,6 @@ type Config struct {
 	// Policy is what is in force: roles are decided again when it changes. Optional: without it grants are taken as they
 	// come.
 	Policy *policy.Live
-}
-
-// Secret hands out the admin's credential; *secrets.Store is one.
-type Secret interface {
-	Use(ctx context.Context, try func(context.Context, secrets.Credential) error) error
 }
 
 // Trail takes records before the act; *audit.Trail is one.
@@ -49,6 +46,8 @@ var (
 	ErrSessionLimit = errors.New("roles: too many sessions under one grant")
 	// ErrGrantGone is returned by Acquire when the grant was withdrawn or changed after it was decided upon.
 	ErrGrantGone = errors.New("roles: the grant is gone")
+	// ErrNoObject is in the error of Acquire when a grant names objects that the database does not have.
+	ErrNoObject = errors.New("roles: the grant names what is not there")
 )
 
 const (
@@ -66,7 +65,8 @@ type Keeper struct {
 	proxy    string // this process, in the ledger and in application_name
 	log      *slog.Logger
 	metrics  *metrics
-	pool     *pool
+	pool     *admin.Pool
+	settler  *settle.Settler
 	profiles profiles
 
 	mu     sync.Mutex
@@ -77,41 +77,37 @@ type Keeper struct {
 	ending context.Context     // done: settle everything
 	end    context.CancelFunc
 
-	tombstones map[uint32]string // what held each of them when it was last recorded, by OID
-
-	scrubbing sync.Mutex
-	scrubbed  map[string]time.Time // profiles, and when the last scrub of each began; belongs to scrubbing
-
-	opened   chan struct{} // capacity 1: a session has logged in, so look for others
-	evicting sync.Mutex    // held while profiles are rid of what members handed to them
+	opened chan struct{} // capacity 1: a session has logged in, so look for others
 
 	sweeping sync.Mutex
 	suspects map[string]time.Time // roles of proxies that seem dead, and since when; belongs to sweeping
 
 	unwatch func() // the policy
-
-	before func(*adminConn, string) error // for tests; see adminConn
 }
 
 // New returns a keeper that has not talked to the server yet; see Run.
 func New(cfg Config) *Keeper {
 	var id [6]byte
 	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
+	log := cfg.Logger.With("integration", cfg.Integration)
 	k := &Keeper{
 		cfg:      cfg,
 		proxy:    hex.EncodeToString(id[:]),
-		log:      cfg.Logger.With("integration", cfg.Integration),
+		log:      log,
 		metrics:  cfg.Metrics.of(cfg.Integration),
 		leases:   make(map[leaseKey]*lease),
 		ours:     make(map[string]*lease),
 		suspects: make(map[string]time.Time),
 		opened:   make(chan struct{}, 1),
-
-		tombstones: make(map[uint32]string),
-		scrubbed:   make(map[string]time.Time),
 	}
 	k.ending, k.end = context.WithCancel(context.Background())
-	k.pool = newPool(func(ctx context.Context) (*adminConn, error) { return k.connect(ctx, cfg.Database) })
+	k.pool = admin.NewPool(admin.Config{
+		Integration: cfg.Integration, Database: cfg.Database, Application: ledger.Application(cfg.Deployment, k.proxy),
+		Server: cfg.Server, Secret: cfg.Secret, Log: log,
+	})
+	k.settler = settle.New(settle.Config{
+		Integration: cfg.Integration, Deployment: cfg.Deployment, Pool: k.pool, Trail: cfg.Trail, Log: log, Metrics: k.metrics.settle,
+	})
 	k.unwatch = func() {}
 	if cfg.Policy != nil {
 		k.unwatch = cfg.Policy.Watch(k.apply)
@@ -162,7 +158,7 @@ func (k *Keeper) Run(ctx context.Context) {
 func (k *Keeper) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
 	defer cancel()
-	return k.pool.use(ctx, func(c *adminConn) error { return c.Ping(ctx) })
+	return k.pool.Use(ctx, func(c *admin.Conn) error { return c.Ping(ctx) })
 }
 
 // apply decides every role again under a new policy. Roles whose grant is gone, or means something else, are settled. A
@@ -209,24 +205,11 @@ func (k *Keeper) Close(ctx context.Context) error {
 	k.end()
 	settled := make(chan struct{})
 	go func() { k.tended.Wait(); close(settled) }()
-	defer k.pool.close()
+	defer k.pool.Close()
 	select {
 	case <-settled:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// record starts a trail record about a role.
-func (k *Keeper) record(event audit.Event, r Role, fill func(*audit.Record)) audit.Record {
-	rec := audit.Record{
-		Event: event, Gate: audit.Gate{Deployment: r.entry.Deployment, Proxy: r.entry.Proxy},
-		Subject: audit.Subject{User: r.entry.User, Integration: k.cfg.Integration},
-		Right:   audit.Right{Grant: r.entry.Grant}, Means: audit.Means{Role: r.Name, RoleOID: r.OID},
-	}
-	if fill != nil {
-		fill(&rec)
-	}
-	return rec
 }

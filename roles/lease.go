@@ -2,12 +2,13 @@ package roles
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 // leaseKey: one role for each person and grant, so that two people of one grant can't signal each other's backends.
@@ -17,7 +18,7 @@ type leaseKey struct{ user, grant string }
 type lease struct {
 	keeper *Keeper
 	grant  *policy.Grant // fixed
-	role   Role          // fixed once admitted without an error
+	role   ledger.Role   // fixed once admitted without an error
 	woken  chan struct{} // capacity 1
 
 	making    sync.Mutex // one server round trip for this role at a time; guards databases, password and made
@@ -91,13 +92,13 @@ func (k *Keeper) join(key leaseKey, grant *policy.Grant, database string) (*leas
 		woken:     make(chan struct{}, 1),
 		databases: make(map[string]bool),
 		backends:  newBackends(),
-		role: Role{Name: newRoleName(key.user, key.grant), entry: entry{
+		role: ledger.Role{Name: ledger.NewRoleName(key.user, key.grant), Entry: ledger.Entry{
 			Deployment: k.cfg.Deployment, Proxy: k.proxy, Integration: k.cfg.Integration,
 			User: key.user, Grant: key.grant, Until: grant.Until.UTC(),
 		}},
 	}
 	if !grant.Access.Dangerous {
-		l.role.entry.Roles = grant.Access.Roles
+		l.role.Entry.Roles = grant.Access.Roles
 	}
 	if old, ok := k.leases[key]; ok {
 		old.retired = true
@@ -117,7 +118,7 @@ func (l *lease) enter(ctx context.Context, database string) error {
 	if l.databases[database] {
 		return nil
 	}
-	release, err := l.keeper.pool.reserve(ctx)
+	release, err := l.keeper.pool.Reserve(ctx)
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func (l *lease) enter(ctx context.Context, database string) error {
 	if !l.made {
 		work = l.keeper.provision
 	}
-	if err := retry(ctx, func() error { return l.pastDeadConnections(ctx, database, work) }); err != nil {
+	if err := admin.Retry(ctx, func() error { return l.pastDeadConnections(ctx, database, work) }); err != nil {
 		return err
 	}
 	l.made, l.databases[database] = true, true
@@ -138,8 +139,8 @@ func (l *lease) enter(ctx context.Context, database string) error {
 // the role is given up.
 func (l *lease) pastDeadConnections(ctx context.Context, database string, work func(context.Context, *lease, string) error) error {
 	var err error
-	for range poolSize + 1 {
-		if err = work(ctx, l, database); err == nil || !passing(err) || l.role.OID != 0 && !l.made {
+	for range admin.PoolSize + 1 {
+		if err = work(ctx, l, database); err == nil || !admin.Passing(err) || l.role.OID != 0 && !l.made {
 			break
 		}
 	}
@@ -256,7 +257,7 @@ func (l *lease) finish() {
 	committing := l.role.OID != 0
 	l.making.Unlock()
 	if committing {
-		if err := k.settleLogged(ctx, l.role); err != nil {
+		if err := k.settler.Settle(ctx, l.role); err != nil {
 			k.log.Error("role could not be settled, the sweep goes on", "role", l.role.Name, "grant", l.grant.Name, "error", err)
 		}
 	}
@@ -265,9 +266,6 @@ func (l *lease) finish() {
 	k.mu.Unlock()
 	k.metrics.live.Dec()
 }
-
-// String names the role in messages.
-func (r Role) String() string { return fmt.Sprintf("%s (OID %d)", r.Name, r.OID) }
 
 // Live reports whether this process still has the role of that name: in use, lingering or being settled.
 func (k *Keeper) Live(role string) bool {

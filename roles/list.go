@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 // Listed is an ephemeral role as it is on the server.
@@ -27,7 +29,7 @@ func (k *Keeper) List(ctx context.Context) ([]Listed, error) {
 	}
 	var listed []Listed
 	for _, o := range orphans {
-		e, ok := parseComment(o.Comment)
+		e, ok := ledger.Parse(o.Comment)
 		if !ok {
 			continue
 		}
@@ -54,8 +56,8 @@ func (k *Keeper) Settle(ctx context.Context, name string) error {
 		return err
 	}
 	for _, o := range orphans {
-		if e, ok := parseComment(o.Comment); ok && o.Name == name && e.Deployment == k.cfg.Deployment {
-			return k.settleLogged(ctx, Role{Name: o.Name, OID: o.OID, entry: e})
+		if e, ok := ledger.Parse(o.Comment); ok && o.Name == name && e.Deployment == k.cfg.Deployment {
+			return k.settler.Settle(ctx, ledger.Role{Name: o.Name, OID: o.OID, Entry: e})
 		}
 	}
 	return fmt.Errorf("%w: %s", ErrNoRole, name)

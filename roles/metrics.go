@@ -1,11 +1,12 @@
 package roles
 
 import (
-	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/hourgate/hourgate/roles/settle"
 )
 
 // Metrics are those of all keepers of a process, by integration. An integration may come, go and come back.
@@ -17,9 +18,10 @@ type Metrics struct {
 
 // metrics of one keeper.
 type metrics struct {
-	made, settledTotal, failed, tombstones, foreign prometheus.Counter
-	live, connected                                 prometheus.Gauge
-	provision, settle                               prometheus.Histogram
+	made, foreign   prometheus.Counter
+	live, connected prometheus.Gauge
+	provision       prometheus.Histogram
+	settle          settle.Metrics
 }
 
 const (
@@ -73,10 +75,11 @@ func (m *Metrics) of(integration string) *metrics {
 		return m.histograms[name].WithLabelValues(integration).(prometheus.Histogram) // as all histograms are
 	}
 	return &metrics{
-		made: counter(metricMade), settledTotal: counter(metricSettled), failed: counter(metricFailed),
-		tombstones: counter(metricTombstones), foreign: counter(metricForeign),
-		live: gauge(metricLive), connected: gauge(metricConnected),
-		provision: histogram(metricProvision), settle: histogram(metricSettle),
+		made: counter(metricMade), foreign: counter(metricForeign),
+		live: gauge(metricLive), connected: gauge(metricConnected), provision: histogram(metricProvision),
+		settle: settle.Metrics{
+			Settled: counter(metricSettled), Failed: counter(metricFailed), Tombstones: counter(metricTombstones), Took: histogram(metricSettle),
+		},
 	}
 }
 
@@ -96,19 +99,6 @@ func (m *Metrics) Forget(integration string) {
 func (m *metrics) provisioned(d time.Duration) {
 	m.made.Inc()
 	m.provision.Observe(d.Seconds())
-}
-
-func (m *metrics) settled(err error, d time.Duration) {
-	m.settle.Observe(d.Seconds())
-	var tombstone *TombstoneError
-	switch {
-	case err == nil:
-		m.settledTotal.Inc()
-	case errors.As(err, &tombstone):
-		m.tombstones.Inc()
-	default:
-		m.failed.Inc()
-	}
 }
 
 func (m *metrics) reachable(yes bool) {

@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 //go:embed sql/preflight_database.sql
@@ -35,7 +38,7 @@ type Check struct {
 
 // preflight collects checks over one connection.
 type preflight struct {
-	c      *adminConn
+	c      *admin.Conn
 	checks []Check
 }
 
@@ -47,9 +50,9 @@ func (p *preflight) add(name string, status Status, detail string, sql ...string
 // do. It changes nothing. databases are those that grants name.
 func (k *Keeper) Preflight(ctx context.Context, databases []string) []Check {
 	p := &preflight{}
-	err := k.pool.use(ctx, func(c *adminConn) error {
+	err := k.pool.Use(ctx, func(c *admin.Conn) error {
 		p.c = c
-		p.add("connection", OK, fmt.Sprintf("%s as %s, acting as %s", k.cfg.Server.Address(), c.login, c.acting))
+		p.add("connection", OK, fmt.Sprintf("%s as %s, acting as %s", k.cfg.Server.Address(), c.Login, c.Acting))
 		return p.server(ctx)
 	})
 	if err != nil {
@@ -57,7 +60,7 @@ func (k *Keeper) Preflight(ctx context.Context, databases []string) []Check {
 		return p.checks
 	}
 	for _, database := range slices.Compact(slices.Sorted(slices.Values(append([]string{k.cfg.Database}, databases...)))) {
-		err := k.in(ctx, database, func(c *adminConn) error {
+		err := k.pool.In(ctx, database, func(c *admin.Conn) error {
 			p.c = c
 			return p.database(ctx, database)
 		})
@@ -91,7 +94,7 @@ const serverFactsSQL = `
 var fixedMinors = map[int]int{14: 25, 15: 20, 16: 16, 17: 12, 18: 7}
 
 func (p *preflight) server(ctx context.Context) error {
-	rows, err := p.c.Query(ctx, serverFactsSQL, profilePattern)
+	rows, err := p.c.Query(ctx, serverFactsSQL, ledger.ProfilePattern)
 	if err != nil {
 		return err
 	}
@@ -115,13 +118,13 @@ func (p *preflight) server(ctx context.Context) error {
 	}
 	if f.Profiles > 0 {
 		p.add("profiles", Fail, fmt.Sprintf("%d of Hourgate's profile roles can log in or have attributes of their own", f.Profiles),
-			`SELECT rolname FROM pg_roles WHERE rolname ~ '`+profilePattern+`' AND (rolcanlogin OR rolcreaterole OR rolcreatedb OR rolsuper);`)
+			`SELECT rolname FROM pg_roles WHERE rolname ~ '`+ledger.ProfilePattern+`' AND (rolcanlogin OR rolcreaterole OR rolcreatedb OR rolsuper);`)
 	}
 	return nil
 }
 
 func (p *preflight) version(f serverFacts) {
-	major, minor := p.c.version/10000, p.c.version%10000
+	major, minor := p.c.Version/10000, p.c.Version%10000
 	fixed, known := fixedMinors[major]
 	switch {
 	case major < 13:
@@ -138,24 +141,24 @@ func (p *preflight) version(f serverFacts) {
 }
 
 func (p *preflight) admin(f serverFacts) {
-	user := quoteIdentifier(p.c.acting)
+	user := admin.QuoteIdentifier(p.c.Acting)
 	if f.Super {
-		p.add("superuser", Warn, p.c.acting+" is a superuser; Hourgate needs none", "ALTER ROLE "+user+" NOSUPERUSER;")
+		p.add("superuser", Warn, p.c.Acting+" is a superuser; Hourgate needs none", "ALTER ROLE "+user+" NOSUPERUSER;")
 	}
 	if !f.CreateRole && !f.Super {
-		p.add("createrole", Fail, p.c.acting+" may not make roles", "ALTER ROLE "+user+" CREATEROLE;")
+		p.add("createrole", Fail, p.c.Acting+" may not make roles", "ALTER ROLE "+user+" CREATEROLE;")
 	} else {
-		p.add("createrole", OK, p.c.acting+" may make roles")
+		p.add("createrole", OK, p.c.Acting+" may make roles")
 	}
 	if !f.SignalBackend && !f.Super {
 		p.add("terminate", Warn, "sessions of a role that somebody dropped by hand can't be terminated", "GRANT pg_signal_backend TO "+user+";")
 	} else {
-		p.add("terminate", OK, p.c.acting+" may terminate all backends")
+		p.add("terminate", OK, p.c.Acting+" may terminate all backends")
 	}
 	switch {
-	case p.c.creator != "":
-		p.add("creator", OK, "roles are made by "+creatorRole)
-	case p.c.version >= 160000:
+	case p.c.Creator != "":
+		p.add("creator", OK, "roles are made by "+admin.CreatorRole)
+	case p.c.Version >= 160000:
 		p.add("creator", Warn, "roles are the admin user's own: if the user is replaced, nobody but a superuser can remove them; see hourgate setup-sql")
 	}
 }
@@ -169,7 +172,7 @@ func (p *preflight) parameters(f serverFacts) {
 	}
 	if f.LogStatement == "all" || f.LogStatement == "ddl" {
 		p.add("log_statement", Warn, "is "+f.LogStatement+": the SCRAM verifiers of ephemeral roles reach the server's log",
-			"ALTER ROLE "+quoteIdentifier(p.c.login)+" SET log_statement = 'none'; -- as a superuser")
+			"ALTER ROLE "+admin.QuoteIdentifier(p.c.Login)+" SET log_statement = 'none'; -- as a superuser")
 	}
 	switch f.RestrictPasswords {
 	case "":
@@ -187,7 +190,7 @@ type databaseFinding struct {
 }
 
 func (p *preflight) database(ctx context.Context, database string) error {
-	rows, err := p.c.Query(ctx, preflightDatabaseSQL, p.c.acting, p.c.version >= 160000)
+	rows, err := p.c.Query(ctx, preflightDatabaseSQL, p.c.Acting, p.c.Version >= 160000)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 //go:embed sql/profile_gaps.sql
@@ -36,18 +38,6 @@ type profile struct {
 	objects  string       // JSON, for object_gaps.sql; empty for nothing but CONNECT
 	owner    string       // with objects: the deployment that makes and removes the profile
 }
-
-// Kinds of profiles, in their names.
-const (
-	kindConnect = "in"  // CONNECT only, for grants of roles
-	kindObjects = "set" // named objects
-)
-
-// profilePattern matches the names of all profiles, and objectsPattern of those that are removed after use.
-const (
-	profilePattern = "^" + profilePrefix + "(ro|rw|admin|" + kindConnect + "|" + kindObjects + ")_"
-	objectsPattern = "^" + profilePrefix + kindObjects + "_"
-)
 
 // profileOf is the profile for an access in a database.
 func (k *Keeper) profileOf(database string, access policy.Access) profile {
@@ -78,33 +68,25 @@ func (p profile) name() string {
 	switch {
 	case p.objects != "":
 		sum := sha256.Sum256([]byte(p.database + "\x00" + p.owner + "\x00" + p.objects))
-		return profilePrefix + kindObjects + "_" + identifierPart(p.database, 32) + "_" + hex.EncodeToString(sum[:8])
+		return ledger.ProfilePrefix + ledger.KindObjects + "_" + ledger.Part(p.database, 32) + "_" + hex.EncodeToString(sum[:8])
 	case p.level == "":
-		return databaseRoleName(kindConnect, p.database)
+		return ledger.DatabaseRole(ledger.KindConnect, p.database)
 	}
-	short := map[policy.Level]string{policy.ReadOnly: "ro", policy.ReadWrite: "rw", policy.Admin: "admin"}[p.level]
-	return databaseRoleName(short, p.database)
+	kind := map[policy.Level]string{
+		policy.ReadOnly: ledger.KindReadOnly, policy.ReadWrite: ledger.KindReadWrite, policy.Admin: ledger.KindAdmin,
+	}[p.level]
+	return ledger.DatabaseRole(kind, p.database)
 }
 
 // comment says what the role is; of a profile of objects also whose, for the sweep.
 func (p profile) comment() string {
 	switch {
 	case p.objects != "":
-		return objectsEntry{Version: ledgerVersion, Deployment: p.owner, Database: p.database}.comment()
+		return ledger.ObjectsEntry{Version: ledger.Version, Deployment: p.owner, Database: p.database}.Comment()
 	case p.level == "":
 		return "Hourgate profile: connecting to database " + p.database
 	}
 	return fmt.Sprintf("Hourgate profile: what %s allows in database %s", p.level, p.database)
-}
-
-func isObjectsProfile(name string) bool {
-	return strings.HasPrefix(name, profilePrefix+kindObjects+"_")
-}
-
-// databaseRoleName names a NOLOGIN role of ours that belongs to one database.
-func databaseRoleName(kind, database string) string {
-	sum := sha256.Sum256([]byte(database))
-	return profilePrefix + kind + "_" + identifierPart(database, 32) + "_" + hex.EncodeToString(sum[:4])
 }
 
 // privileges are those of a level. They are listed one by one and never ALL, which would grow with the server's version.
@@ -161,7 +143,7 @@ func (p *profiles) forget(key profile) {
 
 // ensureProfile brings the profile's role in order before its first use. After that it is looked at again once a minute
 // while it is used, without anybody waiting for it.
-func (k *Keeper) ensureProfile(ctx context.Context, c *adminConn, p profile) error {
+func (k *Keeper) ensureProfile(ctx context.Context, c *admin.Conn, p profile) error {
 	state := k.profiles.get(p)
 	if state.checked.Load() == nil {
 		return k.checkProfile(ctx, c, p, state, time.Now())
@@ -178,14 +160,14 @@ func (k *Keeper) refreshProfile(p profile, state *profileState) {
 	defer cancel()
 	defer state.refreshing.Store(false)
 	asked := time.Now()
-	err := k.in(ctx, p.database, func(c *adminConn) error { return k.checkProfile(ctx, c, p, state, asked) })
+	err := k.pool.In(ctx, p.database, func(c *admin.Conn) error { return k.checkProfile(ctx, c, p, state, asked) })
 	if err != nil && ctx.Err() == nil {
 		k.log.Error("profile could not be refreshed", "profile", p.name(), "error", err)
 	}
 }
 
 // checkProfile makes the role and grants what is missing, unless somebody did so after asked.
-func (k *Keeper) checkProfile(ctx context.Context, c *adminConn, p profile, state *profileState, asked time.Time) error {
+func (k *Keeper) checkProfile(ctx context.Context, c *admin.Conn, p profile, state *profileState, asked time.Time) error {
 	state.checking.Lock()
 	defer state.checking.Unlock()
 	if last := state.checked.Load(); last != nil && last.After(asked) {
@@ -203,10 +185,10 @@ func (k *Keeper) checkProfile(ctx context.Context, c *adminConn, p profile, stat
 }
 
 // makeProfileRole creates the role unless it is there, and refuses one that is more than a profile.
-func (k *Keeper) makeProfileRole(ctx context.Context, c *adminConn, p profile) error {
-	name := quoteIdentifier(p.name())
+func (k *Keeper) makeProfileRole(ctx context.Context, c *admin.Conn, p profile) error {
+	name := admin.QuoteIdentifier(p.name())
 	var harmless bool
-	err := c.queryOne(ctx, `
+	err := c.QueryOne(ctx, `
 		SELECT NOT (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
 		       AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
 		  FROM pg_roles r WHERE rolname = $1`, []any{p.name()}, &harmless)
@@ -214,24 +196,24 @@ func (k *Keeper) makeProfileRole(ctx context.Context, c *adminConn, p profile) e
 	case err == nil && harmless:
 		return nil
 	case err == nil:
-		return &PrivilegeError{
+		return &admin.PrivilegeError{
 			Problem:    fmt.Sprintf("role %s exists with rights of its own, so it can't serve as a profile on %s", p.name(), p.database),
 			Statements: []string{"DROP ROLE " + name + ";"},
 		}
 	case !errors.Is(err, pgx.ErrNoRows):
 		return err
 	}
-	_, err = c.script(ctx, "BEGIN",
+	_, err = c.Script(ctx, "BEGIN",
 		"CREATE ROLE "+name+" NOLOGIN",
-		"COMMENT ON ROLE "+name+" IS "+quoteLiteral(p.comment()),
+		"COMMENT ON ROLE "+name+" IS "+admin.QuoteLiteral(p.comment()),
 		"COMMIT")
 	if err == nil {
 		return nil
 	}
-	if rollbackErr := c.rollback(ctx); rollbackErr != nil {
+	if rollbackErr := c.Rollback(ctx); rollbackErr != nil {
 		return errors.Join(err, rollbackErr)
 	}
-	if sqlstate(err) == codeDuplicateObject || sqlstate(err) == codeUniqueViolation {
+	if admin.SQLState(err) == admin.DuplicateObject || admin.SQLState(err) == admin.UniqueViolation {
 		return nil // another proxy was quicker
 	}
 	return err
@@ -244,7 +226,7 @@ type gap struct {
 }
 
 // fillProfile grants what the profile lacks in the database that c is connected to.
-func (k *Keeper) fillProfile(ctx context.Context, c *adminConn, p profile) error {
+func (k *Keeper) fillProfile(ctx context.Context, c *admin.Conn, p profile) error {
 	gaps, err := k.profileGaps(ctx, c, p)
 	if err != nil || len(gaps) == 0 {
 		return err
@@ -252,16 +234,16 @@ func (k *Keeper) fillProfile(ctx context.Context, c *adminConn, p profile) error
 	if err := missingObjects(gaps, p.database); err != nil {
 		return err
 	}
-	if err := missingOwners(gaps, c.acting, c.version); err != nil {
+	if err := missingOwners(gaps, c.Acting, c.Version); err != nil {
 		return err
 	}
-	return c.exclusively(ctx, func() error {
-		_, err := c.script(ctx, grantStatements(gaps, p.name())...)
+	return c.Exclusively(ctx, func() error {
+		_, err := c.Script(ctx, grantStatements(gaps, p.name())...)
 		return err
 	})
 }
 
-func (k *Keeper) profileGaps(ctx context.Context, c *adminConn, p profile) ([]gap, error) {
+func (k *Keeper) profileGaps(ctx context.Context, c *admin.Conn, p profile) ([]gap, error) {
 	if p.level == "" {
 		objects := p.objects
 		if objects == "" {
@@ -297,7 +279,7 @@ func missingObjects(gaps []gap, database string) error {
 }
 
 // missingOwners is the error for objects on which the admin can't grant, with what a DBA has to run.
-func missingOwners(gaps []gap, admin string, version int) error {
+func missingOwners(gaps []gap, acting string, version int) error {
 	counts := make(map[string]int)
 	var statements []string
 	var example string
@@ -313,13 +295,13 @@ func missingOwners(gaps []gap, admin string, version int) error {
 		if version >= 160000 {
 			options = " WITH INHERIT TRUE"
 		}
-		statements = append(statements, fmt.Sprintf("GRANT %s TO %s%s;", quoteIdentifier(g.Owner), quoteIdentifier(admin), options))
+		statements = append(statements, fmt.Sprintf("GRANT %s TO %s%s;", admin.QuoteIdentifier(g.Owner), admin.QuoteIdentifier(acting), options))
 	}
 	if len(statements) == 0 {
 		return nil
 	}
-	return &PrivilegeError{
-		Problem:    fmt.Sprintf("the admin %s is not a member of %d owner(s) of objects that the access level covers, such as %s", admin, len(counts), example),
+	return &admin.PrivilegeError{
+		Problem:    fmt.Sprintf("the admin %s is not a member of %d owner(s) of objects that the access level covers, such as %s", acting, len(counts), example),
 		Statements: statements,
 	}
 }
@@ -329,7 +311,7 @@ const grantBatch = 200
 
 // grantStatements turns gaps into GRANTs, many objects a statement.
 func grantStatements(gaps []gap, profile string) []string {
-	role := quoteIdentifier(profile)
+	role := admin.QuoteIdentifier(profile)
 	targets := make(map[[2]string][]string) // kind and privileges → objects
 	var order [][2]string
 	var statements []string

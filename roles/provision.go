@@ -13,16 +13,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/verifier"
 	"github.com/hourgate/hourgate/policy"
 )
-
-// Role is an ephemeral role on the server.
-type Role struct {
-	Name  string
-	OID   uint32
-	entry entry
-}
 
 const (
 	// passwordBytes is 256 bits of randomness. No dictionary reaches that, so the verifier needs no more than one
@@ -57,7 +51,7 @@ func (k *Keeper) provision(ctx context.Context, l *lease, database string) error
 		return err
 	}
 	p := k.profileOf(database, l.grant.Access)
-	err = k.withProfile(ctx, p, func(c *adminConn) error {
+	err = k.withProfile(ctx, p, func(c *admin.Conn) error {
 		if err := k.checkRoles(ctx, c, l); err != nil {
 			return err
 		}
@@ -77,13 +71,13 @@ const profileTries = 10
 
 // withProfile runs fn where p's database can be worked on, with p in order. A profile that was removed meanwhile, by
 // another proxy or with its last member, is made again.
-func (k *Keeper) withProfile(ctx context.Context, p profile, fn func(*adminConn) error) error {
+func (k *Keeper) withProfile(ctx context.Context, p profile, fn func(*admin.Conn) error) error {
 	database := p.database
 	if !p.local() && k.profiles.get(p).checked.Load() != nil {
 		database = k.cfg.Database // memberships are the same from everywhere, and here a connection is warm
 	}
 	try := func() error {
-		return k.in(ctx, database, func(c *adminConn) error {
+		return k.pool.In(ctx, database, func(c *admin.Conn) error {
 			if err := k.ensureProfile(ctx, c, p); err != nil {
 				return err
 			}
@@ -97,7 +91,7 @@ func (k *Keeper) withProfile(ctx context.Context, p profile, fn func(*adminConn)
 		}
 		k.profiles.forget(p)
 		database = p.database
-		if sqlstate(err) != codeUndefinedObject || tries == profileTries {
+		if admin.SQLState(err) != admin.UndefinedObject || tries == profileTries {
 			return err
 		}
 	}
@@ -111,35 +105,35 @@ func (k *Keeper) provisionFailed(l *lease, err error) error {
 	if l.role.OID == 0 {
 		return err
 	}
-	return errors.Join(err, k.cfg.Trail.Append(k.record(audit.RoleMakeFailed, l.role, nil)))
+	return errors.Join(err, k.cfg.Trail.Append(l.role.Record(audit.RoleMakeFailed, k.cfg.Integration, nil)))
 }
 
 // makeRole is one transaction, which holds the lock where an ACL changes or where a profile may be removed just now. The
 // statements are the same on 13 to 18, but for the options of GRANT.
-func (k *Keeper) makeRole(ctx context.Context, c *adminConn, l *lease, p profile, verifier string) error {
-	name := quoteIdentifier(l.role.Name)
+func (k *Keeper) makeRole(ctx context.Context, c *admin.Conn, l *lease, p profile, verifier string) error {
+	name := admin.QuoteIdentifier(l.role.Name)
 	statements := []string{
 		fmt.Sprintf("CREATE ROLE %s LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT CONNECTION LIMIT %d VALID UNTIL %s PASSWORD %s",
-			name, sessionLimit(l.grant)+connectionReserve, quoteLiteral(l.until.UTC().Format(time.RFC3339)), quoteLiteral(verifier)),
-		fmt.Sprintf("COMMENT ON ROLE %s IS %s", name, quoteLiteral(l.role.entry.comment())),
-		joinRole(c, name),
+			name, sessionLimit(l.grant)+connectionReserve, admin.QuoteLiteral(l.until.UTC().Format(time.RFC3339)), admin.QuoteLiteral(verifier)),
+		fmt.Sprintf("COMMENT ON ROLE %s IS %s", name, admin.QuoteLiteral(l.role.Entry.Comment())),
+		c.Join(name),
 	}
 	statements = append(statements, settings(l.grant, name)...)
 	if actAs := l.grant.Access.ActAs; actAs != "" {
 		// What the session resets and discards comes back to it: on all majors this is the setting's value to reset to.
-		statements = append(statements, fmt.Sprintf("ALTER ROLE %s SET role = %s", name, quoteLiteral(actAs)))
+		statements = append(statements, fmt.Sprintf("ALTER ROLE %s SET role = %s", name, admin.QuoteLiteral(actAs)))
 	}
 	admissions, err := admissions(ctx, c, l.grant.Access, p, name)
 	if err != nil {
 		return err
 	}
 	statements = append(statements, admissions...)
-	statements = append(statements, "SELECT oid FROM pg_roles WHERE rolname = "+quoteLiteral(l.role.Name))
-	return c.change(ctx, p.local(), statements, func(rows [][][]byte) error {
+	statements = append(statements, "SELECT oid FROM pg_roles WHERE rolname = "+admin.QuoteLiteral(l.role.Name))
+	return change(ctx, c, p.local(), statements, func(rows [][][]byte) error {
 		if l.role.OID, err = parseOID(rows); err != nil {
 			return err
 		}
-		return k.cfg.Trail.Append(k.record(audit.RoleMade, l.role, func(r *audit.Record) {
+		return k.cfg.Trail.Append(l.role.Record(audit.RoleMade, k.cfg.Integration, func(r *audit.Record) {
 			r.Database, r.Access, r.Until = p.database, l.grant.Access.String(), l.until
 		}))
 	})
@@ -148,12 +142,12 @@ func (k *Keeper) makeRole(ctx context.Context, c *adminConn, l *lease, p profile
 // admit lets an existing role into one more database of its grant.
 func (k *Keeper) admit(ctx context.Context, l *lease, database string) error {
 	p := k.profileOf(database, l.grant.Access)
-	err := k.withProfile(ctx, p, func(c *adminConn) error {
-		statements, err := admissions(ctx, c, l.grant.Access, p, quoteIdentifier(l.role.Name))
+	err := k.withProfile(ctx, p, func(c *admin.Conn) error {
+		statements, err := admissions(ctx, c, l.grant.Access, p, admin.QuoteIdentifier(l.role.Name))
 		if err != nil {
 			return err
 		}
-		return c.change(ctx, p.local(), statements, func([][][]byte) error { return nil })
+		return change(ctx, c, p.local(), statements, func([][][]byte) error { return nil })
 	})
 	if err != nil {
 		return fmt.Errorf("admitting role %s to database %s: %w", l.role.Name, database, err)
@@ -162,12 +156,12 @@ func (k *Keeper) admit(ctx context.Context, l *lease, database string) error {
 }
 
 // change is a transaction of the statements, under the lock if asked for.
-func (c *adminConn) change(ctx context.Context, exclusive bool, statements []string, done func(rows [][][]byte) error) error {
+func change(ctx context.Context, c *admin.Conn, exclusive bool, statements []string, done func(rows [][][]byte) error) error {
 	if !exclusive {
-		return c.transaction(ctx, statements, done)
+		return c.Transaction(ctx, statements, done)
 	}
-	return c.exclusively(ctx, func() error {
-		rows, err := c.script(ctx, statements...)
+	return c.Exclusively(ctx, func() error {
+		rows, err := c.Script(ctx, statements...)
 		if err != nil {
 			return err
 		}
@@ -177,7 +171,7 @@ func (c *adminConn) change(ctx context.Context, exclusive bool, statements []str
 
 // admissions are the statements that let a role into one database: membership in the profile and in the roles that the
 // grant names, and for an ADMIN the right to create.
-func admissions(ctx context.Context, c *adminConn, access policy.Access, p profile, name string) ([]string, error) {
+func admissions(ctx context.Context, c *admin.Conn, access policy.Access, p profile, name string) ([]string, error) {
 	statements := []string{joinGroup(c, p.name(), name, false)}
 	for _, role := range access.Roles {
 		statements = append(statements, joinGroup(c, role, name, role == access.ActAs))
@@ -214,30 +208,21 @@ func sessionLimit(g *policy.Grant) int {
 	return defaultSessions
 }
 
-// joinRole makes the admin a member of the role, which is what allows it to terminate the role's backends and to drop
-// what it owns. Done here and not when settling, it can't be held up by the tenant.
-func joinRole(c *adminConn, name string) string {
-	if c.version >= 160000 {
-		return "GRANT " + name + " TO CURRENT_USER WITH INHERIT TRUE, SET TRUE"
-	}
-	return "GRANT " + name + " TO CURRENT_USER"
-}
-
 // joinGroup makes the role a member of its profile or of a role that its grant names, never with ADMIN OPTION, and where
 // the server can tell the difference (16) without the right to SET ROLE to it unless it is to act as it.
-func joinGroup(c *adminConn, group, name string, act bool) string {
+func joinGroup(c *admin.Conn, group, name string, act bool) string {
 	switch {
-	case c.version >= 160000 && act:
-		return "GRANT " + quoteIdentifier(group) + " TO " + name + " WITH INHERIT TRUE, SET TRUE"
-	case c.version >= 160000:
-		return "GRANT " + quoteIdentifier(group) + " TO " + name + " WITH INHERIT TRUE, SET FALSE"
+	case c.Version >= 160000 && act:
+		return "GRANT " + admin.QuoteIdentifier(group) + " TO " + name + " WITH INHERIT TRUE, SET TRUE"
+	case c.Version >= 160000:
+		return "GRANT " + admin.QuoteIdentifier(group) + " TO " + name + " WITH INHERIT TRUE, SET FALSE"
 	}
-	return "GRANT " + quoteIdentifier(group) + " TO " + name
+	return "GRANT " + admin.QuoteIdentifier(group) + " TO " + name
 }
 
 // grantCreate lets an ADMIN's role create in the schemas where the admin can allow it. It goes to the role itself and
 // never to a profile; see profile.
-func grantCreate(ctx context.Context, c *adminConn, name string) ([]string, error) {
+func grantCreate(ctx context.Context, c *admin.Conn, name string) ([]string, error) {
 	rows, err := c.Query(ctx, `
 		SELECT 'GRANT CREATE ON SCHEMA ' || quote_ident(nspname) || ' TO ' || $1 FROM pg_namespace
 		 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND pg_has_role(nspowner, 'USAGE')

@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 // A tenant can change its role's password and find another way to the server. Such a session shows itself by its backend,
@@ -83,7 +85,7 @@ func (k *Keeper) CheckSessions(ctx context.Context) error {
 		return nil
 	}
 	asked := time.Now()
-	return k.pool.use(ctx, func(c *adminConn) error {
+	return k.pool.Use(ctx, func(c *admin.Conn) error {
 		// Parallel workers have a leader, which is judged for them.
 		rows, err := c.Query(ctx, `
 			SELECT usesysid, pid, backend_start, coalesce(host(client_addr), 'local'), coalesce(application_name, '')
@@ -117,7 +119,7 @@ func (k *Keeper) roleOIDs() []uint32 {
 
 type foreignSession struct {
 	seen
-	role Role
+	role ledger.Role
 }
 
 // foreign returns which of the backends are none of ours, and forgets those that are gone. The server looked at some moment
@@ -176,18 +178,18 @@ func (b *backends) forget(showing map[uint32]bool, asked time.Time) {
 }
 
 // evict terminates a foreign session and reports it, in this order: access is closed whatever else fails.
-func (k *Keeper) evict(ctx context.Context, c *adminConn, s seen, r Role) error {
+func (k *Keeper) evict(ctx context.Context, c *admin.Conn, s seen, r ledger.Role) error {
 	var ended int
-	err := c.queryOne(ctx, `
+	err := c.QueryOne(ctx, `
 		SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
 		 WHERE pid = $1 AND usesysid = $2 AND backend_start = $3`, []any{s.PID, s.OID, s.Start}, &ended)
 	if err == nil && ended == 0 {
 		return nil // gone by itself, and never to be known
 	}
 	k.metrics.foreign.Inc()
-	k.log.Error("session that did not come through the gate terminated", "role", r.Name, "grant", r.entry.Grant, "user", r.entry.User,
+	k.log.Error("session that did not come through the gate terminated", "role", r.Name, "grant", r.Entry.Grant, "user", r.Entry.User,
 		"pid", s.PID, "client_address", s.Address, "error", err)
-	return errors.Join(err, k.cfg.Trail.Append(k.record(audit.SessionForeign, r, func(rec *audit.Record) {
+	return errors.Join(err, k.cfg.Trail.Append(r.Record(audit.SessionForeign, k.cfg.Integration, func(rec *audit.Record) {
 		rec.RemoteAddr, rec.Application, rec.SessionsTerminated = s.Address, s.Application, ended
 		rec.Detail = map[string]string{"pid": fmt.Sprint(s.PID)}
 	})))

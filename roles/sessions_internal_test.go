@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -19,7 +20,7 @@ func TestChecksAfterLogins(t *testing.T) {
 	keeper := mortal(t, db, &killer{remaining: -1})
 	var checks atomic.Int32
 	var last atomic.Int64 // when the last check began
-	keeper.before = func(_ *adminConn, statement string) error {
+	keeper.pool.Before = func(_ *admin.Conn, statement string) error {
 		if strings.Contains(statement, "FROM pg_stat_activity WHERE usesysid") {
 			checks.Add(1)
 			last.Store(time.Now().UnixNano())

@@ -6,23 +6,25 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/admin"
 )
 
-// SetupSQL is what a DBA runs once on the server so that roles are made by creatorRole and not by the admin's user: for
+// SetupSQL is what a DBA runs once on the server so that roles are made by admin.CreatorRole and not by the admin's user: for
 // the server's major version, the owners in the databases, and what Hourgate has made there already. It changes nothing.
 func (k *Keeper) SetupSQL(ctx context.Context, databases []string) (string, error) {
 	var b strings.Builder
-	err := k.pool.use(ctx, func(c *adminConn) error {
-		options, admin := "", quoteIdentifier(c.login)
-		if c.version >= 160000 {
+	err := k.pool.Use(ctx, func(c *admin.Conn) error {
+		options, login := "", admin.QuoteIdentifier(c.Login)
+		if c.Version >= 160000 {
 			options = " WITH INHERIT TRUE, SET TRUE"
 		}
 		fmt.Fprintf(&b, "-- Hourgate, integration %s (%s), PostgreSQL %d. To be run once by a superuser or, on RDS, by a member of\n"+
-			"-- rds_superuser who has ADMIN OPTION on the roles that are named. It may be run again.\n\n", k.cfg.Integration, k.cfg.Server.Address(), c.version/10000)
+			"-- rds_superuser who has ADMIN OPTION on the roles that are named. It may be run again.\n\n", k.cfg.Integration, k.cfg.Server.Address(), c.Version/10000)
 		fmt.Fprintf(&b, "-- The creator of all roles of Hourgate. It stays when the admin's user is replaced.\n"+
 			"DO $$ BEGIN\n  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '%[1]s') THEN CREATE ROLE %[1]s NOLOGIN CREATEROLE; END IF;\nEND $$;\n"+
-			"GRANT %[1]s TO %[2]s%[3]s;\nGRANT pg_signal_backend TO %[1]s;\n", creatorRole, admin, options)
-		made, err := k.lines(ctx, c, `SELECT quote_ident(rolname) FROM pg_roles WHERE rolname ~ '^(hg_|hourgate_)' AND rolname <> $1 ORDER BY 1`, creatorRole)
+			"GRANT %[1]s TO %[2]s%[3]s;\nGRANT pg_signal_backend TO %[1]s;\n", admin.CreatorRole, login, options)
+		made, err := k.lines(ctx, c, `SELECT quote_ident(rolname) FROM pg_roles WHERE rolname ~ '^(hg_|hourgate_)' AND rolname <> $1 ORDER BY 1`, admin.CreatorRole)
 		if err != nil {
 			return err
 		}
@@ -30,20 +32,20 @@ func (k *Keeper) SetupSQL(ctx context.Context, databases []string) (string, erro
 			b.WriteString("\n-- What Hourgate has made already.\n")
 		}
 		for _, role := range made {
-			fmt.Fprintf(&b, "GRANT %s TO %s WITH ADMIN OPTION;\n", role, creatorRole)
+			fmt.Fprintf(&b, "GRANT %s TO %s WITH ADMIN OPTION;\n", role, admin.CreatorRole)
 		}
 		return nil
 	})
 	for _, database := range append([]string{k.cfg.Database}, databases...) {
 		if err == nil {
-			err = k.in(ctx, database, func(c *adminConn) error { return k.setupOwners(ctx, c, &b) })
+			err = k.pool.In(ctx, database, func(c *admin.Conn) error { return k.setupOwners(ctx, c, &b) })
 		}
 	}
 	return b.String(), err
 }
 
 // setupOwners writes the memberships in a database's owners, which are what lets the creator grant on their objects.
-func (k *Keeper) setupOwners(ctx context.Context, c *adminConn, b *strings.Builder) error {
+func (k *Keeper) setupOwners(ctx context.Context, c *admin.Conn, b *strings.Builder) error {
 	owners, err := k.lines(ctx, c, `
 		SELECT quote_ident(r.rolname) FROM pg_roles r
 		 WHERE NOT rolsuper AND rolname !~ '^(hg_|hourgate_|pg_|rds)' AND rolname <> $1 AND oid IN (
@@ -51,22 +53,22 @@ func (k *Keeper) setupOwners(ctx context.Context, c *adminConn, b *strings.Build
 			 WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND nspname !~ '^pg_' AND nspname <> 'information_schema'
 			UNION SELECT nspowner FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
 			UNION SELECT datdba FROM pg_database WHERE datname = current_database())
-		 ORDER BY 1`, c.login)
+		 ORDER BY 1`, c.Login)
 	if err != nil {
 		return err
 	}
 	options := ""
-	if c.version >= 160000 {
+	if c.Version >= 160000 {
 		options = " WITH INHERIT TRUE, SET FALSE"
 	}
 	fmt.Fprintf(b, "\n-- The owners in database %s.\n", c.Config().Database)
 	for _, owner := range owners {
-		fmt.Fprintf(b, "GRANT %s TO %s%s;\n", owner, creatorRole, options)
+		fmt.Fprintf(b, "GRANT %s TO %s%s;\n", owner, admin.CreatorRole, options)
 	}
 	return nil
 }
 
-func (k *Keeper) lines(ctx context.Context, c *adminConn, query string, args ...any) ([]string, error) {
+func (k *Keeper) lines(ctx context.Context, c *admin.Conn, query string, args ...any) ([]string, error) {
 	rows, err := c.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/settle"
 )
 
 // suspectGrace is how long a proxy must be missing before roles of it that still have sessions are settled: a proxy that
@@ -41,7 +45,7 @@ func (k *Keeper) Sweep(ctx context.Context) error {
 			errs = append(errs, k.sweepOne(ctx, role))
 		}
 	}
-	if err := k.sweepProfiles(ctx); err != nil {
+	if err := k.settler.Profiles(ctx); err != nil {
 		k.log.Error("profiles could not be tidied, trying again", "error", err)
 		errs = append(errs, err)
 	}
@@ -60,7 +64,7 @@ func unfinished(err error) bool {
 		}
 		return false
 	}
-	var tombstone *TombstoneError
+	var tombstone *settle.TombstoneError
 	return err != nil && !errors.As(err, &tombstone)
 }
 
@@ -68,7 +72,7 @@ func unfinished(err error) bool {
 // ephemeral role that gives itself such a connection's name does not count.
 func (k *Keeper) ledger(ctx context.Context) ([]orphan, error) {
 	var orphans []orphan
-	err := k.pool.use(ctx, func(c *adminConn) error {
+	err := k.pool.Use(ctx, func(c *admin.Conn) error {
 		rows, err := c.Query(ctx, `
 			SELECT r.oid, r.rolname::text, coalesce(d.description, ''),
 			       (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid)::int, r.rolcanlogin, false
@@ -101,8 +105,8 @@ func markAlive(orphans []orphan, applications []string) {
 		connected[name] = true
 	}
 	for i, o := range orphans {
-		if e, ok := parseComment(o.Comment); ok {
-			orphans[i].Alive = connected[adminApplication(e.Deployment, e.Proxy)]
+		if e, ok := ledger.Parse(o.Comment); ok {
+			orphans[i].Alive = connected[ledger.Application(e.Deployment, e.Proxy)]
 		}
 	}
 }
@@ -127,15 +131,15 @@ type liveRoles struct {
 }
 
 // orphaned decides whether the role is to be settled by us, now.
-func (k *Keeper) orphaned(o orphan, live liveRoles) (Role, bool) {
-	e, ok := parseComment(o.Comment)
+func (k *Keeper) orphaned(o orphan, live liveRoles) (ledger.Role, bool) {
+	e, ok := ledger.Parse(o.Comment)
 	if !ok || e.Deployment != k.cfg.Deployment || live.names[o.Name] || live.oids[o.OID] {
-		return Role{}, false
+		return ledger.Role{}, false
 	}
 	if e.Proxy != k.proxy {
 		if o.Alive {
 			delete(k.suspects, o.Name)
-			return Role{}, false
+			return ledger.Role{}, false
 		}
 		since, known := k.suspects[o.Name]
 		if !known {
@@ -143,21 +147,21 @@ func (k *Keeper) orphaned(o orphan, live liveRoles) (Role, bool) {
 			k.suspects[o.Name] = since
 		}
 		if o.Sessions > 0 && time.Since(since) < suspectGrace && time.Now().Before(e.Until) {
-			return Role{}, false
+			return ledger.Role{}, false
 		}
 	}
-	return Role{Name: o.Name, OID: o.OID, entry: e}, true
+	return ledger.Role{Name: o.Name, OID: o.OID, Entry: e}, true
 }
 
-func (k *Keeper) sweepOne(ctx context.Context, role Role) error {
+func (k *Keeper) sweepOne(ctx context.Context, role ledger.Role) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	err := k.settleLogged(ctx, role)
+	err := k.settler.Settle(ctx, role)
 	if err == nil {
 		delete(k.suspects, role.Name)
-		k.log.Info("swept a role that no proxy answers for", "role", role.Name, "grant", role.entry.Grant, "user", role.entry.User)
+		k.log.Info("swept a role that no proxy answers for", "role", role.Name, "grant", role.Entry.Grant, "user", role.Entry.User)
 		return nil
 	}
-	k.log.Error("role could not be swept, trying again", "role", role.Name, "grant", role.entry.Grant, "error", err)
+	k.log.Error("role could not be swept, trying again", "role", role.Name, "grant", role.Entry.Grant, "error", err)
 	return err
 }

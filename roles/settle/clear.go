@@ -1,12 +1,14 @@
-package roles
+package settle
 
 import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 // dropBatch bounds the objects of one transaction: each takes several locks, and the server has room for
@@ -20,14 +22,14 @@ func (s *settlement) clear(ctx context.Context) error {
 		return err
 	}
 	for _, database := range databases {
-		err := s.in(ctx, database, func(c *adminConn) error { return s.clearDatabase(ctx, c) })
-		var unreachable *unreachableError
+		err := s.in(ctx, database, func(c *admin.Conn) error { return s.clearDatabase(ctx, c) })
+		var unreachable *admin.UnreachableError
 		if errors.As(err, &unreachable) {
-			switch sqlstate(err) {
-			case codeNoDatabase: // dropped meanwhile, and with it what it held
+			switch admin.SQLState(err) {
+			case admin.NoDatabase: // dropped meanwhile, and with it what it held
 				continue
-			case codeNotConnectable, codeInsufficientPrivilege:
-				s.k.log.Error("database can't be cleared", "role", s.role.Name, "database", database, "error", err)
+			case admin.NotConnectable, admin.InsufficientPrivilege:
+				s.st.cfg.Log.Error("database can't be cleared", "role", s.role.Name, "database", database, "error", err)
 				return s.tombstone(ctx)
 			}
 		}
@@ -51,28 +53,28 @@ func (s *settlement) databases(ctx context.Context) ([]string, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-func (s *settlement) clearDatabase(ctx context.Context, c *adminConn) error {
+func (s *settlement) clearDatabase(ctx context.Context, c *admin.Conn) error {
 	before, err := s.owned(ctx, c)
 	if err != nil {
 		return err
 	}
-	if err := retry(ctx, func() error { return s.dropOwnerless(ctx, c) }); err != nil {
+	if err := admin.Retry(ctx, func() error { return s.dropOwnerless(ctx, c) }); err != nil {
 		return err
 	}
 	if s.again { // DROP OWNED was not enough, and did not say so
-		if err := retry(ctx, func() error { return s.revokeAsGrantors(ctx, c) }); err != nil {
+		if err := admin.Retry(ctx, func() error { return s.revokeAsGrantors(ctx, c) }); err != nil {
 			return err
 		}
 	}
-	err = retry(ctx, func() error { return s.dropOwned(ctx, c) })
-	if code := sqlstate(err); code == codeDependentObjects || code == codeOutOfMemory {
+	err = admin.Retry(ctx, func() error { return s.dropOwned(ctx, c) })
+	if code := admin.SQLState(err); code == admin.DependentObjects || code == admin.OutOfMemory {
 		// Others depend on some of it, or it is more than the server can lock at once: piece by piece, then the rest.
 		if err := s.dropPieces(ctx, c); err != nil {
 			return err
 		}
-		err = retry(ctx, func() error { return s.dropOwned(ctx, c) })
+		err = admin.Retry(ctx, func() error { return s.dropOwned(ctx, c) })
 	}
-	if sqlstate(err) == codeDependentObjects {
+	if admin.SQLState(err) == admin.DependentObjects {
 		if before, err = s.keep(ctx, c, before); err != nil {
 			return err
 		}
@@ -84,12 +86,12 @@ func (s *settlement) clearDatabase(ctx context.Context, c *adminConn) error {
 }
 
 // keep hands what is left to the quarantine role, and returns what of before is not.
-func (s *settlement) keep(ctx context.Context, c *adminConn, before []string) ([]string, error) {
+func (s *settlement) keep(ctx context.Context, c *admin.Conn, before []string) ([]string, error) {
 	kept, err := s.owned(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	if err := retry(ctx, func() error { return s.quarantine(ctx, c, s.name, true) }); err != nil {
+	if err := admin.Retry(ctx, func() error { return s.quarantine(ctx, c, s.name, true) }); err != nil {
 		return nil, err
 	}
 	s.kept = append(s.kept, kept...)
@@ -97,7 +99,7 @@ func (s *settlement) keep(ctx context.Context, c *adminConn, before []string) ([
 }
 
 // owned describes the objects that the role owns in this database, for the record.
-func (s *settlement) owned(ctx context.Context, c *adminConn) ([]string, error) {
+func (s *settlement) owned(ctx context.Context, c *admin.Conn) ([]string, error) {
 	return s.describe(ctx, c, `
 		SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend
 		 WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 AND deptype = 'o'
@@ -109,12 +111,12 @@ func (s *settlement) owned(ctx context.Context, c *adminConn) ([]string, error) 
 // dropOwned drops what the role owns here and revokes what it was granted. RESTRICT: other people's views and foreign
 // keys are not ours to drop. A privilege that somebody else granted is reported as a warning only and would keep the
 // role from being dropped.
-func (s *settlement) dropOwned(ctx context.Context, c *adminConn) error {
+func (s *settlement) dropOwned(ctx context.Context, c *admin.Conn) error {
 	var others bool
-	err := c.exclusively(ctx, func() error {
-		c.warnings()
-		_, err := c.script(ctx, "DROP OWNED BY "+s.name+" RESTRICT")
-		others = slices.Contains(c.warnings(), codePrivilegeNotRevoked)
+	err := c.Exclusively(ctx, func() error {
+		c.Warnings()
+		_, err := c.Script(ctx, "DROP OWNED BY "+s.name+" RESTRICT")
+		others = slices.Contains(c.Warnings(), admin.PrivilegeNotRevoked)
 		return err
 	})
 	if err != nil || !others {
@@ -125,18 +127,18 @@ func (s *settlement) dropOwned(ctx context.Context, c *adminConn) error {
 	if err := s.revokeAsGrantors(ctx, c); err != nil {
 		return err
 	}
-	c.warnings()
-	if _, err := c.script(ctx, "DROP OWNED BY "+s.name+" RESTRICT"); err != nil {
+	c.Warnings()
+	if _, err := c.Script(ctx, "DROP OWNED BY "+s.name+" RESTRICT"); err != nil {
 		return err
 	}
-	if slices.Contains(c.warnings(), codePrivilegeNotRevoked) {
+	if slices.Contains(c.Warnings(), admin.PrivilegeNotRevoked) {
 		return s.tombstone(ctx)
 	}
 	return nil
 }
 
 // revokeAsGrantors revokes what the role was granted by roles for which the admin may act.
-func (s *settlement) revokeAsGrantors(ctx context.Context, c *adminConn) error {
+func (s *settlement) revokeAsGrantors(ctx context.Context, c *admin.Conn) error {
 	rows, err := c.Query(ctx, `
 		SELECT DISTINCT quote_ident(pg_get_userbyid(x.grantor)), format('REVOKE %s ON %s %s FROM %I CASCADE', x.privilege_type, a.kind, a.target, pg_get_userbyid($1))
 		  FROM (SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, oid::regclass::text AS target, relacl AS acl FROM pg_class
@@ -154,8 +156,8 @@ func (s *settlement) revokeAsGrantors(ctx context.Context, c *adminConn) error {
 		return err
 	}
 	for _, r := range revocations {
-		err := c.transaction(ctx, []string{"SET LOCAL ROLE " + r.Grantor, r.Statement}, func([][][]byte) error { return nil })
-		if err != nil && sqlstate(err) != codeInsufficientPrivilege { // left to the tombstone
+		err := c.Transaction(ctx, []string{"SET LOCAL ROLE " + r.Grantor, r.Statement}, func([][][]byte) error { return nil })
+		if err != nil && admin.SQLState(err) != admin.InsufficientPrivilege { // left to the tombstone
 			return err
 		}
 	}
@@ -164,7 +166,7 @@ func (s *settlement) revokeAsGrantors(ctx context.Context, c *adminConn) error {
 
 // dropPieces drops the role's objects in batches, the youngest first, since what depends on another is mostly younger. What
 // can't be dropped stays.
-func (s *settlement) dropPieces(ctx context.Context, c *adminConn) error {
+func (s *settlement) dropPieces(ctx context.Context, c *admin.Conn) error {
 	statements, err := s.describe(ctx, c, `
 		SELECT CASE o.type WHEN 'large object' THEN 'SELECT lo_unlink(' || d.objid || ')'
 		                   WHEN 'statistics object' THEN 'DROP STATISTICS IF EXISTS ' || o.identity
@@ -188,16 +190,16 @@ func (s *settlement) dropPieces(ctx context.Context, c *adminConn) error {
 }
 
 // dropSome halves a batch that can't be dropped as a whole until only what can't be dropped is left.
-func dropSome(ctx context.Context, c *adminConn, statements []string) error {
-	err := retry(ctx, func() error {
-		return c.transaction(ctx, statements, func([][][]byte) error { return nil })
+func dropSome(ctx context.Context, c *admin.Conn, statements []string) error {
+	err := admin.Retry(ctx, func() error {
+		return c.Transaction(ctx, statements, func([][][]byte) error { return nil })
 	})
-	switch sqlstate(err) {
-	case codeDependentObjects:
+	switch admin.SQLState(err) {
+	case admin.DependentObjects:
 		if len(statements) == 1 {
 			return nil
 		}
-	case codeOutOfMemory:
+	case admin.OutOfMemory:
 		if len(statements) == 1 {
 			return err
 		}
@@ -213,7 +215,7 @@ func dropSome(ctx context.Context, c *adminConn, statements []string) error {
 
 // dropOwnerless drops what has no owner and would carry the role's code on: triggers on other people's tables that call
 // its functions, which would run with the rights of whoever writes to the table next, and casts of its types.
-func (s *settlement) dropOwnerless(ctx context.Context, c *adminConn) error {
+func (s *settlement) dropOwnerless(ctx context.Context, c *admin.Conn) error {
 	statements, err := s.generate(ctx, c, `
 		SELECT format('DROP TRIGGER %I ON %I.%I', t.tgname, n.nspname, r.relname)
 		  FROM pg_trigger t
@@ -229,15 +231,15 @@ func (s *settlement) dropOwnerless(ctx context.Context, c *adminConn) error {
 	if err != nil || len(statements) == 0 {
 		return err
 	}
-	return c.transaction(ctx, statements, func([][][]byte) error { return nil })
+	return c.Transaction(ctx, statements, func([][][]byte) error { return nil })
 }
 
 // quarantine hands the role's objects in this database to a role that can't log in and holds nothing, because other
 // people's objects depend on them. Functions lose the power to act as their owner and everybody's right to call them
 // first, tables their triggers: REASSIGN OWNED to a role with rights is how a tenant would gain them. The new owner
 // needs CREATE for the moment.
-func (s *settlement) quarantine(ctx context.Context, c *adminConn, owner string, dropRest bool) error {
-	return c.exclusively(ctx, func() error {
+func (s *settlement) quarantine(ctx context.Context, c *admin.Conn, owner string, dropRest bool) error {
+	return c.Exclusively(ctx, func() error {
 		keeper, err := ensureQuarantine(ctx, c)
 		if err != nil {
 			return err
@@ -255,11 +257,11 @@ func (s *settlement) quarantine(ctx context.Context, c *adminConn, owner string,
 		if err := s.execEach(ctx, c, quarantineCreate("GRANT", "TO", keeper)); err != nil {
 			return err
 		}
-		if _, err := c.script(ctx, "REASSIGN OWNED BY "+owner+" TO "+keeper); err != nil {
+		if _, err := c.Script(ctx, "REASSIGN OWNED BY "+owner+" TO "+keeper); err != nil {
 			return err
 		}
 		if dropRest {
-			if _, err := c.script(ctx, "DROP OWNED BY "+owner+" RESTRICT"); err != nil {
+			if _, err := c.Script(ctx, "DROP OWNED BY "+owner+" RESTRICT"); err != nil {
 				return err
 			}
 		}
@@ -271,30 +273,30 @@ func (s *settlement) quarantine(ctx context.Context, c *adminConn, owner string,
 // schemas. $1 is there for generate only.
 func quarantineCreate(verb, preposition, keeper string) string {
 	return `
-		SELECT '` + verb + ` CREATE ON SCHEMA ' || quote_ident(nspname) || ` + quoteLiteral(" "+preposition+" "+keeper) + `
+		SELECT '` + verb + ` CREATE ON SCHEMA ' || quote_ident(nspname) || ` + admin.QuoteLiteral(" "+preposition+" "+keeper) + `
 		  FROM pg_namespace
 		 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND pg_has_role(nspowner, 'USAGE') AND $1::oid IS NOT NULL`
 }
 
 // ensureQuarantine makes this database's quarantine role and the admin a member of it, and returns its quoted name.
-func ensureQuarantine(ctx context.Context, c *adminConn) (string, error) {
-	name := databaseRoleName("quarantine", c.Config().Database)
-	quoted := quoteIdentifier(name)
+func ensureQuarantine(ctx context.Context, c *admin.Conn) (string, error) {
+	name := ledger.DatabaseRole("quarantine", c.Config().Database)
+	quoted := admin.QuoteIdentifier(name)
 	var exists, member bool
-	err := c.queryOne(ctx, `
+	err := c.QueryOne(ctx, `
 		SELECT count(*) > 0, coalesce(bool_or(pg_has_role(oid, 'USAGE')), false) FROM pg_roles WHERE rolname = $1`,
 		[]any{name}, &exists, &member)
 	if err != nil {
 		return "", err
 	}
 	if !exists {
-		if _, err := c.script(ctx, "CREATE ROLE "+quoted+" NOLOGIN",
+		if _, err := c.Script(ctx, "CREATE ROLE "+quoted+" NOLOGIN",
 			"COMMENT ON ROLE "+quoted+" IS 'Hourgate: owns what ended grants left behind and others depend on; holds no rights'"); err != nil {
 			return "", err
 		}
 	}
 	if !member {
-		if _, err := c.script(ctx, joinRole(c, quoted)); err != nil {
+		if _, err := c.Script(ctx, c.Join(quoted)); err != nil {
 			return "", err
 		}
 	}
@@ -302,7 +304,7 @@ func ensureQuarantine(ctx context.Context, c *adminConn) (string, error) {
 }
 
 // generate runs a query about the role that returns statements.
-func (s *settlement) generate(ctx context.Context, c *adminConn, query string) ([]string, error) {
+func (s *settlement) generate(ctx context.Context, c *admin.Conn, query string) ([]string, error) {
 	rows, err := c.Query(ctx, query, s.role.OID)
 	if err != nil {
 		return nil, err
@@ -312,8 +314,8 @@ func (s *settlement) generate(ctx context.Context, c *adminConn, query string) (
 
 // describe runs a query about the role that describes objects. On version 13 the server reports an internal error about an
 // object that somebody else drops meanwhile.
-func (s *settlement) describe(ctx context.Context, c *adminConn, query string) (described []string, err error) {
-	err = retry(ctx, func() error {
+func (s *settlement) describe(ctx context.Context, c *admin.Conn, query string) (described []string, err error) {
+	err = admin.Retry(ctx, func() error {
 		described, err = s.generate(ctx, c, query)
 		return err
 	})
@@ -321,24 +323,11 @@ func (s *settlement) describe(ctx context.Context, c *adminConn, query string) (
 }
 
 // execEach runs a query that returns statements, and the statements.
-func (s *settlement) execEach(ctx context.Context, c *adminConn, query string) error {
+func (s *settlement) execEach(ctx context.Context, c *admin.Conn, query string) error {
 	statements, err := s.generate(ctx, c, query)
 	if err != nil || len(statements) == 0 {
 		return err
 	}
-	_, err = c.script(ctx, statements...)
+	_, err = c.Script(ctx, statements...)
 	return err
-}
-
-// retry repeats fn while somebody else's lock holds it up.
-func retry(ctx context.Context, fn func() error) error {
-	for attempt := 1; ; attempt++ {
-		err := fn()
-		if err == nil || !transient(err) || attempt == lockRetries {
-			return err
-		}
-		if err := pause(ctx, time.Duration(attempt)*50*time.Millisecond); err != nil {
-			return err
-		}
-	}
 }

@@ -1,4 +1,4 @@
-package roles
+package settle
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/admin"
 )
 
 // rollbackPrepared ends the tenant's prepared transactions, which survive its sessions and, once the role is gone, can
@@ -25,13 +26,13 @@ func (s *settlement) rollbackPrepared(ctx context.Context) error {
 		return err
 	}
 	for _, t := range transactions {
-		err := s.in(ctx, t.Database, func(c *adminConn) error {
-			acting := c.acting
-			_, err := c.script(ctx, "SET ROLE "+s.name)
+		err := s.in(ctx, t.Database, func(c *admin.Conn) error {
+			acting := c.Acting
+			_, err := c.Script(ctx, "SET ROLE "+s.name)
 			if err == nil {
-				_, err = c.script(ctx, "ROLLBACK PREPARED "+quoteLiteral(t.GID))
+				_, err = c.Script(ctx, "ROLLBACK PREPARED "+admin.QuoteLiteral(t.GID))
 			}
-			return errors.Join(err, c.act(ctx, acting))
+			return errors.Join(err, c.Act(ctx, acting))
 		})
 		if err != nil {
 			return err
@@ -44,8 +45,8 @@ func (s *settlement) rollbackPrepared(ctx context.Context) error {
 // drop removes the role once nothing depends on it. The record is written before COMMIT: if the trail can't take it,
 // the role stays, disabled, and is tried again.
 func (s *settlement) drop(ctx context.Context) error {
-	return s.c.transaction(ctx, []string{"DROP ROLE " + s.name}, func([][][]byte) error {
-		return s.k.cfg.Trail.Append(s.k.record(audit.RoleSettled, s.role, func(r *audit.Record) {
+	return s.c.Transaction(ctx, []string{"DROP ROLE " + s.name}, func([][][]byte) error {
+		return s.st.cfg.Trail.Append(s.st.record(audit.RoleSettled, s.role, func(r *audit.Record) {
 			r.SessionsTerminated, r.Dropped, r.Quarantined = s.terminated, capped(s.dropped), capped(s.kept)
 		}))
 	})
@@ -62,7 +63,7 @@ func capped(names []string) []string {
 // verify looks for everything by OID that could still carry the role.
 func (s *settlement) verify(ctx context.Context) error {
 	var left []string
-	err := s.c.queryOne(ctx, `
+	err := s.c.QueryOne(ctx, `
 		SELECT array_remove(ARRAY[
 			(SELECT 'role' WHERE EXISTS (SELECT FROM pg_roles WHERE oid = $1)),
 			(SELECT 'dependency' WHERE EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1)),
@@ -77,9 +78,9 @@ func (s *settlement) verify(ctx context.Context) error {
 
 // tombstone names what keeps the role, and takes from it what it could still hand to others: its memberships.
 func (s *settlement) tombstone(ctx context.Context) error {
-	for _, p := range append(slices.Clone(s.left.Profiles), s.role.entry.Roles...) {
-		if _, err := s.c.script(ctx, "REVOKE "+quoteIdentifier(p)+" FROM "+s.name); err != nil {
-			s.k.log.Warn("tombstone keeps a membership", "role", s.role.Name, "group", p, "error", err)
+	for _, p := range append(slices.Clone(s.left.Profiles), s.role.Entry.Roles...) {
+		if _, err := s.c.Script(ctx, "REVOKE "+admin.QuoteIdentifier(p)+" FROM "+s.name); err != nil {
+			s.st.cfg.Log.Warn("tombstone keeps a membership", "role", s.role.Name, "group", p, "error", err)
 		}
 	}
 	heldBy, err := s.describe(ctx, s.c, `

@@ -1,4 +1,4 @@
-package roles
+package admin
 
 import (
 	"context"
@@ -15,8 +15,6 @@ import (
 var errReplica = errors.New("the server is a replica, which can't make roles: hostname must lead to the writer")
 
 const (
-	codeReadOnly = "25006" // read_only_sql_transaction: the server has become a replica
-
 	failoverWait     = 5 * time.Second // how long a log-in waits for a server that is away; less than people have patience
 	failoverPause    = 50 * time.Millisecond
 	maxFailoverPause = 500 * time.Millisecond
@@ -24,11 +22,11 @@ const (
 
 // connect logs in as the admin. A server that restarts or fails over is waited for, a little; its name is looked up again
 // each time.
-func (k *Keeper) connect(ctx context.Context, database string) (*adminConn, error) {
+func (p *Pool) connect(ctx context.Context, database string) (*Conn, error) {
 	deadline := time.Now().Add(failoverWait)
 	for pause := failoverPause; ; pause = min(2*pause, maxFailoverPause) {
-		conn, err := k.connectOnce(ctx, database)
-		if err == nil || !passing(err) || time.Now().Add(pause).After(deadline) {
+		conn, err := p.connectOnce(ctx, database)
+		if err == nil || !Passing(err) || time.Now().Add(pause).After(deadline) {
 			return conn, err
 		}
 		select {
@@ -39,9 +37,9 @@ func (k *Keeper) connect(ctx context.Context, database string) (*adminConn, erro
 	}
 }
 
-// passing reports an error that a server gives, or is, while it stops, starts or changes its place.
-func passing(err error) bool {
-	switch code := sqlstate(err); {
+// Passing reports an error that a server gives, or is, while it stops, starts or changes its place.
+func Passing(err error) bool {
+	switch code := SQLState(err); {
 	case code == "57P01", code == "57P02", code == "57P03", strings.HasPrefix(code, "08"):
 		return true
 	case code != "":
@@ -58,12 +56,12 @@ func passing(err error) bool {
 // rejected reports that the server refused the credential itself. PAM, with which RDS checks tokens, knows one code for
 // everything.
 func rejected(err error, cred secrets.Credential) bool {
-	code := sqlstate(err)
+	code := SQLState(err)
 	return code == "28P01" || cred.Token && code == "28000"
 }
 
 // writable asks whether the connection works and leads to the writer.
-func (c *adminConn) writable(ctx context.Context) error {
+func (c *Conn) writable(ctx context.Context) error {
 	var replica bool
 	if err := c.Conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&replica); err != nil {
 		return err

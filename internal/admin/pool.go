@@ -1,4 +1,4 @@
-package roles
+package admin
 
 import (
 	"context"
@@ -8,20 +8,25 @@ import (
 	"time"
 )
 
-// poolSize is how many admin connections one integration may have open in its default database: one is always kept for
+// PoolSize is how many admin connections one integration may have open in its default database: one is always kept for
 // settling.
-const poolSize = 4
+const PoolSize = 4
 
 const (
 	idleCheck    = time.Second     // a connection that lay idle for longer is pinged before it is used
 	closeTimeout = 2 * time.Second // for saying goodbye to the server
 )
 
-// pool holds the admin connections in the integration's default database. Connections are opened as needed, up to
-// poolSize, and the last one is never closed while it works.
-type pool struct {
-	open   func(context.Context) (*adminConn, error)
-	idle   chan *adminConn
+// Pool holds the admin connections in the integration's default database. Connections are opened as needed, up to
+// PoolSize, and the last one is never closed while it works.
+type Pool struct {
+	// Before is set by tests only, and before the first use: it is called before each statement, and an error of it ends the
+	// connection's use.
+	Before func(c *Conn, statement string) error
+
+	cfg    Config
+	open   func(context.Context) (*Conn, error)
+	idle   chan *Conn
 	free   chan struct{} // a token is the right to open one more connection
 	logins chan struct{} // bounds the log-ins that hold a connection, so that one is left for settling
 
@@ -30,35 +35,37 @@ type pool struct {
 	none chan struct{} // closed while none is live
 }
 
-func newPool(open func(context.Context) (*adminConn, error)) *pool {
-	p := &pool{
-		open:   open,
-		idle:   make(chan *adminConn, poolSize),
-		free:   make(chan struct{}, poolSize),
-		logins: make(chan struct{}, poolSize-1),
+// NewPool returns a pool without a connection: the first use opens one.
+func NewPool(cfg Config) *Pool {
+	p := &Pool{
+		cfg:    cfg,
+		idle:   make(chan *Conn, PoolSize),
+		free:   make(chan struct{}, PoolSize),
+		logins: make(chan struct{}, PoolSize-1),
 		none:   make(chan struct{}),
 	}
+	p.open = func(ctx context.Context) (*Conn, error) { return p.connect(ctx, cfg.Database) }
 	close(p.none)
-	for range poolSize {
+	for range PoolSize {
 		p.free <- struct{}{}
 	}
 	return p
 }
 
-// use runs fn on a connection of the pool.
-func (p *pool) use(ctx context.Context, fn func(*adminConn) error) error {
+// Use runs fn on a connection of the pool.
+func (p *Pool) Use(ctx context.Context, fn func(*Conn) error) error {
 	conn, err := p.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer p.release(conn)
 	err = fn(conn)
-	conn.demoted = sqlstate(err) == codeReadOnly
+	conn.demoted = SQLState(err) == ReadOnly
 	return err
 }
 
-// reserve waits until a log-in may use a connection. Call release when it is done.
-func (p *pool) reserve(ctx context.Context) (release func(), err error) {
+// Reserve waits until a log-in may use a connection. Call release when it is done.
+func (p *Pool) Reserve(ctx context.Context) (release func(), err error) {
 	select {
 	case p.logins <- struct{}{}:
 		return func() { <-p.logins }, nil
@@ -68,7 +75,7 @@ func (p *pool) reserve(ctx context.Context) (release func(), err error) {
 }
 
 // acquire returns a connection that works, as far as can be told: one that lay idle is asked first.
-func (p *pool) acquire(ctx context.Context) (*adminConn, error) {
+func (p *Pool) acquire(ctx context.Context) (*Conn, error) {
 	for {
 		conn, err := p.next(ctx)
 		if err != nil || time.Since(conn.used) < idleCheck || conn.writable(ctx) == nil {
@@ -79,7 +86,7 @@ func (p *pool) acquire(ctx context.Context) (*adminConn, error) {
 }
 
 // next prefers an idle connection to a new one, and waits for one where no new one can be had.
-func (p *pool) next(ctx context.Context) (*adminConn, error) {
+func (p *Pool) next(ctx context.Context) (*Conn, error) {
 	select {
 	case conn := <-p.idle:
 		return conn, nil
@@ -111,7 +118,7 @@ func (p *pool) next(ctx context.Context) (*adminConn, error) {
 	}
 }
 
-func (p *pool) release(conn *adminConn) {
+func (p *Pool) release(conn *Conn) {
 	if conn.IsClosed() || conn.demoted || conn.PgConn().TxStatus() != 'I' {
 		p.discard(conn)
 		return
@@ -120,7 +127,7 @@ func (p *pool) release(conn *adminConn) {
 	p.idle <- conn
 }
 
-func (p *pool) discard(conn *adminConn) {
+func (p *Pool) discard(conn *Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	_ = conn.Close(ctx)
@@ -128,7 +135,7 @@ func (p *pool) discard(conn *adminConn) {
 	p.free <- struct{}{}
 }
 
-func (p *pool) count(more int) {
+func (p *Pool) count(more int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.live
@@ -142,14 +149,14 @@ func (p *pool) count(more int) {
 }
 
 // noneLive returns a channel that is closed as soon as no connection is open.
-func (p *pool) noneLive() <-chan struct{} {
+func (p *Pool) noneLive() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.none
 }
 
-// close closes the idle connections; the others are closed by whoever uses them.
-func (p *pool) close() {
+// Close closes the idle connections; the others are closed by whoever uses them.
+func (p *Pool) Close() {
 	for {
 		select {
 		case conn := <-p.idle:
@@ -160,14 +167,14 @@ func (p *pool) close() {
 	}
 }
 
-// in runs fn on an admin connection to a database: one of the pool for the default database, else a fresh one.
-func (k *Keeper) in(ctx context.Context, database string, fn func(*adminConn) error) error {
-	if database == k.cfg.Database {
-		return k.pool.use(ctx, fn)
+// In runs fn on an admin connection to a database: one of the pool for the default database, else a fresh one.
+func (p *Pool) In(ctx context.Context, database string, fn func(*Conn) error) error {
+	if database == p.cfg.Database {
+		return p.Use(ctx, fn)
 	}
-	conn, err := k.connect(ctx, database)
+	conn, err := p.connect(ctx, database)
 	if err != nil {
-		return &unreachableError{database, err}
+		return &UnreachableError{database, err}
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
@@ -177,11 +184,13 @@ func (k *Keeper) in(ctx context.Context, database string, fn func(*adminConn) er
 	return fn(conn)
 }
 
-// unreachableError is a database that can't be connected to.
-type unreachableError struct {
-	database string
-	err      error
+// UnreachableError is a database that can't be connected to.
+type UnreachableError struct {
+	Database string
+	Err      error
 }
 
-func (e *unreachableError) Error() string { return fmt.Sprintf("database %s: %v", e.database, e.err) }
-func (e *unreachableError) Unwrap() error { return e.err }
+func (e *UnreachableError) Error() string { return fmt.Sprintf("database %s: %v", e.Database, e.Err) }
+
+// Unwrap returns what the server or the network said.
+func (e *UnreachableError) Unwrap() error { return e.Err }

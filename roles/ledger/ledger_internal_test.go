@@ -1,4 +1,4 @@
-package roles
+package ledger
 
 import (
 	"reflect"
@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hourgate/hourgate/internal/admin"
 )
 
 func TestRoleNames(t *testing.T) {
@@ -17,11 +19,11 @@ func TestRoleNames(t *testing.T) {
 		{strings.Repeat("long", 40), strings.Repeat("grant", 40), "hg_longlong"},
 		{"", "", "hg___"},
 	} {
-		name := newRoleName(test.user, test.grant)
-		if !valid.MatchString(name) || len(name) > maxIdentifier || !strings.HasPrefix(name, test.want) {
+		name := NewRoleName(test.user, test.grant)
+		if !valid.MatchString(name) || len(name) > MaxIdentifier || !strings.HasPrefix(name, test.want) {
 			t.Errorf("%q, %q: got %q (%d bytes), want a name like %s…", test.user, test.grant, name, len(name), test.want)
 		}
-		if again := newRoleName(test.user, test.grant); again == name {
+		if again := NewRoleName(test.user, test.grant); again == name {
 			t.Errorf("%q came twice", name)
 		}
 	}
@@ -39,25 +41,25 @@ func FuzzLedger(f *testing.F) {
 		if len(user)+len(grant)+len(comment) > 4096 {
 			return
 		}
-		name := newRoleName(user, grant)
-		if !roleName.MatchString(name) || len(name) > maxIdentifier || quoteIdentifier(name) != `"`+name+`"` {
+		name := NewRoleName(user, grant)
+		if !roleName.MatchString(name) || len(name) > MaxIdentifier || admin.QuoteIdentifier(name) != `"`+name+`"` {
 			t.Fatalf("%q and %q became the role %q", user, grant, name)
 		}
-		e := entry{Version: ledgerVersion, User: valid(user), Grant: valid(grant), Roles: []string{valid(comment)}, Until: time.Unix(1e9, 0).UTC()}
-		if got, ok := parseComment(e.comment()); !ok || !reflect.DeepEqual(got, e) {
-			t.Fatalf("%+v was written as %q and read as %+v", e, e.comment(), got)
+		e := Entry{Version: Version, User: valid(user), Grant: valid(grant), Roles: []string{valid(comment)}, Until: time.Unix(1e9, 0).UTC()}
+		if got, ok := Parse(e.Comment()); !ok || !reflect.DeepEqual(got, e) {
+			t.Fatalf("%+v was written as %q and read as %+v", e, e.Comment(), got)
 		}
-		if e, ok := parseComment(comment); ok {
-			if again, ok := parseComment(e.comment()); !ok || !again.Until.Equal(e.Until) || again.User != e.User || again.Grant != e.Grant {
+		if e, ok := Parse(comment); ok {
+			if again, ok := Parse(e.Comment()); !ok || !again.Until.Equal(e.Until) || again.User != e.User || again.Grant != e.Grant {
 				t.Fatalf("%q was read as %+v, and then as %+v", comment, e, again)
 			}
 		}
-		for _, text := range []string{user, grant, comment, e.comment()} {
-			if got, rest := unquote(quoteLiteral(text)+"rest", '\''); got != text || rest != "rest" {
-				t.Fatalf("%q reads as %q with %q behind it", quoteLiteral(text), got, rest)
+		for _, text := range []string{user, grant, comment, e.Comment()} {
+			if got, rest := unquote(admin.QuoteLiteral(text)+"rest", '\''); got != text || rest != "rest" {
+				t.Fatalf("%q reads as %q with %q behind it", admin.QuoteLiteral(text), got, rest)
 			}
-			if got, rest := unquote(quoteIdentifier(text)+"rest", '"'); got != strings.ReplaceAll(text, "\x00", "") || rest != "rest" {
-				t.Fatalf("%q reads as %q with %q behind it", quoteIdentifier(text), got, rest)
+			if got, rest := unquote(admin.QuoteIdentifier(text)+"rest", '"'); got != strings.ReplaceAll(text, "\x00", "") || rest != "rest" {
+				t.Fatalf("%q reads as %q with %q behind it", admin.QuoteIdentifier(text), got, rest)
 			}
 		}
 	})
@@ -86,15 +88,15 @@ func unquote(sql string, quote byte) (text, rest string) {
 
 func TestLedgerEntry(t *testing.T) {
 	t.Parallel()
-	want := entry{
-		Version: ledgerVersion, Deployment: "d", Proxy: "p", Integration: "i",
+	want := Entry{
+		Version: Version, Deployment: "d", Proxy: "p", Integration: "i",
 		User: "it's \"alice\"\n", Grant: "g", Until: time.Date(2026, 11, 22, 17, 0, 0, 0, time.UTC),
 	}
-	if got, ok := parseComment(want.comment()); !ok || !reflect.DeepEqual(got, want) {
+	if got, ok := Parse(want.Comment()); !ok || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %t, want %+v", got, ok, want)
 	}
 	for _, comment := range []string{"", "a comment", "{}", `{"hourgate":0}`, `{"hourgate":2}`, `{"hourgate":"1"}`, "null"} {
-		if e, ok := parseComment(comment); ok {
+		if e, ok := Parse(comment); ok {
 			t.Errorf("%q was taken for a ledger entry: %+v", comment, e)
 		}
 	}

@@ -1,4 +1,4 @@
-package roles
+package settle
 
 import (
 	"context"
@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 // Members of a profile can leave things with it: before 16 they may SET ROLE to it and then make objects, default
@@ -17,47 +20,47 @@ import (
 // tidyProfiles rids the profiles and groups of the settled role of what members left with them. A failure is the sweep's
 // to mend: the role itself must go, and another member who is still there may hold a lock.
 func (s *settlement) tidyProfiles(ctx context.Context) {
-	if s.c.version < 160000 {
+	if s.c.Version < 160000 {
 		for _, p := range s.left.Profiles {
-			if err := s.k.scrubProfile(ctx, s.c, p); err != nil {
-				s.k.log.Warn("profile could not be scrubbed, the sweep will", "profile", p, "error", err)
+			if err := s.st.scrubProfile(ctx, s.c, p); err != nil {
+				s.st.cfg.Log.Warn("profile could not be scrubbed, the sweep will", "profile", p, "error", err)
 			}
 		}
 	}
 	if !s.left.Handed {
 		return
 	}
-	kept, err := s.k.evictFromGroups(ctx, s.c, slices.Concat(s.left.Profiles, s.role.entry.Roles))
+	kept, err := s.st.evictFromGroups(ctx, s.c, slices.Concat(s.left.Profiles, s.role.Entry.Roles))
 	s.kept = append(s.kept, kept...)
 	if err != nil {
-		s.k.log.Warn("profile could not be tidied, the sweep will", "profiles", s.left.Profiles, "error", err)
+		s.st.cfg.Log.Warn("profile could not be tidied, the sweep will", "profiles", s.left.Profiles, "error", err)
 	}
 }
 
 // scrubProfile takes a password from a profile. Before 16 a member can set one, and nobody but a superuser can see it. It
 // would be of no use, until somebody gave the role LOGIN. Settlements that come together share the work.
-func (k *Keeper) scrubProfile(ctx context.Context, c *adminConn, name string) error {
+func (st *Settler) scrubProfile(ctx context.Context, c *admin.Conn, name string) error {
 	asked := time.Now()
-	k.scrubbing.Lock()
-	defer k.scrubbing.Unlock()
-	if k.scrubbed[name].After(asked) {
+	st.scrubbing.Lock()
+	defer st.scrubbing.Unlock()
+	if st.scrubbed[name].After(asked) {
 		return nil
 	}
 	began := time.Now()
-	err := retry(ctx, func() error {
-		return c.transaction(ctx, []string{"ALTER ROLE " + quoteIdentifier(name) + " NOLOGIN PASSWORD NULL"}, func([][][]byte) error { return nil })
+	err := admin.Retry(ctx, func() error {
+		return c.Transaction(ctx, []string{"ALTER ROLE " + admin.QuoteIdentifier(name) + " NOLOGIN PASSWORD NULL"}, func([][][]byte) error { return nil })
 	})
 	if err == nil {
-		k.scrubbed[name] = began
+		st.scrubbed[name] = began
 	}
 	return err
 }
 
 // evictFromGroups drops what the named groups own, in all databases, and quarantines what others depend on. None of them
 // owned anything when the tenant was made their member.
-func (k *Keeper) evictFromGroups(ctx context.Context, c *adminConn, names []string) (kept []string, err error) {
-	k.evicting.Lock()
-	defer k.evicting.Unlock()
+func (st *Settler) evictFromGroups(ctx context.Context, c *admin.Conn, names []string) (kept []string, err error) {
+	st.evicting.Lock()
+	defer st.evicting.Unlock()
 	rows, err := c.Query(ctx, `
 		SELECT DISTINCT r.oid, r.rolname::text, coalesce(d.datname, current_database())::text
 		  FROM pg_roles r
@@ -78,25 +81,25 @@ func (k *Keeper) evictFromGroups(ctx context.Context, c *adminConn, names []stri
 	}
 	var errs []error
 	for _, o := range owners {
-		s := newSettlement(k, c, Role{Name: o.Name, OID: o.OID})
-		errs = append(errs, s.in(ctx, o.Database, func(c *adminConn) error { return s.evict(ctx, c) }))
+		s := newSettlement(st, c, ledger.Role{Name: o.Name, OID: o.OID})
+		errs = append(errs, s.in(ctx, o.Database, func(c *admin.Conn) error { return s.evict(ctx, c) }))
 		kept = append(kept, s.kept...)
 	}
 	return kept, errors.Join(errs...)
 }
 
 // evict is for a settlement that is about a group and not an ephemeral role. Privileges that the group holds stay.
-func (s *settlement) evict(ctx context.Context, c *adminConn) error {
-	if _, err := c.script(ctx, joinRole(c, s.name)); err != nil {
+func (s *settlement) evict(ctx context.Context, c *admin.Conn) error {
+	if _, err := c.Script(ctx, c.Join(s.name)); err != nil {
 		return err
 	}
 	err := s.evictJoined(ctx, c)
-	_, leaveErr := c.script(ctx, "REVOKE "+s.name+" FROM CURRENT_USER")
+	_, leaveErr := c.Script(ctx, "REVOKE "+s.name+" FROM CURRENT_USER")
 	return errors.Join(err, leaveErr)
 }
 
-func (s *settlement) evictJoined(ctx context.Context, c *adminConn) error {
-	if err := retry(ctx, func() error { return s.dropOwnerless(ctx, c) }); err != nil {
+func (s *settlement) evictJoined(ctx context.Context, c *admin.Conn) error {
+	if err := admin.Retry(ctx, func() error { return s.dropOwnerless(ctx, c) }); err != nil {
 		return err
 	}
 	if err := s.dropPieces(ctx, c); err != nil {
@@ -110,13 +113,13 @@ func (s *settlement) evictJoined(ctx context.Context, c *adminConn) error {
 		return err
 	}
 	if len(left) > 0 {
-		if err := retry(ctx, func() error { return s.quarantine(ctx, c, s.name, false) }); err != nil {
+		if err := admin.Retry(ctx, func() error { return s.quarantine(ctx, c, s.name, false) }); err != nil {
 			return err
 		}
 		s.kept = append(s.kept, left...)
 	}
-	return retry(ctx, func() error {
-		return c.exclusively(ctx, func() error { return s.execEach(ctx, c, resetGroup) })
+	return admin.Retry(ctx, func() error {
+		return c.Exclusively(ctx, func() error { return s.execEach(ctx, c, resetGroup) })
 	})
 }
 
@@ -125,7 +128,7 @@ func (s *settlement) evictJoined(ctx context.Context, c *adminConn) error {
 const resetGroup = `
 	SELECT statement FROM (
 		SELECT 1 AS place, format('ALTER ROLE %I %s RESET ALL', r.rolname, coalesce((SELECT format('IN DATABASE %I', datname) FROM pg_database d WHERE d.oid = s.setdatabase), '')) AS statement
-		  FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole WHERE s.setrole = $1 AND r.rolname ~ '` + profilePattern + `'
+		  FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole WHERE s.setrole = $1 AND r.rolname ~ '` + ledger.ProfilePattern + `'
 		UNION ALL
 		SELECT 2, format('ALTER DEFAULT PRIVILEGES FOR ROLE %I %s REVOKE ALL ON %s FROM %s', d.owner, d.place, d.kind,
 		                 CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)
@@ -143,13 +146,13 @@ const resetGroup = `
 		 WHERE a.defaclrole = $1 AND a.defaclnamespace = 0
 	) s ORDER BY place, statement`
 
-// sweepProfiles tidies all profiles, and removes those of named objects that no role is a member of any more.
-func (k *Keeper) sweepProfiles(ctx context.Context) error {
-	return k.pool.use(ctx, func(c *adminConn) error {
+// Profiles tidies all profiles, and removes those of named objects that no role is a member of any more.
+func (st *Settler) Profiles(ctx context.Context) error {
+	return st.cfg.Pool.Use(ctx, func(c *admin.Conn) error {
 		rows, err := c.Query(ctx, `
 			SELECT rolname::text, rolname ~ $2 AND NOT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member
 			                                                    WHERE m.roleid = p.oid AND r.rolname ~ '^hg_')
-			  FROM pg_roles p WHERE rolname ~ $1`, profilePattern, objectsPattern)
+			  FROM pg_roles p WHERE rolname ~ $1`, ledger.ProfilePattern, ledger.ObjectsPattern)
 		if err != nil {
 			return err
 		}
@@ -166,49 +169,49 @@ func (k *Keeper) sweepProfiles(ctx context.Context) error {
 		for _, p := range profiles {
 			names = append(names, p.Name)
 			if p.Unused {
-				errs = append(errs, k.removeProfile(ctx, c, p.Name))
+				errs = append(errs, st.removeProfile(ctx, c, p.Name))
 			}
 		}
-		_, err = k.evictFromGroups(ctx, c, names)
+		_, err = st.evictFromGroups(ctx, c, names)
 		return errors.Join(append(errs, err)...)
 	})
 }
 
-// removeProfiles removes those of the profiles that are for named objects and have no member left.
-func (k *Keeper) removeProfiles(ctx context.Context, names []string) {
+// RemoveProfiles removes those of the profiles that are for named objects and have no member left.
+func (st *Settler) removeProfiles(ctx context.Context, names []string) {
 	for _, name := range names {
-		if !isObjectsProfile(name) {
+		if !ledger.IsObjectsProfile(name) {
 			continue
 		}
-		if err := k.pool.use(ctx, func(c *adminConn) error { return k.removeProfile(ctx, c, name) }); err != nil {
-			k.log.Warn("profile could not be removed, the sweep will", "profile", name, "error", err)
+		if err := st.cfg.Pool.Use(ctx, func(c *admin.Conn) error { return st.removeProfile(ctx, c, name) }); err != nil {
+			st.cfg.Log.Warn("profile could not be removed, the sweep will", "profile", name, "error", err)
 		}
 	}
 }
 
 // removeProfile removes a profile of named objects unless a role is a member of it, or it is another deployment's. It
 // holds the lock under which members are added.
-func (k *Keeper) removeProfile(ctx context.Context, c *adminConn, name string) error {
+func (st *Settler) removeProfile(ctx context.Context, c *admin.Conn, name string) error {
 	var comment string
-	err := c.queryOne(ctx, "SELECT coalesce(shobj_description(oid, 'pg_authid'), '') FROM pg_roles WHERE rolname = $1", []any{name}, &comment)
-	var e objectsEntry
+	err := c.QueryOne(ctx, "SELECT coalesce(shobj_description(oid, 'pg_authid'), '') FROM pg_roles WHERE rolname = $1", []any{name}, &comment)
+	var e ledger.ObjectsEntry
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil
 	case err != nil:
 		return err
-	case json.Unmarshal([]byte(comment), &e) != nil || e.Version != ledgerVersion || e.Deployment != k.cfg.Deployment:
+	case json.Unmarshal([]byte(comment), &e) != nil || e.Version != ledger.Version || e.Deployment != st.cfg.Deployment:
 		return nil
 	}
-	s := newSettlement(k, c, Role{Name: name})
-	err = s.in(ctx, e.Database, func(c *adminConn) error {
-		return retry(ctx, func() error { return c.exclusively(ctx, func() error { return dropProfile(ctx, c, name) }) })
+	s := newSettlement(st, c, ledger.Role{Name: name})
+	err = s.in(ctx, e.Database, func(c *admin.Conn) error {
+		return admin.Retry(ctx, func() error { return c.Exclusively(ctx, func() error { return dropProfile(ctx, c, name) }) })
 	})
-	var unreachable *unreachableError
-	if errors.As(err, &unreachable) && sqlstate(err) == codeNoDatabase { // what the profile held went with the database
-		_, err = c.script(ctx, "DROP ROLE IF EXISTS "+quoteIdentifier(name))
+	var unreachable *admin.UnreachableError
+	if errors.As(err, &unreachable) && admin.SQLState(err) == admin.NoDatabase { // what the profile held went with the database
+		_, err = c.Script(ctx, "DROP ROLE IF EXISTS "+admin.QuoteIdentifier(name))
 	}
-	if sqlstate(err) == codeUndefinedObject {
+	if admin.SQLState(err) == admin.UndefinedObject {
 		return nil // another proxy was quicker
 	}
 	if err != nil {
@@ -217,15 +220,15 @@ func (k *Keeper) removeProfile(ctx context.Context, c *adminConn, name string) e
 	return nil
 }
 
-func dropProfile(ctx context.Context, c *adminConn, name string) error {
+func dropProfile(ctx context.Context, c *admin.Conn, name string) error {
 	var used bool
-	err := c.queryOne(ctx, `
+	err := c.QueryOne(ctx, `
 		SELECT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles p ON p.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
 		                WHERE p.rolname = $1 AND r.rolname ~ '^hg_')`, []any{name}, &used)
 	if err != nil || used {
 		return err
 	}
-	quoted := quoteIdentifier(name)
-	_, err = c.script(ctx, joinRole(c, quoted), "DROP OWNED BY "+quoted+" RESTRICT", "DROP ROLE "+quoted)
+	quoted := admin.QuoteIdentifier(name)
+	_, err = c.Script(ctx, c.Join(quoted), "DROP OWNED BY "+quoted+" RESTRICT", "DROP ROLE "+quoted)
 	return err
 }

@@ -1,4 +1,4 @@
-package roles
+package admin
 
 import (
 	"context"
@@ -18,13 +18,14 @@ func TestPoolDoesNotWaitForNothing(t *testing.T) {
 	db := pgtest.Start(t, 18).Database(t)
 	refused := errors.New("password authentication failed")
 	opening := make(chan error, 1)
-	p := newPool(func(ctx context.Context) (*adminConn, error) {
+	p := NewPool(Config{})
+	p.open = func(ctx context.Context) (*Conn, error) {
 		if err := <-opening; err != nil {
 			return nil, err
 		}
 		conn, err := pgx.ConnectConfig(ctx, db.Superuser(t).Config())
-		return &adminConn{Conn: conn}, err
-	})
+		return &Conn{Conn: conn}, err
+	}
 	opening <- nil
 	used, err := p.acquire(t.Context())
 	if err != nil {

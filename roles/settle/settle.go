@@ -1,4 +1,4 @@
-package roles
+package settle
 
 import (
 	"context"
@@ -11,9 +11,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
-//go:embed sql/inventory.sql
+//go:embed inventory.sql
 var inventorySQL string
 
 // Bounds of settling. Each wait on the server is bounded by a lock or statement timeout as well.
@@ -29,9 +31,9 @@ const (
 // settlement is one try at settling a role, over one admin connection. Every step is idempotent, so a try that was cut
 // off anywhere is simply begun again.
 type settlement struct {
-	k    *Keeper
-	c    *adminConn
-	role Role
+	st   *Settler
+	c    *admin.Conn
+	role ledger.Role
 
 	name       string // quoted
 	left       inventory
@@ -52,12 +54,12 @@ type inventory struct {
 	Profiles    []string
 }
 
-// settleLogged settles the role, with the records and log lines that belong to it.
-func (k *Keeper) settleLogged(ctx context.Context, r Role) error {
+// Settle settles the role, with the records and log lines that belong to it.
+func (st *Settler) Settle(ctx context.Context, r ledger.Role) error {
 	started := time.Now()
 	// Where many grants end at once, all statements end before the first role is removed.
-	err := k.pool.use(ctx, func(c *adminConn) error {
-		s := newSettlement(k, c, r)
+	err := st.cfg.Pool.Use(ctx, func(c *admin.Conn) error {
+		s := newSettlement(st, c, r)
 		there, err := s.find(ctx)
 		if there {
 			_, err = s.terminate(ctx)
@@ -65,58 +67,58 @@ func (k *Keeper) settleLogged(ctx context.Context, r Role) error {
 		return errors.Join(err, s.restore(ctx))
 	})
 	if err != nil {
-		k.log.Warn("backends could not be terminated at once", "role", r.Name, "error", err)
+		st.cfg.Log.Warn("backends could not be terminated at once", "role", r.Name, "error", err)
 	}
 	var profiles []string
-	err = k.pool.use(ctx, func(c *adminConn) error {
-		s := newSettlement(k, c, r)
+	err = st.cfg.Pool.Use(ctx, func(c *admin.Conn) error {
+		s := newSettlement(st, c, r)
 		err := errors.Join(s.run(ctx), s.restore(ctx))
 		profiles = s.left.Profiles
-		k.log.Info("role settled", "role", r.Name, "grant", r.entry.Grant, "user", r.entry.User,
+		st.cfg.Log.Info("role settled", "role", r.Name, "grant", r.Entry.Grant, "user", r.Entry.User,
 			"sessions_terminated", s.terminated, "objects_dropped", len(s.dropped), "objects_quarantined", len(s.kept),
 			"duration", time.Since(started), "gone", err == nil)
 		return err
 	})
-	k.metrics.settled(err, time.Since(started))
+	st.cfg.Metrics.settled(err, time.Since(started))
 	if err == nil {
-		k.removeProfiles(ctx, profiles)
+		st.removeProfiles(ctx, profiles)
 	}
-	return k.recordTombstone(r, err)
+	return st.recordTombstone(r, err)
 }
 
 // recordTombstone writes the record of a tombstone, once for each thing that holds it.
-func (k *Keeper) recordTombstone(r Role, err error) error {
+func (st *Settler) recordTombstone(r ledger.Role, err error) error {
 	var tombstone *TombstoneError
 	isTombstone := errors.As(err, &tombstone)
-	k.mu.Lock()
+	st.mu.Lock()
 	held := ""
 	if isTombstone {
 		held = strings.Join(tombstone.HeldBy, "; ")
 	}
-	known := k.tombstones[r.OID] == held
-	delete(k.tombstones, r.OID)
+	known := st.tombstones[r.OID] == held
+	delete(st.tombstones, r.OID)
 	if isTombstone {
-		k.tombstones[r.OID] = held
+		st.tombstones[r.OID] = held
 	}
-	k.mu.Unlock()
+	st.mu.Unlock()
 	if !isTombstone || known {
 		return err
 	}
-	return errors.Join(err, k.cfg.Trail.Append(k.record(audit.RoleTombstoned, r, func(rec *audit.Record) {
+	return errors.Join(err, st.cfg.Trail.Append(st.record(audit.RoleTombstoned, r, func(rec *audit.Record) {
 		rec.HeldBy = tombstone.HeldBy
 	})))
 }
 
-func newSettlement(k *Keeper, c *adminConn, r Role) *settlement {
-	return &settlement{k: k, c: c, role: r, name: quoteIdentifier(r.Name)}
+func newSettlement(st *Settler, c *admin.Conn, r ledger.Role) *settlement {
+	return &settlement{st: st, c: c, role: r, name: admin.QuoteIdentifier(r.Name)}
 }
 
 // restore gives the connection back its role, if find had to take another.
 func (s *settlement) restore(ctx context.Context) error {
-	if s.c.creator == "" || s.c.acting == s.c.creator || s.c.IsClosed() {
+	if s.c.Creator == "" || s.c.Acting == s.c.Creator || s.c.IsClosed() {
 		return nil
 	}
-	return s.c.act(context.WithoutCancel(ctx), s.c.creator)
+	return s.c.Act(context.WithoutCancel(ctx), s.c.Creator)
 }
 
 // run settles the role if it is there.
@@ -125,7 +127,7 @@ func (s *settlement) run(ctx context.Context) error {
 	if err == nil && there {
 		err = s.remove(ctx)
 	}
-	if sqlstate(err) == codeUndefinedObject { // dropped by somebody else meanwhile, such as another proxy's sweep
+	if admin.SQLState(err) == admin.UndefinedObject { // dropped by somebody else meanwhile, such as another proxy's sweep
 		there, err = s.find(ctx)
 	}
 	if err == nil && !there {
@@ -137,11 +139,11 @@ func (s *settlement) run(ctx context.Context) error {
 // gone ends the sessions of a role that somebody else dropped: they keep what everybody may do.
 func (s *settlement) gone(ctx context.Context) error {
 	if _, err := s.terminate(ctx); err != nil {
-		s.k.log.Warn("sessions of a dropped role could not be terminated; they end with their connections",
+		s.st.cfg.Log.Warn("sessions of a dropped role could not be terminated; they end with their connections",
 			"role", s.role.Name, "error", err)
 	}
-	return s.k.cfg.Trail.Append(s.k.record(audit.RoleSettled, s.role, func(r *audit.Record) {
-		r.Reason, r.SessionsTerminated = "gone already", s.terminated
+	return s.st.cfg.Trail.Append(s.st.record(audit.RoleSettled, s.role, func(r *audit.Record) {
+		r.Cause, r.SessionsTerminated = "gone already", s.terminated
 	}))
 }
 
@@ -176,7 +178,7 @@ func (s *settlement) remove(ctx context.Context) error {
 		if err == nil {
 			return s.verify(ctx)
 		}
-		if sqlstate(err) != codeDependentObjects && !transient(err) {
+		if admin.SQLState(err) != admin.DependentObjects && !admin.Transient(err) {
 			return fmt.Errorf("dropping: %w", err)
 		}
 		s.again = true
@@ -187,25 +189,25 @@ func (s *settlement) remove(ctx context.Context) error {
 }
 
 // find looks the role up by OID, and makes sure that it is ours: by its name or, when a DBA has renamed it, by its
-// comment. It also finds out who may drop it: a role that the login made before creatorRole was set up is the login's.
+// comment. It also finds out who may drop it: a role that the login made before admin.CreatorRole was set up is the login's.
 func (s *settlement) find(ctx context.Context) (bool, error) {
 	var name, comment string
 	var may bool
-	err := s.c.queryOne(ctx, `
+	err := s.c.QueryOne(ctx, `
 		SELECT rolname::text, coalesce(shobj_description(oid, 'pg_authid'), ''), pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
 		  FROM pg_roles WHERE oid = $1`, []any{s.role.OID}, &name, &comment, &may)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
-	if err != nil || name != s.role.Name && comment != s.role.entry.comment() {
+	if err != nil || name != s.role.Name && comment != s.role.Entry.Comment() {
 		return false, err
 	}
 	if name != s.role.Name {
 		s.dropped = append(s.dropped, "the name "+name+", which somebody gave the role")
-		s.role.Name, s.name = name, quoteIdentifier(name)
+		s.role.Name, s.name = name, admin.QuoteIdentifier(name)
 	}
-	if !may && s.c.version >= 160000 && s.c.acting != s.c.login {
-		return true, s.c.act(ctx, s.c.login)
+	if !may && s.c.Version >= 160000 && s.c.Acting != s.c.Login {
+		return true, s.c.Act(ctx, s.c.Login)
 	}
 	return true, nil
 }
@@ -216,11 +218,11 @@ func (s *settlement) find(ctx context.Context) (bool, error) {
 func (s *settlement) close(ctx context.Context) error {
 	disable := []string{"ALTER ROLE " + s.name + " NOLOGIN PASSWORD NULL VALID UNTIL '-infinity' CONNECTION LIMIT 0"}
 	for attempt := 1; ; attempt++ {
-		err := s.c.transaction(ctx, disable, func([][][]byte) error { return nil })
+		err := s.c.Transaction(ctx, disable, func([][][]byte) error { return nil })
 		if err == nil {
 			break
 		}
-		if !transient(err) || attempt == closeAttempts {
+		if !admin.Transient(err) || attempt == closeAttempts {
 			return err
 		}
 		if _, err := s.terminate(ctx); err != nil {
@@ -231,7 +233,7 @@ func (s *settlement) close(ctx context.Context) error {
 		return err
 	}
 	for {
-		if err := pause(ctx, scanGap); err != nil {
+		if err := admin.Pause(ctx, scanGap); err != nil {
 			return err
 		}
 		if err := s.takeStock(ctx); err != nil || s.left.Terminated == 0 {
@@ -242,7 +244,7 @@ func (s *settlement) close(ctx context.Context) error {
 
 // takeStock terminates once more and learns what the role left.
 func (s *settlement) takeStock(ctx context.Context) error {
-	rows, err := s.c.Query(ctx, inventorySQL, s.role.OID, profilePattern, s.role.entry.Roles)
+	rows, err := s.c.Query(ctx, inventorySQL, s.role.OID, ledger.ProfilePattern, s.role.Entry.Roles)
 	if err == nil {
 		s.left, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[inventory])
 	}
@@ -254,7 +256,7 @@ func (s *settlement) takeStock(ctx context.Context) error {
 // goes by OID and in one statement, so that neither a rename nor a reused pid can mislead it.
 func (s *settlement) terminate(ctx context.Context) (int, error) {
 	var n int
-	err := s.c.queryOne(ctx,
+	err := s.c.QueryOne(ctx,
 		"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = $1", []any{s.role.OID}, &n)
 	s.terminated += n
 	return n, s.explain(err)
@@ -262,10 +264,10 @@ func (s *settlement) terminate(ctx context.Context) (int, error) {
 
 // explain turns the refusal to terminate into what a DBA has to do.
 func (s *settlement) explain(err error) error {
-	if sqlstate(err) == codeInsufficientPrivilege {
-		return &PrivilegeError{
+	if admin.SQLState(err) == admin.InsufficientPrivilege {
+		return &admin.PrivilegeError{
 			Problem:    "the admin may not terminate the backends of " + s.role.Name,
-			Statements: []string{"GRANT pg_signal_backend TO " + quoteIdentifier(s.c.acting) + ";"},
+			Statements: []string{"GRANT pg_signal_backend TO " + admin.QuoteIdentifier(s.c.Acting) + ";"},
 		}
 	}
 	return err
@@ -276,11 +278,11 @@ func (s *settlement) join(ctx context.Context) error {
 	if s.left.Member {
 		return nil
 	}
-	_, err := s.c.script(ctx, joinRole(s.c, s.name))
-	if sqlstate(err) == codeInsufficientPrivilege {
-		return &PrivilegeError{
-			Problem:    fmt.Sprintf("the admin %s did not create role %s and may not drop it", s.c.acting, s.role.Name),
-			Statements: []string{"GRANT " + s.name + " TO " + quoteIdentifier(s.c.acting) + " WITH ADMIN OPTION;"},
+	_, err := s.c.Script(ctx, s.c.Join(s.name))
+	if admin.SQLState(err) == admin.InsufficientPrivilege {
+		return &admin.PrivilegeError{
+			Problem:    fmt.Sprintf("the admin %s did not create role %s and may not drop it", s.c.Acting, s.role.Name),
+			Statements: []string{"GRANT " + s.name + " TO " + admin.QuoteIdentifier(s.c.Acting) + " WITH ADMIN OPTION;"},
 		}
 	}
 	return err
@@ -288,13 +290,13 @@ func (s *settlement) join(ctx context.Context) error {
 
 // in runs fn in a database, over the connection that the settlement has already if that is there: waiting for a second one
 // of the pool while holding one could last for ever.
-func (s *settlement) in(ctx context.Context, database string, fn func(*adminConn) error) error {
+func (s *settlement) in(ctx context.Context, database string, fn func(*admin.Conn) error) error {
 	if database == s.c.Config().Database {
 		return fn(s.c)
 	}
-	return s.k.in(ctx, database, func(c *adminConn) error {
-		if c.acting != s.c.acting {
-			if err := c.act(ctx, s.c.acting); err != nil {
+	return s.st.cfg.Pool.In(ctx, database, func(c *admin.Conn) error {
+		if c.Acting != s.c.Acting {
+			if err := c.Act(ctx, s.c.Acting); err != nil {
 				return err
 			}
 		}
@@ -322,13 +324,13 @@ func (s *settlement) revokeMemberships(ctx context.Context) error {
 	}
 	for _, m := range memberships {
 		revoke := "REVOKE " + m.Role + " FROM " + m.Member
-		if s.c.version >= 160000 {
+		if s.c.Version >= 160000 {
 			revoke += " GRANTED BY " + m.Grantor
 		}
-		_, err := s.c.script(ctx, revoke+" CASCADE")
+		_, err := s.c.Script(ctx, revoke+" CASCADE")
 		switch {
-		case sqlstate(err) == codeInsufficientPrivilege:
-			s.k.log.Warn("membership left to the drop of the role", "role", s.role.Name, "error", err)
+		case admin.SQLState(err) == admin.InsufficientPrivilege:
+			s.st.cfg.Log.Warn("membership left to the drop of the role", "role", s.role.Name, "error", err)
 			continue
 		case err != nil:
 			return err
@@ -336,16 +338,4 @@ func (s *settlement) revokeMemberships(ctx context.Context) error {
 		s.dropped = append(s.dropped, "membership of "+m.Member+" in "+m.Role)
 	}
 	return nil
-}
-
-// pause waits, unless ctx ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

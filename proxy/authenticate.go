@@ -39,7 +39,7 @@ func (s *session) authenticate() error {
 	s.policy = s.server.cfg.Policy.Set()
 	if s.certificateIsEnough() {
 		// client ← AuthenticationOk
-		s.user, s.proof = s.startup.user, "certificate"
+		s.isUser(s.startup.user, "certificate")
 		return s.send(&pgproto3.AuthenticationOk{})
 	}
 	conversation, binding, err := s.newConversation()
@@ -98,11 +98,18 @@ func (s *session) authenticate() error {
 	s.server.guesses.succeeded(s.guessKey())
 
 	// client ← AuthenticationSASLFinal, AuthenticationOk
-	s.user, s.proof = s.startup.user, mechanism
-	if s.policy.Certificate(s.user) != "" {
-		s.proof = "certificate, " + mechanism
+	proof := mechanism
+	if s.policy.Certificate(s.startup.user) != "" {
+		proof = "certificate, " + mechanism
 	}
+	s.isUser(s.startup.user, proof)
 	return s.send(&pgproto3.AuthenticationSASLFinal{Data: []byte(final)}, &pgproto3.AuthenticationOk{})
+}
+
+// isUser says who the client has proved to be, and how.
+func (s *session) isUser(name, proof string) {
+	s.user, s.proof = name, proof
+	s.log = s.log.With("user", printable(name))
 }
 
 // newConversation looks the verifier up by the StartupMessage's user; the name inside the SCRAM messages is ignored, as

@@ -95,7 +95,7 @@ func (s *saslServer) session(w *saslWire, known bool, leaf *x509.Certificate) *s
 	}
 	return &session{
 		server: s.Server, ctx: context.Background(), log: s.log,
-		frontend: frontend{client: w, leaf: leaf, startup: startup{user: user}, authenticated: func() {}},
+		clientSide: clientSide{client: w, leaf: leaf, startup: startup{user: user}, authenticated: func() {}},
 	}
 }
 

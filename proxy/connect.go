@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"maps"
 	"strings"
@@ -56,17 +55,6 @@ func takeOver(ctx context.Context, conn *pgconn.PgConn) (*pgconn.HijackedConn, e
 		hijacked.PID = pid
 	}
 	return hijacked, err
-}
-
-// closeUpstream closes the socket without a last word: tls.Conn.Close would wait for a server that does not read. Whoever
-// said Terminate has said it already.
-func (s *session) closeUpstream() {
-	conn := s.upstream.Conn
-	if secured, ok := conn.(*tls.Conn); ok {
-		conn = secured.NetConn()
-	}
-	_ = conn.Close()
-	s.lease.Closed(s.upstream.PID)
 }
 
 // upstreamParameters are the client's settings, checked in startup.go, and a name that joins the server's own log with

@@ -95,6 +95,20 @@ var (
 		message: "terminating connection: the gate is shutting down",
 		hint:    "Connect again in a moment.",
 	}
+	errEndedByOperator = &refusal{
+		code: codeAdminShutdown, reason: "ended_by_operator",
+		message: "terminating connection: an operator of the gate has ended your session",
+		hint:    "Ask the operators of this gate; your grant may still be live.",
+	}
+	errEndedByUser = &refusal{
+		code: codeAdminShutdown, reason: "ended_by_user",
+		message: "terminating connection: you have ended this session",
+	}
+	errLocked = &refusal{
+		code: codeAdminShutdown, reason: "locked",
+		message: "terminating connection: access is locked",
+		hint:    "Ask the operators of this gate.",
+	}
 	errUpstreamGone = &refusal{
 		code: codeConnectionFailure, reason: "upstream_closed",
 		message: "the database server closed the connection unexpectedly",
@@ -162,6 +176,13 @@ func errInternal(session string) *refusal {
 		message: "internal error, session " + session,
 		hint:    "Tell the operators of this gate the session's name.",
 	}
+}
+
+// errPanic is errInternal for a defect of the gate that was caught in time.
+func errPanic(session string) *refusal {
+	r := errInternal(session)
+	r.reason = "panic"
+	return r
 }
 
 // unavailable is what a client learns of a server or an admin that does not work: that it is not the client's fault,

@@ -16,6 +16,7 @@ type metrics struct {
 	upstreams         *prometheus.CounterVec
 	cancels           *prometheus.CounterVec
 	trailErrors       prometheus.Counter
+	panics            prometheus.Counter
 	certificateExpiry prometheus.Gauge
 }
 
@@ -54,6 +55,9 @@ func newMetrics(registry prometheus.Registerer, relayed func() (fromClient, from
 		}, []string{"result"}),
 		trailErrors: f.NewCounter(prometheus.CounterOpts{
 			Name: "hourgate_trail_errors_total", Help: "Records about sessions that the trail could not take.",
+		}),
+		panics: f.NewCounter(prometheus.CounterOpts{
+			Name: "hourgate_session_panics_total", Help: "Sessions that were ended by a defect of the gate. The log has the stack.",
 		}),
 		certificateExpiry: f.NewGauge(prometheus.GaugeOpts{
 			Name: "hourgate_tls_certificate_expiry_timestamp_seconds", Help: "When the certificate that clients are shown expires.",

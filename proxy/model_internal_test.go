@@ -10,8 +10,8 @@ import (
 // This file reads a client's first bytes a second time, in the simplest way and from PostgreSQL's sources, for the fuzz
 // targets to hold the real reader against. It shares nothing with that but the list of parameters and the types.
 
-// phase is how the start-up phase must go for given bytes.
-type phase struct {
+// dialogue is how the start-up phase must go for given bytes.
+type dialogue struct {
 	replies string // N and S
 	at      []int  // where in the stream each is due
 	read    int    // bytes that the phase takes; of no meaning for overTLS
@@ -27,7 +27,7 @@ const (
 )
 
 // wantedPhase reads a whole stream the simple way.
-func wantedPhase(stream []byte, encrypted, plaintextAllowed bool) (p phase) {
+func wantedPhase(stream []byte, encrypted, plaintextAllowed bool) (p dialogue) {
 	if !encrypted && len(stream) > 0 && stream[0] == 0x16 {
 		p.end = overTLS
 		return p

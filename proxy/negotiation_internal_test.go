@@ -224,7 +224,7 @@ func FuzzNegotiation(f *testing.F) {
 }
 
 // checkPhase holds what a session made of a stream against what it should.
-func checkPhase(t *testing.T, want phase, w *wire, s *session, err error) {
+func checkPhase(t *testing.T, want dialogue, w *wire, s *session, err error) {
 	t.Helper()
 	got := accepted
 	switch {

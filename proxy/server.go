@@ -51,6 +51,12 @@ type Config struct {
 	// LoginTimeout until its first ReadyForQuery (default 60 s, as PostgreSQL's authentication_timeout).
 	FirstByteTimeout, StartupTimeout, LoginTimeout time.Duration
 
+	// NoticeBeforeEnd is how long before a grant's end its sessions are warned. None is needed.
+	NoticeBeforeEnd []time.Duration
+
+	// Now is the wall clock, for tests. Default: time.Now.
+	Now func() time.Time
+
 	// How many such clients there may be, in all (default 2,000) and from one IPv4 address or IPv6 /64 (default 200).
 	MaxUnauthenticated, MaxUnauthenticatedPerAddress int
 }
@@ -94,6 +100,9 @@ func (c *Config) setDefaults() {
 	c.LoginTimeout = cmp.Or(c.LoginTimeout, time.Minute)
 	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, 2000)
 	c.MaxUnauthenticatedPerAddress = cmp.Or(c.MaxUnauthenticatedPerAddress, 200)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 }
 
 // Server accepts clients. Its methods may be called from any goroutine.
@@ -116,6 +125,7 @@ type Server struct {
 	ended    struct{ fromClient, fromUpstream int64 } // bytes of sessions that are over
 	accepted uint64
 	listener net.Listener
+	clock    *time.Timer // see tick
 	closing  bool
 	running  sync.WaitGroup
 }
@@ -196,6 +206,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	s.mu.Lock()
 	s.listener = ln
 	closing := s.closing
+	s.clock = time.AfterFunc(tickEvery, s.tick)
 	s.mu.Unlock()
 	if closing {
 		return errors.Join(ErrServerClosed, ln.Close())
@@ -256,9 +267,11 @@ func (s *Server) forget(session *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, session)
-	fromClient, fromUpstream := session.relayedBytes()
-	s.ended.fromClient += fromClient
-	s.ended.fromUpstream += fromUpstream
+	if session.relay != nil {
+		fromClient, fromUpstream := session.relay.Bytes()
+		s.ended.fromClient += fromClient
+		s.ended.fromUpstream += fromUpstream
+	}
 }
 
 // relayedBytes counts those of all sessions, from clients and from upstream.
@@ -267,9 +280,11 @@ func (s *Server) relayedBytes() (fromClient, fromUpstream int64) {
 	defer s.mu.Unlock()
 	fromClient, fromUpstream = s.ended.fromClient, s.ended.fromUpstream
 	for session := range s.sessions {
-		c, u := session.relayedBytes()
-		fromClient += c
-		fromUpstream += u
+		if session.relay != nil {
+			c, u := session.relay.Bytes()
+			fromClient += c
+			fromUpstream += u
+		}
 	}
 	return fromClient, fromUpstream
 }
@@ -302,6 +317,7 @@ func (s *Server) stopAccepting(each func(*session)) {
 	defer s.mu.Unlock()
 	s.closing = true
 	if s.listener != nil {
+		s.clock.Stop()
 		_ = s.listener.Close()
 	}
 	for session := range s.sessions {

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -21,16 +22,13 @@ import (
 
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/burst"
+	"github.com/hourgate/hourgate/internal/relay"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
 
-// farewellTimeout bounds the last message to a client and the end of its TLS. With endGrace it has to stay well below the
-// second within which access ends.
-const farewellTimeout = 500 * time.Millisecond
-
-// session is one client connection from accept to its last record. Its fields belong to the goroutine that runs it,
-// but for those said to be otherwise.
+// session is one client connection from accept to its last record. Its fields belong to the goroutine that runs it, unless
+// their comment says otherwise.
 type session struct {
 	server *Server
 	id     string
@@ -38,18 +36,20 @@ type session struct {
 	ctx    context.Context
 	end    context.CancelCauseFunc // any goroutine; the cause is what the client is told
 	began  time.Time
+	phase  phase                // how far it has come; see enter
+	info   atomic.Pointer[Info] // what others may know, since the phase began; nil before the client is authenticated
 
-	frontend
+	clientSide
 	permit
-	backend
+	upstreamSide
 
-	cancelKey cancelKey // written under the canceller's mutex
-	started   bool      // the trail has the session's start
-	relay     *relay    // belongs to the server's mutex until it is set
+	cancelKey cancelKey    // written under the canceller's mutex
+	relay     *relay.Relay // belongs to the server's mutex until it is set
+	over      relay.End    // how the relay ended, once it has
 }
 
-// frontend is the client: where it is, what it has said, and who it turned out to be.
-type frontend struct {
+// clientSide is the client: where it is, what it has said, and who it turned out to be.
+type clientSide struct {
 	client net.Conn
 	tls    *tls.Conn         // the same, once it is encrypted
 	leaf   *x509.Certificate // that the client was shown
@@ -67,13 +67,14 @@ type frontend struct {
 type permit struct {
 	policy   *policy.Set // in force when the client began to authenticate
 	decision policy.Decision
-	// grant and expiry belong to the server's mutex: a reload changes them.
+	// These belong to the server's mutex: a reload and the clock change them.
 	grant  *policy.Grant
 	expiry *time.Timer
+	warned time.Duration // see warnBeforeEnd
 }
 
-// backend is the server's side.
-type backend struct {
+// upstreamSide is the server's side.
+type upstreamSide struct {
 	integration Integration
 	ahead       *upstream.Ahead // to the server of the integration aheadTo
 	aheadTo     string
@@ -87,7 +88,7 @@ func newSession(server *Server, conn net.Conn) *session {
 	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
 	s := &session{
 		server: server, id: hex.EncodeToString(id[:]), began: time.Now(),
-		frontend: frontend{client: burst.Wrap(conn), remote: peerAddress(conn), authenticated: func() {}},
+		clientSide: clientSide{client: burst.Wrap(conn), remote: peerAddress(conn), authenticated: func() {}},
 	}
 	s.log = server.log.With("session", s.id, "remote_addr", s.remote.String())
 	s.ctx, s.end = context.WithCancelCause(context.Background())
@@ -97,12 +98,10 @@ func newSession(server *Server, conn net.Conn) *session {
 // serve runs the session and says goodbye.
 func (s *session) serve() {
 	defer s.end(nil)
-	defer s.closeAhead() // after the last word: a client that is refused must not see in the time whether there was one
-	err := s.run(s.ctx)
-	s.farewell(err)
+	s.farewell(s.caught(s.run))
 }
 
-// run is a connection's life.
+// run is a connection's life. What it acquires is given back by farewell, which knows from the phase what that is.
 func (s *session) run(ctx context.Context) error {
 	login, cancel := context.WithTimeoutCause(ctx, s.server.cfg.LoginTimeout, errLoginTimeout)
 	defer cancel()
@@ -126,36 +125,37 @@ func (s *session) run(ctx context.Context) error {
 	}
 	now = s.server.metrics.observe("negotiate", now)
 
+	s.enter(authenticating)
 	if err := s.authenticate(); err != nil {
 		return err
 	}
 	s.authenticated()
 	now = s.server.metrics.observe("authenticate", now)
 
+	s.enter(authorizing)
 	if err := s.authorize(); err != nil {
 		return err
 	}
 	if err := s.announce(); err != nil {
 		return err
 	}
+	s.enter(provisioning)
 	s.dial()
 	if err := s.provision(login); err != nil {
 		return err
 	}
-	defer s.settle()
 	now = s.server.metrics.observe("provision", now)
 
+	s.enter(connecting)
 	if err := s.connect(login); err != nil {
 		return err
 	}
-	defer s.closeUpstream()
 	s.server.metrics.observe("connect", now)
 
+	s.enter(welcoming)
 	if err := s.welcome(); err != nil {
 		return err
 	}
-	defer s.server.cancels.remove(s.cancelKey)
-
 	stop()
 	cancel()
 	return s.relayMessages(ctx)
@@ -180,7 +180,7 @@ func (s *session) authorize() error {
 	}
 	s.grant, s.integration = s.decision.Grant, integration
 	s.expiry = time.AfterFunc(time.Until(s.grant.Until), func() { s.end(errGrantEnded) })
-	s.log = s.log.With("user", s.user, "integration", s.decision.Integration, "database", s.decision.Database, "grant", s.grant.Name)
+	s.log = s.log.With("integration", s.decision.Integration, "database", s.decision.Database, "grant", s.grant.Name)
 	return nil
 }
 
@@ -213,7 +213,6 @@ func (s *session) announce() error {
 		s.log.Error("session refused: the trail can't be written", "error", err)
 		return errTrail
 	}
-	s.started = true
 	return nil
 }
 
@@ -235,9 +234,6 @@ func (s *session) provision(ctx context.Context) error {
 	return nil
 }
 
-// settle ends what the session held besides its sockets. The role itself is settled by its keeper.
-func (s *session) settle() { s.lease.Release() }
-
 // welcome ends the start-up phase as PostgreSQL does, with a cancel key of our own.
 func (s *session) welcome() error {
 	secretLen := cancelSecret30
@@ -253,24 +249,15 @@ func (s *session) welcome() error {
 	}
 	messages = append(messages, &pgproto3.BackendKeyData{ProcessID: s.cancelKey.pid, SecretKey: s.cancelKey.secret})
 	if ending := s.decision.Grant.Ending(false); ending != "" {
-		messages = append(messages, s.endingNotice(ending))
+		messages = append(messages, endingNotice(s.decision.Grant, ending))
 	}
 	messages = append(messages, &pgproto3.ReadyForQuery{TxStatus: s.upstream.TxStatus})
 	if err := s.send(messages...); err != nil {
-		s.server.cancels.remove(s.cancelKey)
 		return err
 	}
 	// What the log-in needed besides is some ten kilobytes, for as long as the session lasts.
 	s.upstream = &pgconn.HijackedConn{Conn: s.upstream.Conn, PID: s.upstream.PID, SecretKey: s.upstream.SecretKey}
 	return s.client.SetDeadline(time.Time{})
-}
-
-// endingNotice tells whoever can create objects what becomes of them.
-func (s *session) endingNotice(ending string) *pgproto3.NoticeResponse {
-	return &pgproto3.NoticeResponse{
-		Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000",
-		Message: fmt.Sprintf("grant %s ends at %s; %s", s.decision.Grant.Name, s.decision.Grant.Until.UTC().Format("2006-01-02 15:04:05 UTC"), ending),
-	}
 }
 
 // relayMessages runs until somebody leaves or the session's context ends.
@@ -280,43 +267,41 @@ func (s *session) relayMessages(ctx context.Context) error {
 	active.Inc()
 	defer active.Dec()
 
-	var recorded *statements
+	var watcher relay.Watcher
 	if !s.server.cfg.DiscardStatements {
-		recorded = &statements{
+		watcher = &statements{
 			trail: s.server.cfg.Trail, ctx: ctx, who: audit.Statement{Session: s.id, User: s.user, Grant: s.decision.Grant.Name},
 		}
 	}
-	r := newRelay(s.client, s.upstream.Conn, recorded)
+	r := relay.New(s.client, s.upstream.Conn, watcher)
+	s.enter(relaying)
 	s.server.mu.Lock()
 	s.relay = r
 	if s.server.closing {
-		r.draining.Store(true)
+		r.Drain()
 	}
 	s.server.mu.Unlock()
-	err := r.run(ctx)
-	if errors.Is(err, errTrailStatement) {
+
+	s.over = r.Run(ctx)
+	switch err := s.over.Err; {
+	case errors.Is(err, errTrailStatement):
 		s.server.metrics.trailErrors.Inc()
 		s.log.Error("session ended: a statement can't be recorded", "error", err)
+		return err
+	case errors.Is(err, relay.ErrUpstreamGone):
+		return errUpstreamGone
+	case errors.Is(err, relay.ErrMessageLength):
+		return errMessageLength
+	case errors.Is(err, relay.ErrDrained):
+		return errShutdown
+	default:
+		return err
 	}
-	return err
-}
-
-// relayedBytes counts those from the client and from upstream; the server's mutex is held.
-func (s *session) relayedBytes() (fromClient, fromUpstream int64) {
-	if s.relay == nil {
-		return 0, 0
-	}
-	return s.relay.fromClient.bytes.Load(), s.relay.fromUpstream.bytes.Load()
 }
 
 // drain ends the session when it is idle; the server's mutex is held.
 func (s *session) drain() {
-	if s.relay == nil {
-		s.end(errShutdown)
-		return
-	}
-	s.relay.draining.Store(true)
-	if s.relay.activity.idle() {
+	if s.relay == nil || s.relay.Drain() {
 		s.end(errShutdown)
 	}
 }

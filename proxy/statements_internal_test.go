@@ -1,11 +1,14 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/relay"
 )
 
 // listTrail keeps statements as text, with parts of one put together.
@@ -41,10 +45,29 @@ func (l *listTrail) Statement(_ context.Context, s *audit.Statement) error {
 	return nil
 }
 
-func newStatementsRelay() (*relay, *listTrail) {
-	trail := &listTrail{}
-	return newRelay(nil, nil, &statements{trail: trail, who: audit.Statement{Session: "s"}}), trail
+// watched is a watcher with the stream that it watches.
+type watched struct {
+	*statements
+	stream *relay.Frames
 }
+
+func watch(trail Trail) watched {
+	w := watched{statements: &statements{trail: trail, ctx: context.Background(), who: audit.Statement{Session: "s"}}}
+	requests, _ := w.Kinds()
+	w.stream = relay.NewFrames(requests, w.Request)
+	return w
+}
+
+func (w watched) scan(b []byte) error {
+	_, err := w.stream.Scan(b, time.Now())
+	return err
+}
+
+func raw(kind byte, length uint32, body ...byte) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{kind}, length), body...)
+}
+
+func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 func request(kind byte, body string) []byte { return raw(kind, uint32(4+len(body)), []byte(body)...) }
 
@@ -95,14 +118,14 @@ func TestStatements(t *testing.T) {
 				if most < 100 && len(rule.messages) > 1000 {
 					continue
 				}
-				r, trail := newStatementsRelay()
+				trail := &listTrail{}
+				w := watch(trail)
 				for rest := rule.messages; len(rest) > 0; {
 					n := min(len(rest), 1+random.IntN(most))
 					if most == 1<<30 {
 						n = len(rest)
 					}
-					r.fromClient.scan(rest[:n])
-					if err := r.statements.check(); err != nil {
+					if err := w.scan(rest[:n]); err != nil {
 						t.Fatal(err)
 					}
 					rest = rest[n:]
@@ -110,8 +133,8 @@ func TestStatements(t *testing.T) {
 				if diff := cmp.Diff(rule.want, trail.list); diff != "" {
 					t.Fatalf("in pieces of up to %d bytes (-want +got):\n%s", most, diff)
 				}
-				if r.statements.held != nil {
-					t.Errorf("%d bytes are held after the end of the message", len(r.statements.held))
+				if w.held != nil {
+					t.Errorf("%d bytes are held after the end of the message", len(w.held))
 				}
 			}
 		})
@@ -122,8 +145,11 @@ func TestStatements(t *testing.T) {
 func TestStatementIsRecordedFirst(t *testing.T) {
 	t.Parallel()
 	asked, answer := make(chan struct{}), make(chan struct{})
-	client, server, r, _ := startRelay(t, context.Background(), asIs)
-	r.statements.trail = slowTrail{asked, answer}
+	client, nearClient := net.Pipe()
+	server, nearServer := net.Pipe()
+	r := relay.New(nearClient, nearServer, &statements{trail: slowTrail{asked: asked, answer: answer}, who: audit.Statement{Session: "s"}})
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.Run(context.Background()); _ = nearServer.Close(); r.Wait() }()
 	go func() { _, _ = client.Write(request('Q', "SELECT 1\x00")) }()
 	<-asked
 	_ = server.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
@@ -135,12 +161,16 @@ func TestStatementIsRecordedFirst(t *testing.T) {
 	if _, err := io.ReadFull(server, make([]byte, 14)); err != nil {
 		t.Error(err)
 	}
+	_ = server.Close()
+	_ = client.Close()
+	<-ended
 }
 
 // slowTrail takes a statement when it is told to.
-type slowTrail struct{ asked, answer chan struct{} }
-
-func (slowTrail) Append(audit.Record) error { return nil }
+type slowTrail struct {
+	Trail
+	asked, answer chan struct{}
+}
 
 func (s slowTrail) Statement(context.Context, *audit.Statement) error {
 	close(s.asked)
@@ -151,12 +181,14 @@ func (s slowTrail) Statement(context.Context, *audit.Statement) error {
 // Once the trail fails, it is not asked again: what comes behind must not go upstream either.
 func TestStatementsAfterAnError(t *testing.T) {
 	t.Parallel()
-	r, trail := newStatementsRelay()
+	trail := &listTrail{}
+	w := watch(trail)
 	trail.err = errors.New("no space left on device")
-	r.fromClient.scan(join(request('Q', "SELECT 1\x00"), request('Q', "SELECT 2\x00")))
+	if err := w.scan(join(request('Q', "SELECT 1\x00"), request('Q', "SELECT 2\x00"))); !errors.Is(err, errTrailStatement) {
+		t.Errorf("got %v", err)
+	}
 	trail.err = nil
-	r.fromClient.scan(request('Q', "SELECT 3\x00"))
-	if err := r.statements.check(); !errors.Is(err, errTrailStatement) {
+	if err := w.scan(request('Q', "SELECT 3\x00")); !errors.Is(err, errTrailStatement) {
 		t.Errorf("got %v", err)
 	}
 	if trail.list != nil {
@@ -166,12 +198,11 @@ func TestStatementsAfterAnError(t *testing.T) {
 
 // Recording allocates nothing but for messages that come in pieces.
 func TestStatementsDoNotAllocate(t *testing.T) {
-	r := newRelay(nil, nil, &statements{trail: nowhere{}, who: audit.Statement{Session: "s"}})
+	w := watch(nowhere{})
 	burst := join(request('P', "n\x00SELECT $1\x00\x00\x00"), request('B', "p\x00n\x00\x00\x00\x00\x00"), request('E', "p\x00\x00\x00\x00\x00"),
 		request('S', ""), request('Q', "SELECT 1\x00"))
 	if n := testing.AllocsPerRun(100, func() {
-		r.fromClient.scan(burst)
-		_ = r.statements.check()
+		_ = w.scan(burst)
 	}); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}

@@ -172,6 +172,17 @@ func OpenReserve(c net.Conn) {
 	}
 }
 
+// Cut ends both directions of c at once, without waiting for whoever reads from it or writes to it: they see the end. What
+// was written arrives. c has to be closed later all the same.
+func Cut(c net.Conn) {
+	socket := underneath(c)
+	if socket == nil {
+		_ = c.Close()
+		return
+	}
+	_ = socket.raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
+}
+
 func (c *Conn) opError(call string, errno syscall.Errno) error {
 	return &net.OpError{Op: call, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: os.NewSyscallError(call, errno)}
 }

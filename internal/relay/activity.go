@@ -1,4 +1,4 @@
-package proxy
+package relay
 
 import "sync/atomic"
 
@@ -8,12 +8,18 @@ type activity struct {
 	pending atomic.Int64  // requests that a ReadyForQuery has yet to answer
 	status  atomic.Uint32 // of the transaction, from the last ReadyForQuery; 0 before the first
 	quit    atomic.Bool   // the client sent Terminate
+	asked   atomic.Int64  // when the last statement came, in nanoseconds since 1970; 0 before the first
 
 	// PostgreSQL ignores Sync within COPY IN: those that it has sent since its last Execute, and those until CopyDone or
 	// CopyFail, are not answered. Without this, a client that used COPY once would never be found idle.
 	syncs  atomic.Int64
 	copyIn atomic.Bool
 }
+
+const (
+	activityRequests = "QFSEcfX"
+	activityReplies  = "ZGE"
+)
 
 // idle reports that the client waits for nothing and is in no transaction.
 func (a *activity) idle() bool {
@@ -22,11 +28,12 @@ func (a *activity) idle() bool {
 }
 
 // seeRequest counts what PostgreSQL will answer with ReadyForQuery.
-func (a *activity) seeRequest(kind byte) {
-	switch kind {
+func (a *activity) seeRequest(m *Part) {
+	switch m.Kind {
 	case 'Q', 'F': // Query, FunctionCall
 		a.pending.Add(1)
 		a.syncs.Store(0)
+		a.asked.Store(m.At.UnixNano())
 	case 'S': // Sync
 		if !a.copyIn.Load() {
 			a.pending.Add(1)
@@ -34,6 +41,7 @@ func (a *activity) seeRequest(kind byte) {
 		}
 	case 'E': // Execute
 		a.syncs.Store(0)
+		a.asked.Store(m.At.UnixNano())
 	case 'c', 'f': // CopyDone, CopyFail
 		a.copyIn.Store(false)
 	case 'X': // Terminate
@@ -42,15 +50,15 @@ func (a *activity) seeRequest(kind byte) {
 }
 
 // seeReply follows the transaction's status.
-func (a *activity) seeReply(kind byte, first bool, part []byte, rest int64) {
+func (a *activity) seeReply(m *Part) {
 	switch {
-	case kind == 'Z' && rest == 0 && len(part) > 0: // ReadyForQuery
-		a.status.Store(uint32(part[0]))
+	case m.Kind == 'Z' && m.Rest == 0 && len(m.Bytes) > 0: // ReadyForQuery
+		a.status.Store(uint32(m.Bytes[0]))
 		a.pending.Add(-1)
-	case kind == 'G' && first: // CopyInResponse
+	case m.Kind == 'G' && m.First: // CopyInResponse
 		a.copyIn.Store(true)
 		a.pending.Add(-a.syncs.Swap(0))
-	case kind == 'E' && first: // ErrorResponse
+	case m.Kind == 'E' && m.First: // ErrorResponse
 		a.copyIn.Store(false)
 	}
 }

@@ -27,9 +27,11 @@ type Flow struct {
 
 // A Target is what can be asked for: each kind of access to each of the databases on each of the integrations.
 type Target struct {
-	Integrations []string `yaml:"integrations"`
-	Databases    []string `yaml:"databases"` // none: each integration's own
-	Access       []Access `yaml:"access"`
+	Integrations []string `yaml:"integrations"` // once loaded, with those that Labels choose
+	// Labels choose integrations by what is said of them, all that have all of these.
+	Labels    map[string]string `yaml:"labels"`
+	Databases []string          `yaml:"databases"` // none: each integration's own
+	Access    []Access          `yaml:"access"`
 }
 
 // Justification is the reason that a request must have.

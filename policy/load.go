@@ -19,15 +19,16 @@ type Source struct {
 
 // Load reads the policy files at paths into one Set: users of one file may stand in grants of another. A folder among
 // paths stands for each *.yaml and *.yml in it, but not for hidden files or folders within. integrations has the name
-// of each integration and its default database. The error is [strictyaml.Problems] with all that is wrong in all files.
-func Load(paths []string, integrations map[string]string) (*Set, error) {
+// of each integration and its default database, and known what else there is to say of them, if anything. The error is
+// [strictyaml.Problems] with all that is wrong in all files.
+func Load(paths []string, integrations map[string]string, known ...Known) (*Set, error) {
 	sources, problems := readAll(paths)
-	return parse(sources, integrations, problems)
+	return parse(sources, integrations, known, problems)
 }
 
 // Parse is Load for files that were read already.
-func Parse(sources []Source, integrations map[string]string) (*Set, error) {
-	return parse(sources, integrations, nil)
+func Parse(sources []Source, integrations map[string]string, known ...Known) (*Set, error) {
+	return parse(sources, integrations, known, nil)
 }
 
 // content is the schema of a policy file.
@@ -37,11 +38,16 @@ type content struct {
 	Operators *People  `yaml:"operators"`
 	Grants    []*Grant `yaml:"grants"`
 	Flows     []*Flow  `yaml:"access_flows"`
+	// TrustedTags are the tags of servers that may decide which grants and flows are about them.
+	TrustedTags []string `yaml:"trusted_tags"`
 }
 
 // parse adds to unread, the problems of files that could not be read.
-func parse(sources []Source, integrations map[string]string, unread strictyaml.Problems) (*Set, error) {
+func parse(sources []Source, integrations map[string]string, known []Known, unread strictyaml.Problems) (*Set, error) {
 	c := newChecker(integrations)
+	if len(known) > 0 {
+		c.known = known[0]
+	}
 	c.problems = unread
 	c.partial = len(unread) > 0
 	var files []decoded
@@ -56,6 +62,7 @@ func parse(sources []Source, integrations map[string]string, unread strictyaml.P
 	}
 	for _, f := range files {
 		c.noteGroups(f)
+		c.checkTrusted(f)
 	}
 	for _, f := range files {
 		c.checkGroups(f)
@@ -66,7 +73,6 @@ func parse(sources []Source, integrations map[string]string, unread strictyaml.P
 	for _, f := range files {
 		all.Users = append(all.Users, f.Users...)
 		all.Groups = append(all.Groups, f.Groups...)
-		all.Grants = append(all.Grants, f.Grants...)
 		all.Flows = append(all.Flows, f.Flows...)
 		if f.Operators != nil {
 			all.Operators = f.Operators
@@ -79,7 +85,17 @@ func parse(sources []Source, integrations map[string]string, unread strictyaml.P
 	if err := c.problems.Err(); err != nil {
 		return nil, err
 	}
-	return newSet(all, c.member, integrations), nil
+	for _, f := range files {
+		for _, g := range f.Grants {
+			all.Grants = append(all.Grants, c.resolved(g)...)
+		}
+		for _, flow := range f.Flows {
+			c.resolve(flow)
+		}
+	}
+	set := newSet(all, c.member, integrations)
+	set.notes = c.notes
+	return set, nil
 }
 
 // readAll reads the files at paths, each once however often it is named.

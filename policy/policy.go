@@ -56,15 +56,18 @@ type User struct {
 
 // A Grant gives users and members of groups access to databases of one integration, for a time.
 type Grant struct {
-	Name        string    `yaml:"name"`
-	Users       []string  `yaml:"users"`
-	Groups      []string  `yaml:"groups"`
-	Integration string    `yaml:"integration"`
-	Databases   []string  `yaml:"databases"` // at least one, once loaded
-	Access      Access    `yaml:"access"`
-	From        time.Time `yaml:"from"`  // the first moment of access; zero for always
-	Until       time.Time `yaml:"until"` // the first moment without access
-	Reason      string    `yaml:"reason"`
+	Name        string   `yaml:"name"`
+	Users       []string `yaml:"users"`
+	Groups      []string `yaml:"groups"`
+	Integration string   `yaml:"integration"`
+	// Labels choose the integrations instead, as they are when the policy is loaded. A loaded grant has none: there is one
+	// for each integration, called name@integration.
+	Labels    map[string]string `yaml:"labels"`
+	Databases []string          `yaml:"databases"` // at least one, once loaded
+	Access    Access            `yaml:"access"`
+	From      time.Time         `yaml:"from"`  // the first moment of access; zero for always
+	Until     time.Time         `yaml:"until"` // the first moment without access
+	Reason    string            `yaml:"reason"`
 
 	// Limits; zero sets none. A session can change the timeouts, so they are a courtesy. The number of sessions of one
 	// person is held by Hourgate and by the server.
@@ -113,6 +116,7 @@ type Set struct {
 	member    membership
 	operators People
 	flows     map[string]*Flow
+	notes     []string // what means nothing now
 }
 
 // newSet indexes users and grants that were validated.

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Remarks says of each grant that leaves something behind, or lets people put code where others run it, what that is: a
-// line each, sorted by the grant's name. Nothing in it is a mistake.
+// Remarks says of each grant and flow that means nothing now why, and then of each grant that leaves something behind, or
+// lets people put code where others run it, what that is: a line each. Nothing in it is a mistake.
 func (s *Set) Remarks() []string {
-	var lines []string
+	lines := slices.Clone(s.notes)
 	for _, name := range slices.Sorted(maps.Keys(s.grants)) {
 		for _, remark := range s.grants[name].remarks() {
 			lines = append(lines, fmt.Sprintf("grant %s: %s", name, remark))

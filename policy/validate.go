@@ -26,6 +26,9 @@ var requestGrant = regexp.MustCompile(`^request-[0-9]+$`)
 // A checker validates decoded files and collects the problems of all of them.
 type checker struct {
 	integrations map[string]string
+	known        Known
+	trusted      map[string]bool   // tags
+	notes        []string          // what is no mistake but means nothing now
 	users        map[string]string // name → position of the first user with it
 	grants       map[string]string
 	groups       map[string]string // those that are declared
@@ -48,6 +51,7 @@ type decoded struct {
 func newChecker(integrations map[string]string) *checker {
 	return &checker{
 		integrations: integrations,
+		trusted:      map[string]bool{},
 		users:        map[string]string{},
 		grants:       map[string]string{},
 		groups:       map[string]string{},
@@ -148,11 +152,16 @@ func (c *checker) checkKnownGroup(doc *strictyaml.Document, path, name string) {
 
 // checkTarget checks what the grant is for, and fills in the integration's database where none is named.
 func (c *checker) checkTarget(doc *strictyaml.Document, path string, g *Grant) {
-	standard, known := c.integrations[g.Integration]
+	standard, known, absent := c.integration(g.Integration)
+	c.checkLabels(doc, path+".labels", g.Labels)
 	switch {
-	case !doc.Sound(path + ".integration"):
+	case !doc.Sound(path+".integration") || !doc.Sound(path+".labels"):
+	case g.Integration != "" && g.Labels != nil:
+		c.report(doc, path+".labels", "has no meaning beside integration: want one of them")
+	case g.Labels != nil:
 	case g.Integration == "":
 		c.report(doc, path+".integration", "required")
+	case absent != "":
 	case !known:
 		c.report(doc, path+".integration", "unknown integration %q%s", shorten(g.Integration), c.didYouMean(g.Integration, maps.Keys(c.integrations)))
 	case g.Databases == nil && standard == "":

@@ -87,12 +87,14 @@ func (c *checker) checkTargets(doc *strictyaml.Document, path string, f *Flow) {
 		if !doc.Sound(at) {
 			continue
 		}
-		if len(t.Integrations) == 0 && doc.Sound(at+".integrations") {
+		c.checkLabels(doc, at+".labels", t.Labels)
+		if len(t.Integrations) == 0 && t.Labels == nil && doc.Sound(at+".integrations") && doc.Sound(at+".labels") {
 			c.report(doc, at+".integrations", "required")
 		}
 		c.checkList(doc, at+".integrations", t.Integrations, func(doc *strictyaml.Document, at, name string) {
-			standard, known := c.integrations[name]
+			standard, known, absent := c.integration(name)
 			switch {
+			case absent != "":
 			case !known:
 				c.report(doc, at, "unknown integration %q%s", shorten(name), c.didYouMean(name, maps.Keys(c.integrations)))
 			case standard == "" && len(t.Databases) == 0:

@@ -179,7 +179,9 @@ func TestMoto(t *testing.T) {
 	if _, err := first.DeleteDBInstance(t.Context(), &rds.DeleteDBInstanceInput{DBInstanceIdentifier: aws.String("db-222-eu-west-1-01"), SkipFinalSnapshot: aws.Bool(true)}); err != nil {
 		t.Fatal(err)
 	}
-	all = w.until(t, "the changes", func(all []discover.Integration) bool { return len(all) == total-1 && slices.Contains(names(all), "new") })
+	all = w.until(t, "the changes", func(all []discover.Integration) bool {
+		return len(all) == total-1 && slices.Contains(names(all), "new")
+	})
 	for _, gone := range []string{"db-222-eu-west-1-00", "db-222-eu-west-1-01"} {
 		if slices.Contains(names(all), gone) {
 			t.Errorf("%s is still there", gone)

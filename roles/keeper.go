@@ -195,6 +195,24 @@ func covering(set *policy.Set, key leaseKey, old *policy.Grant) (grant *policy.G
 	return grant, lost
 }
 
+// Retire takes no new sessions. It returns when those that there are have ended and their roles are settled, or when ctx is
+// done. Roles without a session go at once.
+func (k *Keeper) Retire(ctx context.Context) {
+	k.mu.Lock()
+	k.closed = true
+	for _, l := range k.ours {
+		l.retired = true
+		l.wake()
+	}
+	k.mu.Unlock()
+	settled := make(chan struct{})
+	go func() { k.tended.Wait(); close(settled) }()
+	select {
+	case <-settled:
+	case <-ctx.Done():
+	}
+}
+
 // Close settles all roles of this process and closes the admin connections. Roles that can't be settled before ctx is
 // done are left to the sweep of the next start.
 func (k *Keeper) Close(ctx context.Context) error {

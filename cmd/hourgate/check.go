@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hourgate/hourgate/gate"
 )
 
 func checkCommand() *cobra.Command {
@@ -15,7 +17,7 @@ func checkCommand() *cobra.Command {
 			"with file, line and column. It exits with 0 if nothing is, with 2 otherwise. No server is contacted.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, set, err := loadAll(file)
+			cfg, set, err := gate.Load(file)
 			if err != nil {
 				return err
 			}

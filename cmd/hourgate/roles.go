@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/gate"
 	"github.com/hourgate/hourgate/roles"
 )
 
@@ -34,7 +35,7 @@ func rolesListCommand() *cobra.Command {
 		Short: "List the ephemeral roles",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, _, err := loadAll(file)
+			cfg, _, err := gate.Load(file)
 			if err != nil {
 				return err
 			}
@@ -123,7 +124,7 @@ var errDone = errors.New("done")
 
 // changeRoles runs fn for each integration, with a trail.
 func changeRoles(cmd *cobra.Command, file string, fn func(name string, k *roles.Keeper) error) error {
-	cfg, _, err := loadAll(file)
+	cfg, _, err := gate.Load(file)
 	if err != nil {
 		return err
 	}
@@ -139,7 +140,7 @@ func changeRoles(cmd *cobra.Command, file string, fn func(name string, k *roles.
 }
 
 // openTrail opens the trail, or one next to it if a gate that runs writes the trail itself.
-func openTrail(cfg config) (*audit.Trail, error) {
+func openTrail(cfg gate.Config) (*audit.Trail, error) {
 	options := audit.Options{Sync: cfg.Audit.Sync, Deployment: cfg.Deployment}
 	trail, err := audit.Open(cfg.Audit.File, options)
 	if errors.Is(err, audit.ErrLocked) {
@@ -150,18 +151,18 @@ func openTrail(cfg config) (*audit.Trail, error) {
 
 // eachKeeper runs fn for the integrations that args name, or for all. What fails for one does not keep it from the others;
 // a role that one does not know may be another's.
-func eachKeeper(ctx context.Context, cfg config, args []string, trail roles.Trail, fn func(name string, k *roles.Keeper) error) error {
+func eachKeeper(ctx context.Context, cfg gate.Config, args []string, trail roles.Trail, fn func(name string, k *roles.Keeper) error) error {
 	var only string
 	if len(args) > 0 {
 		only = args[0]
 	}
-	chosen, err := cfg.choose(only)
+	chosen, err := cfg.Choose(only)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, i := range chosen {
-		keeper, err := cfg.keeper(ctx, i, trail)
+		keeper, err := cfg.Keeper(ctx, i, trail)
 		if err == nil {
 			err = errors.Join(fn(i.Name, keeper), keeper.Close(ctx))
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -20,13 +21,13 @@ func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 
 func TestRolesCommands(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, pgtest.Start(t, 16).Database(t), gateOptions{grants: grant("inc-1")})
-	config := filepath.Join(g.folder, "config.yaml")
-	g.connect(t, "orders")
-	name := g.roles(t)[0]
+	g := gatetest.Start(t, pgtest.Start(t, 16).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1")})
+	config := filepath.Join(g.Folder, "config.yaml")
+	g.Connect(t, "orders")
+	name := g.Roles(t)[0]
 
 	code, out, errs := command(t, "roles", "list", "--config", config)
-	if code != 0 || !strings.HasPrefix(out, "INTEGRATION  ROLE") || !strings.Contains(out, name+"  "+alice+"  inc-1") || !strings.Contains(out, "live") {
+	if code != 0 || !strings.HasPrefix(out, "INTEGRATION  ROLE") || !strings.Contains(out, name+"  "+gatetest.Alice+"  inc-1") || !strings.Contains(out, "live") {
 		t.Errorf("list: exit %d\n%s%s", code, out, errs)
 	}
 	code, out, errs = command(t, "roles", "list", "--json", "--config", config)
@@ -43,8 +44,8 @@ func TestRolesCommands(t *testing.T) {
 	}
 
 	// A gate that lives answers for its roles.
-	if code, out, errs = command(t, "roles", "sweep", "--config", config); code != 0 || len(g.roles(t)) != 1 {
-		t.Errorf("sweep: exit %d, roles %v\n%s%s", code, g.roles(t), out, errs)
+	if code, out, errs = command(t, "roles", "sweep", "--config", config); code != 0 || len(g.Roles(t)) != 1 {
+		t.Errorf("sweep: exit %d, roles %v\n%s%s", code, g.Roles(t), out, errs)
 	}
 	if code, out, errs = command(t, "roles", "settle", "hg_nobody", "--config", config); code != 1 || !strings.Contains(errs, "hg_nobody") {
 		t.Errorf("settle of nobody: exit %d\n%s%s", code, out, errs)
@@ -52,7 +53,7 @@ func TestRolesCommands(t *testing.T) {
 	if code, out, errs = command(t, "roles", "settle", name, "--config", config); code != 0 || !strings.Contains(out, name+" is gone") {
 		t.Errorf("settle: exit %d\n%s%s", code, out, errs)
 	}
-	for _, r := range g.roles(t) {
+	for _, r := range g.Roles(t) {
 		if r == name {
 			t.Errorf("%s is still there", name)
 		}
@@ -62,8 +63,8 @@ func TestRolesCommands(t *testing.T) {
 func TestPreflightCommand(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Start(t, 18).Database(t)
-	g := startGate(t, db, gateOptions{grants: grant("inc-1")})
-	config := filepath.Join(g.folder, "config.yaml")
+	g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("inc-1")})
+	config := filepath.Join(g.Folder, "config.yaml")
 	code, out, errs := command(t, "preflight", "orders", "--config", config)
 	if code != 0 || !strings.Contains(out, "warn  orders/"+db.Name+"  public connect: ") || !strings.Contains(out, "        REVOKE CONNECT ON DATABASE") {
 		t.Errorf("preflight: exit %d\n%s%s", code, out, errs)

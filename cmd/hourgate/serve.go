@@ -1,13 +1,13 @@
 package main
 
 import (
-	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hourgate/hourgate/gate"
 )
 
 func serveCommand() *cobra.Command {
@@ -20,7 +20,7 @@ func serveCommand() *cobra.Command {
 			"SIGHUP reads the policy and the certificate again and reopens the trail.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, set, err := loadAll(file)
+			cfg, set, err := gate.Load(file)
 			if err != nil {
 				return err
 			}
@@ -32,25 +32,13 @@ func serveCommand() *cobra.Command {
 			// After the first signal the default action is back, so that a second one ends the process.
 			go func() { <-ctx.Done(); stop() }()
 
-			g, err := newGate(ctx, cfg, set, newLogger(cmd.ErrOrStderr(), cfg.LogLevel.Level))
+			g, err := gate.New(ctx, cfg, set, version, gate.NewLogger(cmd.ErrOrStderr(), cfg.LogLevel.Level))
 			if err != nil {
 				return failed(err)
 			}
-			return failed(g.run(ctx, reload))
+			return failed(g.Run(ctx, reload))
 		},
 	}
 	configFlag(cmd, &file)
 	return cmd
-}
-
-func newLogger(w io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{
-		Level: level,
-		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if a.Value.Kind() == slog.KindDuration { // "1.5s" and not a number of nanoseconds
-				a.Value = slog.StringValue(a.Value.Duration().String())
-			}
-			return a
-		},
-	}))
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hourgate/hourgate/gate"
 )
 
 func setupSQLCommand() *cobra.Command {
@@ -16,15 +18,15 @@ func setupSQLCommand() *cobra.Command {
 			"changes nothing. Hourgate uses the role as soon as it connects anew.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, set, err := loadAll(file)
+			cfg, set, err := gate.Load(file)
 			if err != nil {
 				return err
 			}
-			chosen, err := cfg.choose(args[0])
+			chosen, err := cfg.Choose(args[0])
 			if err != nil {
 				return err
 			}
-			keeper, err := cfg.keeper(cmd.Context(), chosen[0], nil)
+			keeper, err := cfg.Keeper(cmd.Context(), chosen[0], nil)
 			if err != nil {
 				return failed(err)
 			}

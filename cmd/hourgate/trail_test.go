@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/hourgate/hourgate/audit"
+
+	"github.com/hourgate/hourgate/internal/gatetest"
 )
 
 // An auditor sees that a trail is whole, and each way in which it is not.
@@ -19,7 +21,7 @@ func TestTrailVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, user := range []string{alice, bob, alice} {
+	for _, user := range []string{gatetest.Alice, gatetest.Bob, gatetest.Alice} {
 		if err := trail.Append(audit.Record{Event: audit.SessionRefused, Subject: audit.Subject{User: user}, Outcome: audit.Outcome{Cause: "no_grant"}}); err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +68,7 @@ func TestTrailVerify(t *testing.T) {
 		"rotated":                            {[]string{first, rest}, contains, exitOK, "records    1 to"},
 		"the newer file alone":               {[]string{rest}, contains, exitOK, "in an older file"},
 		"files in the wrong order":           {[]string{rest, first}, nil, exitRuntime, "line "},
-		"a user changed":                     {[]string{strings.Replace(string(content), bob, "eve@example.com", 1)}, nil, exitRuntime, "line "},
+		"a user changed":                     {[]string{strings.Replace(string(content), gatetest.Bob, "eve@example.com", 1)}, nil, exitRuntime, "line "},
 		"a record taken out":                 {[]string{lines[0] + strings.Join(lines[2:], "") + "\n"}, nil, exitRuntime, "line 2: "},
 		"the end cut off":                    {[]string{first}, contains, exitRuntime, "no record has the hash " + last[1]},
 		"the end cut off in a line":          {[]string{first + lines[2][:20]}, nil, exitRuntime, "line 3: torn"},

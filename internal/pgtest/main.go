@@ -50,6 +50,9 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
+// Folder is this run's own, for what tests share. It goes when they end.
+func Folder() string { return current.dir }
+
 // IgnoreGoroutines returns the option with which a goroutine-leak check overlooks the goroutines that
 // watch over running servers.
 func IgnoreGoroutines() goleak.Option {

@@ -1,4 +1,4 @@
-package main
+package gate_test
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -19,8 +20,8 @@ import (
 func TestServerWithoutKeys(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Start(t, 18).Database(t)
-	g := &testGate{db: db, folder: t.TempDir(), logs: &syncBuffer{}}
-	file := g.configure(t, gateOptions{grants: grant("inc-1"), sslMode: "disable"})
+	g := gatetest.New(t, db)
+	file := g.Configure(t, gatetest.Options{Grants: gatetest.Grant("inc-1"), SSLMode: "disable"})
 	config, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -30,22 +31,22 @@ func TestServerWithoutKeys(t *testing.T) {
 	if !ok {
 		t.Fatalf("where is the port in this?\n%s", config)
 	}
-	g.run(t, g.write(t, "config.yaml", before+port(pgtest.Keyless(t, db.Server))+after))
+	g.Run(t, g.Write(t, "config.yaml", before+port(pgtest.Keyless(t, db.Server))+after))
 
-	conn := g.connect(t, "orders")
+	conn := g.Connect(t, "orders")
 	ended := make(chan error, 1)
 	go func() {
 		_, err := conn.Exec(context.Background(), "SELECT pg_sleep(60)")
 		ended <- err
 	}()
 	super := db.Superuser(t)
-	eventually(t, "the statement runs", func() bool {
+	gatetest.Eventually(t, "the statement runs", func() bool {
 		var running int
 		_ = super.QueryRow(t.Context(),
 			"SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'PgSleep' AND usename LIKE 'hg_alice%'", db.Name).Scan(&running)
 		return running == 1
 	})
-	if err := g.gate.keepers["orders"].CheckSessions(t.Context()); err != nil {
+	if err := g.Gate.Fleet().Keeper("orders").CheckSessions(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.PgConn().CancelRequest(t.Context()); err != nil {
@@ -58,7 +59,7 @@ func TestServerWithoutKeys(t *testing.T) {
 	if err := conn.Ping(t.Context()); err != nil {
 		t.Errorf("the session did not go on: %v", err)
 	}
-	if n := len(g.records(t, audit.SessionForeign)); n != 0 {
+	if n := len(g.Records(t, audit.SessionForeign)); n != 0 {
 		t.Errorf("%d sessions were taken for intruders", n)
 	}
 }

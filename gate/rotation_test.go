@@ -1,4 +1,4 @@
-package main
+package gate_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/verifier"
 	"github.com/hourgate/hourgate/policy"
@@ -39,11 +40,11 @@ func execute(t *testing.T, conn *pgx.Conn, statements ...string) {
 }
 
 // newSession waits until a person can log in, and says how long that took.
-func (g *testGate) newSession(t *testing.T, user, password string, since time.Time) time.Duration {
+func newSession(t *testing.T, g *gatetest.Gate, user, password string, since time.Time) time.Duration {
 	t.Helper()
 	var last error
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		conn, err := g.tryConnect(t, user, password, "orders")
+		conn, err := g.TryConnect(t, user, password, "orders")
 		if err == nil {
 			took := time.Since(since)
 			_ = conn.Close(t.Context())
@@ -59,26 +60,26 @@ func (g *testGate) newSession(t *testing.T, user, password string, since time.Ti
 // connection left that could help: sessions live on, new ones work once the secret is right, ends still end.
 func TestAdminPasswordRotates(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
-		bobs := grant("inc-2", "users", "["+bob+"]")
-		g := startGate(t, db, gateOptions{grants: grant("inc-1", "access", "READ_WRITE") + bobs, config: map[string]string{"role_linger": "0s"}})
-		session := g.connect(t, "orders")
+	gatetest.EachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		bobs := gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]")
+		g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("inc-1", "access", "READ_WRITE") + bobs, Config: map[string]string{"role_linger": "0s"}})
+		session := g.Connect(t, "orders")
 		super := db.Superuser(t)
 
 		execute(t, super, fmt.Sprintf("ALTER ROLE %s PASSWORD 'rotated'", db.Admin))
 		cutAdmin(t, super, db.Admin)
-		_, err := g.tryConnect(t, bob, bobPassword, "orders")
+		_, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders")
 		wantFatal(t, err, "58000", `access to "orders" could not be prepared`)
 		execute(t, session, "SELECT 1")
 
-		g.write(t, "secret.json", fmt.Sprintf(`{"username": %q, "password": "rotated"}`, db.Admin))
-		t.Logf("new sessions %v after the secret", g.newSession(t, bob, bobPassword, time.Now()))
+		g.Write(t, "secret.json", fmt.Sprintf(`{"username": %q, "password": "rotated"}`, db.Admin))
+		t.Logf("new sessions %v after the secret", newSession(t, g, gatetest.Bob, gatetest.BobPassword, time.Now()))
 		execute(t, session, "UPDATE orders SET note = 'rotated' WHERE id = 1")
 
-		g.setGrants(t, bobs)
+		g.SetGrants(t, bobs)
 		_, err = session.Exec(t.Context(), "SELECT pg_sleep(20)")
 		wantFatal(t, err, "57P01", "terminating connection: your grant was withdrawn or changed")
-		eventually(t, "all roles are gone", func() bool { return len(g.roles(t)) == 0 })
+		gatetest.Eventually(t, "all roles are gone", func() bool { return len(g.Roles(t)) == 0 })
 	})
 }
 
@@ -95,20 +96,20 @@ func TestAdminUserAlternates(t *testing.T) {
 				fmt.Sprintf("CREATE ROLE admin_b LOGIN CREATEDB CREATEROLE PASSWORD 'second'; GRANT %s TO admin_b", db.Owner),
 				fmt.Sprintf("CREATE ROLE hourgate_owner NOLOGIN CREATEROLE; GRANT %s TO hourgate_owner", db.Owner),
 				fmt.Sprintf("GRANT hourgate_owner TO %s, admin_b", db.Admin))
-			bobs := grant("inc-2", "users", "["+bob+"]")
-			g := startGate(t, db, gateOptions{grants: grant("inc-1") + bobs, config: map[string]string{"role_linger": "0s"}})
-			session := g.connect(t, "orders")
+			bobs := gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]")
+			g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("inc-1") + bobs, Config: map[string]string{"role_linger": "0s"}})
+			session := g.Connect(t, "orders")
 
-			g.write(t, "secret.json", `{"username": "admin_b", "password": "second"}`)
+			g.Write(t, "secret.json", `{"username": "admin_b", "password": "second"}`)
 			execute(t, super, fmt.Sprintf("ALTER ROLE %s NOLOGIN PASSWORD NULL", db.Admin))
 			cutAdmin(t, super, db.Admin)
-			t.Logf("new sessions %v after the change", g.newSession(t, bob, bobPassword, time.Now()))
+			t.Logf("new sessions %v after the change", newSession(t, g, gatetest.Bob, gatetest.BobPassword, time.Now()))
 			execute(t, session, "SELECT 1")
 
-			g.setGrants(t, bobs)
+			g.SetGrants(t, bobs)
 			_, err := session.Exec(t.Context(), "SELECT pg_sleep(20)")
 			wantFatal(t, err, "57P01", "terminating connection: your grant was withdrawn or changed")
-			eventually(t, "the first admin's roles are gone too", func() bool { return len(g.roles(t)) == 0 })
+			gatetest.Eventually(t, "the first admin's roles are gone too", func() bool { return len(g.Roles(t)) == 0 })
 		})
 	}
 }
@@ -122,11 +123,11 @@ func TestPasswordsAreNowhere(t *testing.T) {
 			db := pgtest.New(t, major, pgtest.Options{Settings: map[string]string{
 				"log_statement": "all", "log_min_duration_statement": "0", "log_connections": "on", "log_min_messages": "debug1",
 			}}).Database(t)
-			g := startGate(t, db, gateOptions{grants: grant("inc-1", "access", "ADMIN")})
-			session := g.connect(t, "orders")
+			g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("inc-1", "access", "ADMIN")})
+			session := g.Connect(t, "orders")
 			execute(t, session, "CREATE TABLE mine (id int)", "SELECT 1")
-			ephemeral := g.ephemeralPassword(t)
-			if _, err := g.tryConnect(t, alice, alicePassword+"x", "orders"); err == nil {
+			ephemeral := ephemeralPassword(t, g)
+			if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword+"x", "orders"); err == nil {
 				t.Error("logged in with a wrong password")
 			}
 			super := db.Superuser(t)
@@ -135,25 +136,25 @@ func TestPasswordsAreNowhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			// A rotation that goes wrong, for the texts of errors.
-			g.write(t, "secret.json", fmt.Sprintf(`{"username": %q, "password": %q}`, db.Admin, db.AdminPassword+"x"))
+			g.Write(t, "secret.json", fmt.Sprintf(`{"username": %q, "password": %q}`, db.Admin, db.AdminPassword+"x"))
 			execute(t, super, fmt.Sprintf("ALTER ROLE %s PASSWORD NULL", db.Admin))
 			cutAdmin(t, super, db.Admin)
-			if _, err := g.tryConnect(t, alice, alicePassword, "orders"); err != nil {
+			if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders"); err != nil {
 				t.Logf("while the secret is wrong: %v", err) // the role lives, so it may work
 			}
-			_, metrics := g.get(t, "/metrics")
-			trail, err := os.ReadFile(filepath.Join(g.folder, "trail.jsonl"))
+			_, metrics := g.Get(t, "/metrics")
+			trail, err := os.ReadFile(filepath.Join(g.Folder, "trail.jsonl"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			for place, text := range map[string]string{
-				"log of the gate": g.logs.String(), "trail": string(trail), "metrics": metrics,
+				"log of the gate": g.Logs.String(), "trail": string(trail), "metrics": metrics,
 				"pg_stat_activity": activity, "log of the server": db.Server.Log(),
 			} {
 				if text == "" {
 					t.Errorf("%s: nothing there to look at", place)
 				}
-				for whose, password := range map[string]string{"admin": db.AdminPassword, "alice": alicePassword, "role": ephemeral} {
+				for whose, password := range map[string]string{"admin": db.AdminPassword, "alice": gatetest.AlicePassword, "role": ephemeral} {
 					if strings.Contains(text, password) || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte(password))) {
 						t.Errorf("%s: holds the password of the %s", place, whose)
 					}
@@ -169,10 +170,10 @@ func TestPasswordsAreNowhere(t *testing.T) {
 }
 
 // ephemeralPassword is that of the role that alice's session uses.
-func (g *testGate) ephemeralPassword(t *testing.T) string {
+func ephemeralPassword(t *testing.T, g *gatetest.Gate) string {
 	t.Helper()
-	grant := g.gate.live.Set().Decide(policy.Request{User: alice, Database: "orders"}, time.Now()).Grant
-	lease, err := g.gate.keepers["orders"].Acquire(t.Context(), alice, grant, g.db.Name)
+	grant := g.Gate.Live().Set().Decide(policy.Request{User: gatetest.Alice, Database: "orders"}, time.Now()).Grant
+	lease, err := g.Gate.Fleet().Keeper("orders").Acquire(t.Context(), gatetest.Alice, grant, g.DB.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,12 +193,12 @@ func TestServerRestarts(t *testing.T) {
 			t.Run(fmt.Sprintf("%s PostgreSQL %d", name, major), func(t *testing.T) {
 				t.Parallel()
 				server := pgtest.New(t, major, pgtest.Options{})
-				g := startGate(t, server.Database(t), gateOptions{grants: grant("inc-1", "access", "READ_WRITE") + grant("inc-2", "users", "["+bob+"]")})
+				g := gatetest.Start(t, server.Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1", "access", "READ_WRITE") + gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]")})
 				const sessions = 8
 				ends := make(chan error, sessions)
 				var busy sync.WaitGroup
 				for i := range sessions {
-					conn := g.connect(t, "orders")
+					conn := g.Connect(t, "orders")
 					busy.Add(1)
 					go func() {
 						_, err := conn.Exec(context.Background(), "SELECT 1")
@@ -218,12 +219,12 @@ func TestServerRestarts(t *testing.T) {
 				cut := time.Since(stopping)
 
 				waiting := make(chan time.Duration, 1)
-				go func() { waiting <- g.newSession(t, bob, bobPassword, stopping) }()
+				go func() { waiting <- newSession(t, g, gatetest.Bob, gatetest.BobPassword, stopping) }()
 				time.Sleep(300 * time.Millisecond) // it is on its way
 				server.Start(t)
 				back := time.Now()
 				first := <-waiting
-				again := g.newSession(t, alice, alicePassword, back)
+				again := newSession(t, g, gatetest.Alice, gatetest.AlicePassword, back)
 				t.Logf("all sessions cut after %v: %v; server back after %v; first log-in %v after the stop, the next %v after it was back",
 					cut.Round(time.Millisecond), counts, back.Sub(stopping).Round(time.Millisecond), first.Round(time.Millisecond), again.Round(time.Millisecond))
 				if again > 5*time.Second {
@@ -258,8 +259,8 @@ func TestReplicaIsNotUsed(t *testing.T) {
 		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
 			t.Parallel()
 			server := pgtest.New(t, major, pgtest.Options{})
-			g := startGate(t, server.Database(t), gateOptions{grants: grant("inc-1") + grant("inc-2", "users", "["+bob+"]")})
-			g.connect(t, "orders")
+			g := gatetest.Start(t, server.Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1") + gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]")})
+			g.Connect(t, "orders")
 
 			var folder string
 			super := server.Superuser(t, "postgres")
@@ -268,11 +269,11 @@ func TestReplicaIsNotUsed(t *testing.T) {
 			}
 			execute(t, super, fmt.Sprintf("COPY (SELECT '') TO '%s/standby.signal'", folder))
 			server.Restart(t)
-			_, err := g.tryConnect(t, bob, bobPassword, "orders") // alice's role is there already
+			_, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders") // alice's role is there already
 			wantFatal(t, err, "58000", `access to "orders" could not be prepared`)
-			eventually(t, "the log says why", func() bool { return strings.Contains(g.logs.String(), "the server is a replica") })
+			gatetest.Eventually(t, "the log says why", func() bool { return strings.Contains(g.Logs.String(), "the server is a replica") })
 			execute(t, server.Superuser(t, "postgres"), "SELECT pg_promote()")
-			t.Logf("new sessions %v after the promotion", g.newSession(t, bob, bobPassword, time.Now()))
+			t.Logf("new sessions %v after the promotion", newSession(t, g, gatetest.Bob, gatetest.BobPassword, time.Now()))
 		})
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package gate
 
 import (
 	"context"
@@ -25,7 +25,7 @@ type opsServer struct {
 }
 
 // startOps listens on ops_listen. With none configured nothing is served.
-func (g *gate) startOps(ctx context.Context) (*opsServer, error) {
+func (g *Gate) startOps(ctx context.Context) (*opsServer, error) {
 	ops := &opsServer{}
 	if g.cfg.OpsListen == "" {
 		return ops, nil
@@ -79,7 +79,7 @@ func (o *opsServer) close() error {
 }
 
 // newRegistry has what every Go service shows, and the version.
-func newRegistry() *prometheus.Registry {
+func newRegistry(version string) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info := prometheus.NewGauge(prometheus.GaugeOpts{

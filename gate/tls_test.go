@@ -1,4 +1,4 @@
-package main
+package gate_test
 
 import (
 	"errors"
@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/gate"
+	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/strictyaml"
 )
@@ -23,16 +25,16 @@ func TestWhatProtectsTheConnectionIsTold(t *testing.T) {
 	} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			g := startGate(t, db, gateOptions{grants: grant("inc-1"), sslMode: mode, deployment: "test-" + mode})
-			_ = g.connect(t, "orders").Close(t.Context())
-			eventually(t, "the session ends", func() bool { return len(g.records(t, audit.SessionEnd)) == 1 })
-			if got := g.records(t, audit.SessionEnd)[0].TLSUpstream; got != want.record {
+			g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("inc-1"), SSLMode: mode, Deployment: "test-" + mode})
+			_ = g.Connect(t, "orders").Close(t.Context())
+			gatetest.Eventually(t, "the session ends", func() bool { return len(g.Records(t, audit.SessionEnd)) == 1 })
+			if got := g.Records(t, audit.SessionEnd)[0].TLSUpstream; got != want.record {
 				t.Errorf("trail: got %q, want %q", got, want.record)
 			}
-			g.awaitMetric(t, `hourgate_upstream_connections_total{integration="orders",tls="`+want.label+`"} 1`)
-			if !strings.Contains(g.logs.String(), want.record) || !strings.Contains(g.logs.String(), want.note) ||
-				want.note == "" && strings.Contains(g.logs.String(), "not as safe") {
-				t.Errorf("the log does not say %q and %q:\n%s", want.record, want.note, g.logs)
+			g.AwaitMetric(t, `hourgate_upstream_connections_total{integration="orders",tls="`+want.label+`"} 1`)
+			if !strings.Contains(g.Logs.String(), want.record) || !strings.Contains(g.Logs.String(), want.note) ||
+				want.note == "" && strings.Contains(g.Logs.String(), "not as safe") {
+				t.Errorf("the log does not say %q and %q:\n%s", want.record, want.note, g.Logs)
 			}
 		})
 	}
@@ -60,7 +62,7 @@ integrations:
     ssl_negotiation: direct
     secret: {hashicorp_vault: {address: "http://vault:8200"}}
 `)
-	_, err := loadConfig(file)
+	_, err := gate.LoadConfig(file)
 	var problems strictyaml.Problems
 	if !errors.As(err, &problems) {
 		t.Fatalf("got %v", err)

@@ -1,4 +1,4 @@
-package main
+package gate_test
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -71,24 +72,24 @@ func (t *loginTarget) rate() float64 { return float64(t.logins) / t.spent.Second
 
 // startLoginGate runs a gate as a process of its own, built as users build it, in front of a PostgreSQL 15 with TLS.
 // Give it and the server as they are when nobody uses them.
-func startLoginGate(b *testing.B, config map[string]string) (g *testGate, direct, gate *loginTarget) {
+func startLoginGate(b *testing.B, config map[string]string) (g *gatetest.Gate, direct, gate *loginTarget) {
 	b.Helper()
 	db := pgtest.Start(b, 15).Database(b)
-	g = &testGate{db: db, folder: b.TempDir(), logs: &syncBuffer{}}
+	g = gatetest.New(b, db)
 	program := filepath.Join(b.TempDir(), "hourgate")
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		b.Fatalf("go build: %v\n%s", err, out)
 	}
-	g.startProgram(b, program, g.configure(b, gateOptions{grants: grant("bench"), logLevel: "INFO", config: config}))
+	g.StartProgram(b, program, g.Configure(b, gatetest.Options{Grants: gatetest.Grant("bench"), LogLevel: "INFO", Config: config}))
 	direct = newLoginTarget(b, db.Owner, db.OwnerPassword, db.Name, db.Server.Address(), db.Server.CAFile)
-	gate = newLoginTarget(b, alice, alicePassword, "orders", g.addr, g.ca)
+	gate = newLoginTarget(b, gatetest.Alice, gatetest.AlicePassword, "orders", g.Addr, g.CA)
 	return g, direct, gate
 }
 
-// cpu is what the gate's process has used, as it says itself.
-func (g *testGate) cpu(t testing.TB) time.Duration {
+// processTime is what the gate's process has used, as it says itself.
+func processTime(t testing.TB, g *gatetest.Gate) time.Duration {
 	t.Helper()
-	_, body := g.get(t, "/metrics")
+	_, body := g.Get(t, "/metrics")
 	for line := range strings.Lines(body) {
 		if value, ok := strings.CutPrefix(line, "process_cpu_seconds_total "); ok {
 			seconds, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
@@ -113,9 +114,9 @@ func BenchmarkLogin(b *testing.B) {
 			for left := b.N; left > 0; left -= 40 {
 				turn := min(left, 40)
 				direct.run(b, clients, turn)
-				before := g.cpu(b)
+				before := processTime(b, g)
 				gate.run(b, clients, turn)
-				cpu += g.cpu(b) - before
+				cpu += processTime(b, g) - before
 			}
 			b.ReportMetric(0, "ns/op") // of both together, which says nothing
 			b.ReportMetric(direct.rate(), "direct/s")
@@ -129,10 +130,10 @@ func BenchmarkLogin(b *testing.B) {
 // BenchmarkFirstLogin is for log-ins for which a role is made, against direct ones.
 func BenchmarkFirstLogin(b *testing.B) {
 	g, direct, gate := startLoginGate(b, map[string]string{"role_linger": "0s"})
-	super := g.db.Superuser(b)
+	super := g.DB.Superuser(b)
 	gate.run(b, 1, 1) // makes the profile
 	for b.Loop() {
-		eventually(b, "the last role is gone", func() bool { return countRoles(b, super, g.deployment()) == 0 })
+		gatetest.Eventually(b, "the last role is gone", func() bool { return countRoles(b, super, g.Deployment()) == 0 })
 		direct.run(b, 1, 1)
 		gate.run(b, 1, 1)
 	}

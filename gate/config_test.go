@@ -1,7 +1,6 @@
-package main
+package gate
 
 import (
-	"bytes"
 	"errors"
 	"net/netip"
 	"os"
@@ -17,15 +16,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/secrets"
 )
 
 const (
-	exampleConfig = "../../config.example.yaml"
-	examplePolicy = "../../policy.example.yaml"
+	exampleConfig = "../config.example.yaml"
+	examplePolicy = "../policy.example.yaml"
 )
 
 // required is a configuration that has what is required and nothing else.
@@ -43,12 +41,12 @@ integrations:
 // The example says of itself that every key that is not required has its default value.
 func TestExampleConfigHasTheDefaults(t *testing.T) {
 	t.Parallel()
-	example, err := loadConfig(exampleConfig)
+	example, err := LoadConfig(exampleConfig)
 	if err != nil {
 		t.Fatalf("the example does not load:\n%v", err)
 	}
 	defaults := load(t, required)
-	for _, cfg := range []*config{&example, &defaults} {
+	for _, cfg := range []*Config{&example, &defaults} {
 		// What has no default.
 		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.Audit.File, cfg.Policy = "", "", "", nil
 		for i := range cfg.Integrations {
@@ -56,7 +54,7 @@ func TestExampleConfigHasTheDefaults(t *testing.T) {
 			it.Name, it.Hostname, it.Database, it.SSLRootCert, it.Secret = "", "", "", "", secrets.Config{}
 		}
 	}
-	if diff := cmp.Diff(defaults, example, cmpopts.IgnoreUnexported(config{})); diff != "" {
+	if diff := cmp.Diff(defaults, example, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
 	}
 }
@@ -68,7 +66,7 @@ func TestExampleConfigNamesEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range keysOf(reflect.TypeFor[config]()) {
+	for _, key := range keysOf(reflect.TypeFor[Config]()) {
 		if !regexp.MustCompile(`(?m)^[ #-]*` + key + `:`).Match(text) {
 			t.Errorf("the example lacks the key %s", key)
 		}
@@ -96,7 +94,7 @@ func keysOf(t reflect.Type) []string {
 // The two examples are meant to be copied together.
 func TestExamplesFitTogether(t *testing.T) {
 	t.Parallel()
-	cfg, err := loadConfig(exampleConfig)
+	cfg, err := LoadConfig(exampleConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,18 +109,18 @@ func TestConfigDefaults(t *testing.T) {
 	got := load(t, required)
 	folder := filepath.Dir(got.Audit.File)
 	in := func(name string) string { return filepath.Join(folder, name) }
-	want := config{
+	want := Config{
 		Listen:    "127.0.0.1:6432",
 		OpsListen: "127.0.0.1:9187",
-		TLS:       tlsConfig{CertFile: in("server.crt"), KeyFile: in("server.key")},
+		TLS:       TLS{CertFile: in("server.crt"), KeyFile: in("server.key")},
 		Policy:    []string{in("policy.yaml")},
-		Audit:     auditConfig{File: in("trail.jsonl"), Statements: true},
-		Integrations: []integrationConfig{{
+		Audit:     Audit{File: in("trail.jsonl"), Statements: true},
+		Integrations: []Integration{{
 			Name: "orders", Hostname: "db.example.com", Port: 5432, Database: "orders",
 			SSLMode: upstream.VerifyFull, SSLRootCert: in("ca.pem"), SSLNegotiation: upstream.Postgres, Secret: secrets.Config{File: in("secret.json")},
 		}},
 		ProxyProtocol: []netip.Prefix{},
-		Limits: limitsConfig{
+		Limits: Limits{
 			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
 			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
 		},
@@ -131,7 +129,7 @@ func TestConfigDefaults(t *testing.T) {
 		LoginTimeout: time.Minute,
 		DrainTimeout: 30 * time.Second,
 	}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(config{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
 }
@@ -262,7 +260,7 @@ func TestBadConfig(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			file := write(t, test.yaml)
-			_, err := loadConfig(file)
+			_, err := LoadConfig(file)
 			got := problems(t, err, file)
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("problems (-want +got):\n%s", diff)
@@ -276,7 +274,7 @@ func TestConfigOfTheWrongKind(t *testing.T) {
 	t.Parallel()
 	for _, yaml := range []string{"- listen\n", "listen\n", "[]\n", "&a {a: *a}\n", "integrations: {}\n", "integrations: [[]]\n", "tls: [x]\n"} {
 		file := write(t, yaml)
-		_, err := loadConfig(file)
+		_, err := LoadConfig(file)
 		problems(t, err, file)
 	}
 }
@@ -285,7 +283,7 @@ func TestConfigThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	for _, file := range []string{filepath.Join(folder, "nosuch.yaml"), folder} {
-		_, err := loadConfig(file)
+		_, err := LoadConfig(file)
 		if got := problems(t, err, file); len(got) != 1 {
 			t.Errorf("%s: got problems %q, want one", file, got)
 		}
@@ -300,7 +298,7 @@ func TestConfigAndPolicyAtOnce(t *testing.T) {
 	if err := os.WriteFile(policy, []byte("users: [{nmae: alice}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, set, err := loadAll(file)
+	_, set, err := Load(file)
 	if set != nil || err == nil {
 		t.Fatalf("got set %v and error %v, want an error only", set, err)
 	}
@@ -314,23 +312,6 @@ func TestConfigAndPolicyAtOnce(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
-	}
-}
-
-// The command line prints the problems alone, one a line, and exits with 2.
-func TestCheckPrintsTheProblems(t *testing.T) {
-	t.Parallel()
-	ca := pgtest.CA(t)
-	certFile, keyFile := ca.Issue(t, "localhost")
-	files := strings.NewReplacer("server.crt", certFile, "server.key", keyFile, "ca.pem", ca.CertFile)
-	file := write(t, files.Replace(required)+"listen: localhost\n")
-	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "policy.yaml"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"check", "--config", file}, nil, &stdout, &stderr)
-	if want := file + ":10:9: listen: want host:port, such as 127.0.0.1:6432\n"; code != exitUsage || stderr.String() != want || stdout.Len() > 0 {
-		t.Errorf("got exit code %d, output %q and errors\n%swant %d and\n%s", code, &stdout, &stderr, exitUsage, want)
 	}
 }
 
@@ -388,7 +369,7 @@ func FuzzLoadConfig(f *testing.F) {
 }
 
 // checkConfig goes through what config.example.yaml promises of a configuration that is taken.
-func checkConfig(t *testing.T, cfg *config) {
+func checkConfig(t *testing.T, cfg *Config) {
 	t.Helper()
 	paths := append([]string{cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.Audit.File}, cfg.Policy...)
 	if len(cfg.Policy) == 0 || slices.Contains(paths, "") {
@@ -442,9 +423,9 @@ func with(integrations string) string {
 }
 
 // load loads a configuration that is valid.
-func load(t *testing.T, yaml string) config {
+func load(t *testing.T, yaml string) Config {
 	t.Helper()
-	cfg, err := loadConfig(write(t, yaml))
+	cfg, err := LoadConfig(write(t, yaml))
 	if err != nil {
 		t.Fatalf("loading a valid configuration: %v", err)
 	}

@@ -1,4 +1,4 @@
-package main
+package gate
 
 import (
 	"context"
@@ -11,7 +11,7 @@ const quietFor = 2 * time.Second
 
 // giveBack returns the memory that a rush of log-ins has needed, until ctx is done. Left to itself, Go keeps it for
 // minutes: an idle session of 10,000 took 51 KiB then, and takes 40 (make bench BENCHFLAGS="-only memory").
-func (g *gate) giveBack(ctx context.Context) {
+func (g *Gate) giveBack(ctx context.Context) {
 	ticker := time.NewTicker(quietFor)
 	defer ticker.Stop()
 	var before, given uint64

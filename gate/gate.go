@@ -1,4 +1,4 @@
-package main
+package gate
 
 import (
 	"context"
@@ -19,32 +19,31 @@ import (
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/proxy"
 	"github.com/hourgate/hourgate/roles"
-	"github.com/hourgate/hourgate/secrets"
 )
 
 // settleTimeout is how long the end of the program waits for roles to be settled, after the last session has ended. The
 // next start sweeps what is left.
-const settleTimeout = 20 * time.Second
+const settleTimeout = 10 * time.Second
 
-// gate is the running program: it wires the packages together and holds what a reload changes.
-type gate struct {
-	cfg      config
+// Gate is the running program: it wires the packages together and holds what a reload changes.
+type Gate struct {
+	cfg      Config
+	version  string
 	log      *slog.Logger
 	registry *prometheus.Registry
 	trail    *audit.Trail
-	stores   []*secrets.Store
 	live     *policy.Live
-	metrics  *roles.Metrics
-	keepers  map[string]*roles.Keeper
+	fleet    *Fleet
 	server   *proxy.Server
 	reloads  reloadMetrics
-	onOpen   func(opsAddress string) // optional: called once clients can connect
+
+	// OnOpen is called once clients can connect, with the address of the operator port. Optional.
+	OnOpen func(opsAddress string)
 }
 
-// newGate opens everything that can be opened without talking to a server.
-func newGate(ctx context.Context, cfg config, set *policy.Set, log *slog.Logger) (*gate, error) {
-	g := &gate{cfg: cfg, log: log, registry: newRegistry(), keepers: make(map[string]*roles.Keeper), live: policy.NewLive(set)}
-	g.metrics = roles.NewMetrics(g.registry)
+// New opens everything that can be opened without talking to a server. version is shown in the log and in a metric.
+func New(ctx context.Context, cfg Config, set *policy.Set, version string, log *slog.Logger) (*Gate, error) {
+	g := &Gate{cfg: cfg, version: version, log: log, registry: newRegistry(version), live: policy.NewLive(set)}
 	g.reloads = newReloadMetrics(g.registry)
 	trail, err := audit.Open(cfg.Audit.File, audit.Options{Sync: cfg.Audit.Sync, Deployment: cfg.Deployment})
 	if err != nil {
@@ -57,14 +56,20 @@ func newGate(ctx context.Context, cfg config, set *policy.Set, log *slog.Logger)
 	return g, nil
 }
 
-func (g *gate) wire(ctx context.Context, set *policy.Set) error {
-	integrations := make(fixedIntegrations)
+func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
+	metrics := roles.NewMetrics(g.registry)
+	g.fleet = &Fleet{
+		log: g.log, members: make(map[string]*member), retiring: make(map[*member]struct{}),
+		wiring: wiring{log: g.log, roles: roles.Config{
+			Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger, Trail: g.trail, Logger: g.log, Metrics: metrics, Policy: g.live,
+		}},
+		changed: func() {}, // until there is a policy to be read again
+		forget:  metrics.Forget,
+	}
 	for _, i := range g.cfg.Integrations {
-		integration, err := g.integration(ctx, i)
-		if err != nil {
-			return fmt.Errorf("integration %s: %w", i.Name, err)
+		if err := g.fleet.Put(ctx, i); err != nil {
+			return err
 		}
-		integrations[i.Name] = integration
 	}
 	cert, clientCAs, err := g.cfg.TLS.load()
 	if err != nil {
@@ -72,7 +77,7 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 	}
 	g.server, err = proxy.New(proxy.Config{
 		Certificate: cert, ClientCAs: clientCAs, ClientCertificateOptional: g.cfg.TLS.ClientCertOptional, AllowPlaintextLoopback: g.cfg.TLS.AllowPlaintextLoopback,
-		Policy: g.live, Integrations: integrations,
+		Policy: g.live, Integrations: g.fleet,
 		ProxyProtocol: g.cfg.ProxyProtocol, LoginTimeout: g.cfg.LoginTimeout,
 		FirstByteTimeout: g.cfg.Limits.FirstByteTimeout, StartupTimeout: g.cfg.Limits.StartupTimeout,
 		MaxUnauthenticated: int(g.cfg.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(g.cfg.Limits.UnauthenticatedPerAddress),
@@ -82,67 +87,30 @@ func (g *gate) wire(ctx context.Context, set *policy.Set) error {
 	return err
 }
 
-type fixedIntegrations map[string]proxy.Integration
+// Fleet is the integrations, which may be added, changed and removed.
+func (g *Gate) Fleet() *Fleet { return g.fleet }
 
-func (f fixedIntegrations) Integration(name string) (proxy.Integration, bool) {
-	integration, ok := f[name]
-	return integration, ok
-}
-
-func (g *gate) integration(ctx context.Context, i integrationConfig) (proxy.Integration, error) {
-	settings := i.server()
-	server, err := upstream.New(settings)
-	if err != nil {
-		return proxy.Integration{}, err
-	}
-	for _, note := range settings.Notes() {
-		g.log.Warn("connections to the server are not as safe as they could be", "integration", i.Name, "why", note)
-	}
-	source, err := secrets.Open(ctx, i.Secret.For(server.Address()))
-	if err != nil {
-		return proxy.Integration{}, err
-	}
-	store := secrets.NewStore(source, secrets.StoreConfig{Log: g.log})
-	keeper := roles.New(roles.Config{
-		Integration: i.Name, Database: i.Database, Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger,
-		Server: server, Secret: store, Trail: g.trail, Logger: g.log, Metrics: g.metrics, Policy: g.live,
-	})
-	g.stores = append(g.stores, store)
-	g.keepers[i.Name] = keeper
-	acquire := func(ctx context.Context, user string, grant *policy.Grant, database string) (proxy.Lease, error) {
-		lease, err := keeper.Acquire(ctx, user, grant, database)
-		switch {
-		case errors.Is(err, roles.ErrSessionLimit):
-			return nil, proxy.ErrSessionLimit
-		case err != nil:
-			return nil, err // not lease: a nil *roles.Lease would make a Lease that is not nil
-		}
-		return lease, nil
-	}
-	return proxy.Integration{Upstream: server, Acquire: acquire}, nil
-}
-
-// server is the integration as package upstream knows it.
-func (i integrationConfig) server() upstream.Config {
+// Server is the integration as package upstream knows it.
+func (i Integration) server() upstream.Config {
 	return upstream.Config{
 		Host: i.Hostname, Port: i.Port, SSLMode: i.SSLMode, SSLNegotiation: i.SSLNegotiation, RootCert: i.SSLRootCert,
 		ServerName: i.SSLServerName, ClientCert: i.SSLCert, ClientKey: i.SSLKey, AllowWeakAuth: i.AllowWeakAuth,
 	}
 }
 
-// run serves until ctx is done, then drains and settles. reload is signalled to read policy, certificates and the trail's
+// Run serves until ctx is done, then drains and settles. reload is signalled to read policy, certificates and the trail's
 // path anew.
-func (g *gate) run(ctx context.Context, reload <-chan os.Signal) error {
+func (g *Gate) Run(ctx context.Context, reload <-chan os.Signal) error {
 	var listen net.ListenConfig
 	listener, err := listen.Listen(ctx, "tcp", g.cfg.Listen)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen: %w", err), g.trail.Close())
 	}
-	return g.serve(ctx, listener, reload)
+	return g.Serve(ctx, listener, reload)
 }
 
-// serve is run with a listener that is open already.
-func (g *gate) serve(ctx context.Context, listener net.Listener, reload <-chan os.Signal) error {
+// Serve is run with a listener that is open already.
+func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan os.Signal) error {
 	if err := g.trail.Append(audit.Record{Event: audit.ProxyStarted}); err != nil {
 		return errors.Join(fmt.Errorf("audit.file: %w", err), listener.Close(), g.trail.Close())
 	}
@@ -152,22 +120,16 @@ func (g *gate) serve(ctx context.Context, listener net.Listener, reload <-chan o
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
-	for _, store := range g.stores {
-		running.Go(func() { store.Run(background) })
-	}
-	for name, keeper := range g.keepers {
-		running.Go(func() { keeper.Run(background) })
-		running.Go(func() { g.preflight(background, name, keeper) })
-	}
+	g.fleet.Start(background)
 	running.Go(func() { g.watch(background, reload) })
 	running.Go(func() { g.giveBack(background) })
 
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(listener) }()
-	g.log.Info("gate open", "listen", listener.Addr().String(), "ops_listen", ops.address(), "version", version)
+	g.log.Info("gate open", "listen", listener.Addr().String(), "ops_listen", ops.address(), "version", g.version)
 	ops.ready.Store(true)
-	if g.onOpen != nil {
-		g.onOpen(ops.address())
+	if g.OnOpen != nil {
+		g.OnOpen(ops.address())
 	}
 
 	select {
@@ -185,7 +147,7 @@ func (g *gate) serve(ctx context.Context, listener net.Listener, reload <-chan o
 }
 
 // drain lets sessions finish their transactions, then settles all roles.
-func (g *gate) drain() {
+func (g *Gate) drain() {
 	g.log.Info("draining", "timeout", g.cfg.DrainTimeout)
 	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.DrainTimeout)
 	defer cancel()
@@ -194,20 +156,12 @@ func (g *gate) drain() {
 	}
 	ctx, cancel = context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	var settled sync.WaitGroup
-	for name, keeper := range g.keepers {
-		settled.Go(func() {
-			if err := keeper.Close(ctx); err != nil {
-				g.log.Error("roles are left to the sweep of the next start", "integration", name, "error", err)
-			}
-		})
-	}
-	settled.Wait()
+	g.fleet.Close(ctx)
 	g.log.Info("gate closed")
 }
 
 // load reads the certificate that clients are shown and the authorities for theirs.
-func (t tlsConfig) load() (cert tls.Certificate, clientCAs *x509.CertPool, err error) {
+func (t TLS) load() (cert tls.Certificate, clientCAs *x509.CertPool, err error) {
 	cert, err = tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 	if err != nil {
 		return cert, nil, err

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -12,16 +12,19 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/hourgate/hourgate/gate"
+	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/policy"
 )
 
 // `hourgate demo` shows the whole story and leaves nothing behind.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	code, out, stderr := runDemo(t.Context(), t)
-	if code != exitOK {
-		t.Fatalf("exit code %d\n%s%s", code, out, stderr)
+	var shown demoBuffer
+	if err := newDemo(&shown, false).run(t.Context()); err != nil {
+		t.Fatalf("%v\n%s", err, &shown)
 	}
+	out := shown.String()
 	for _, want := range []string{
 		"session_user     | hg_alice_inc_4211_", "member_of        | hourgate_ro_orders_", "(3 rows)",
 		"ERROR:  permission denied for table orders",
@@ -86,8 +89,8 @@ func TestDemoKeep(t *testing.T) {
 			t.Errorf("psql as %s: got %q, want %q in it", test.user, got, test.want)
 		}
 	}
-	if code := run(t.Context(), []string{"check", "-c", demoFolder(t, out.String()) + "/config.yaml"}, nil, &demoBuffer{}, &demoBuffer{}); code != exitOK {
-		t.Errorf("hourgate check of the demo's files: exit code %d", code)
+	if _, _, err := gate.Load(demoFolder(t, out.String()) + "/config.yaml"); err != nil {
+		t.Errorf("the demo's files: %v", err)
 	}
 
 	cancel()
@@ -111,13 +114,6 @@ func TestDemoInterrupted(t *testing.T) {
 		t.Errorf("got error %v, want interrupted", err)
 	}
 	assertDemoGone(t, out.String())
-}
-
-func runDemo(ctx context.Context, t *testing.T, args ...string) (code int, stdout, stderr string) {
-	t.Helper()
-	var out, errs demoBuffer
-	code = run(ctx, append([]string{"demo"}, args...), nil, &out, &errs)
-	return code, out.String(), errs.String()
 }
 
 var demoFolderPattern = regexp.MustCompile(`/tmp/hourgate-demo-\d+`)
@@ -163,7 +159,7 @@ func pasteDemoLine(t *testing.T, out, user string) string {
 }
 
 // demoBuffer is output that can be waited for.
-type demoBuffer struct{ syncBuffer }
+type demoBuffer struct{ gatetest.Buffer }
 
 // contains is closed once the output has the text, or after a minute.
 func (b *demoBuffer) contains(text string) <-chan struct{} {

@@ -1,4 +1,4 @@
-package main
+package gate
 
 import (
 	"context"
@@ -51,7 +51,7 @@ func (m reloadMetrics) loaded(set *policy.Set) {
 }
 
 // watch reloads when watched files change and when reload is signalled, until ctx is done.
-func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
+func (g *Gate) watch(ctx context.Context, reload <-chan os.Signal) {
 	events, errs, stop := g.watchFolders()
 	defer stop()
 	poll := time.NewTicker(pollInterval)
@@ -88,7 +88,7 @@ func (g *gate) watch(ctx context.Context, reload <-chan os.Signal) {
 
 // watchFolders watches folders and not files: editors and Kubernetes replace files by renaming others over them. Without
 // a watcher the channels are nil and polling has to do.
-func (g *gate) watchFolders() (events <-chan fsnotify.Event, errs <-chan error, stop func()) {
+func (g *Gate) watchFolders() (events <-chan fsnotify.Event, errs <-chan error, stop func()) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		g.log.Warn("changed files will be noticed by polling only", "error", err)
@@ -107,7 +107,7 @@ func (g *gate) watchFolders() (events <-chan fsnotify.Event, errs <-chan error, 
 }
 
 // watched are the files and folders whose change is a reason to reload.
-func (c *config) watched() []string {
+func (c *Config) watched() []string {
 	files := append([]string{c.TLS.CertFile, c.TLS.KeyFile}, c.Policy...)
 	if c.TLS.ClientCAFile != "" {
 		files = append(files, c.TLS.ClientCAFile)
@@ -118,7 +118,7 @@ func (c *config) watched() []string {
 // fingerprint is a hash of all watched files' names and contents. Files that can't be read count as absent.
 type fingerprint [sha256.Size]byte
 
-func (c *config) fingerprint() fingerprint {
+func (c *Config) fingerprint() fingerprint {
 	h := sha256.New()
 	for _, path := range c.watched() {
 		entries, err := os.ReadDir(path)
@@ -144,7 +144,7 @@ func hashFile(h hash.Hash, file string) {
 }
 
 // reload reads policy and certificate anew; what is bad changes nothing. asked also reopens the trail, for rotation.
-func (g *gate) reload(asked bool) {
+func (g *Gate) reload(asked bool) {
 	if asked {
 		if err := g.trail.Reopen(); err != nil {
 			g.log.Error("trail could not be reopened, going on with the old file", "error", err)
@@ -159,7 +159,7 @@ func (g *gate) reload(asked bool) {
 	}
 }
 
-func (g *gate) reloadCertificate() error {
+func (g *Gate) reloadCertificate() error {
 	cert, clientCAs, err := g.cfg.TLS.load()
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func (g *gate) reloadCertificate() error {
 }
 
 // reloadPolicy puts the policy files in force. Sessions and roles are decided again.
-func (g *gate) reloadPolicy() error {
+func (g *Gate) reloadPolicy() error {
 	set, err := g.cfg.loadPolicy()
 	if err != nil {
 		return errors.Join(err, g.trail.Append(audit.Record{Event: audit.PolicyRejected, Error: err.Error()}))

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hourgate/hourgate/gate"
 	"github.com/hourgate/hourgate/internal/pgserver"
 	"github.com/hourgate/hourgate/internal/verifier"
 )
@@ -68,7 +69,7 @@ func (d *demo) openGate(ctx context.Context) (*demoGate, error) {
 	if err := d.configure(port, opsPort); err != nil {
 		return nil, err
 	}
-	cfg, set, err := loadAll(d.file("config.yaml"))
+	cfg, set, err := gate.Load(d.file("config.yaml"))
 	if err != nil {
 		return nil, err
 	}
@@ -79,14 +80,14 @@ func (d *demo) openGate(ctx context.Context) (*demoGate, error) {
 	// The gate has a context of its own: when ours is done, it is still needed for an orderly end.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	dg := &demoGate{port: port, stop: stop, done: make(chan error, 1), log: log}
-	g, err := newGate(running, cfg, set, newLogger(log, slog.LevelInfo))
+	g, err := gate.New(running, cfg, set, "demo", gate.NewLogger(log, slog.LevelInfo))
 	if err != nil {
 		stop()
 		return nil, errors.Join(err, log.Close())
 	}
 	opened := make(chan string, 1)
-	g.onOpen = func(ops string) { opened <- ops }
-	go func() { dg.done <- g.run(running, nil) }()
+	g.OnOpen = func(ops string) { opened <- ops }
+	go func() { dg.done <- g.Run(running, nil) }()
 	select {
 	case dg.ops = <-opened:
 		return dg, nil

@@ -1,4 +1,4 @@
-package main
+package gate_test
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -26,9 +27,9 @@ import (
 // left when it is over.
 func TestPsqlThroughTheGate(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
-		g := startGate(t, db, gateOptions{grants: grant("inc-4211"), config: map[string]string{"role_linger": "0s"}})
-		out, err := g.client(t, pgtest.Client(t, "psql"), "-XAt", "-v", "ON_ERROR_STOP=0",
+	gatetest.EachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("inc-4211"), Config: map[string]string{"role_linger": "0s"}})
+		out, err := g.Client(t, pgtest.Client(t, "psql"), "-XAt", "-v", "ON_ERROR_STOP=0",
 			"-c", "SELECT session_user", "-c", "SELECT count(*) FROM orders",
 			"-c", "BEGIN READ WRITE", "-c", "UPDATE orders SET note = 'x'", "-c", "ROLLBACK")
 		if err != nil {
@@ -39,9 +40,9 @@ func TestPsqlThroughTheGate(t *testing.T) {
 				t.Errorf("psql's output lacks %q:\n%s", want, out)
 			}
 		}
-		eventually(t, "the role is gone", func() bool { return len(g.roles(t)) == 0 })
+		gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 		for _, event := range []audit.Event{audit.SessionStart, audit.RoleMade, audit.RoleSettled, audit.SessionEnd} {
-			eventually(t, fmt.Sprintf("there is one record of %s", event), func() bool { return len(g.records(t, event)) == 1 })
+			gatetest.Eventually(t, fmt.Sprintf("there is one record of %s", event), func() bool { return len(g.Records(t, event)) == 1 })
 		}
 	})
 }
@@ -49,19 +50,19 @@ func TestPsqlThroughTheGate(t *testing.T) {
 // PostgreSQL's own programs work through the gate.
 func TestPrograms(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
-		g := startGate(t, db, gateOptions{grants: grant("load", "access", "READ_WRITE")})
+	gatetest.EachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("load", "access", "READ_WRITE")})
 		bench := pgtest.Client(t, "pgbench")
 		initPgbench(t, db)
 		for _, mode := range []string{"simple", "extended", "prepared"} {
-			if out, err := g.client(t, bench, "-n", "-c2", "-j2", "-t50", "-M", mode); err != nil {
+			if out, err := g.Client(t, bench, "-n", "-c2", "-j2", "-t50", "-M", mode); err != nil {
 				t.Errorf("pgbench -M %s: %v\n%s", mode, err, out)
 			}
 		}
-		if out, err := g.client(t, bench, "-n", "-c2", "-t10", "-S", "-C"); err != nil {
+		if out, err := g.Client(t, bench, "-n", "-c2", "-t10", "-S", "-C"); err != nil {
 			t.Errorf("pgbench -C: %v\n%s", err, out)
 		}
-		out, err := g.client(t, pgtest.Dump(t, db.Server.Major), "--no-owner", "--no-privileges")
+		out, err := g.Client(t, pgtest.Dump(t, db.Server.Major), "--no-owner", "--no-privileges")
 		if err != nil || !strings.Contains(out, "COPY public.orders") {
 			t.Errorf("pg_dump: %v\n%.500s", err, out)
 		}
@@ -82,27 +83,27 @@ func initPgbench(t *testing.T, db *pgtest.Database) {
 // At the grant's end a running session is told why, its statement ends without committing, and the role is settled.
 func TestGrantEndsUnderARunningSession(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	gatetest.EachMajor(t, func(t *testing.T, db *pgtest.Database) {
 		until := time.Now().Add(3 * time.Second)
-		g := startGate(t, db, gateOptions{
-			grants: grant("short", "access", "READ_WRITE", "until", until.UTC().Format(time.RFC3339Nano)),
+		g := gatetest.Start(t, db, gatetest.Options{
+			Grants: gatetest.Grant("short", "access", "READ_WRITE", "until", until.UTC().Format(time.RFC3339Nano)),
 		})
-		conn := g.connect(t, "orders")
+		conn := g.Connect(t, "orders")
 		_, err := conn.Exec(t.Context(), "INSERT INTO orders (id, customer_id, note) SELECT 9999, 1, pg_sleep(30)::text")
 		late := time.Since(until)
 		wantFatal(t, err, "57P01", "terminating connection: your grant has ended")
 		if late < 0 || late > time.Second {
 			t.Errorf("the end came %v after the grant's, want at most 1s", late)
 		}
-		eventually(t, "the role is gone", func() bool { return len(g.roles(t)) == 0 })
+		gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 		var committed int
 		if err := db.Superuser(t).QueryRow(t.Context(), "SELECT count(*) FROM orders WHERE id = 9999").Scan(&committed); err != nil || committed != 0 {
 			t.Errorf("rows committed after the end: %d, %v", committed, err)
 		}
-		if _, err := g.tryConnect(t, alice, alicePassword, "orders"); !strings.Contains(fmt.Sprint(err), "28000") {
+		if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders"); !strings.Contains(fmt.Sprint(err), "28000") {
 			t.Errorf("connecting after the end: got %v, want a refusal", err)
 		}
-		ends := g.records(t, audit.SessionEnd)
+		ends := g.Records(t, audit.SessionEnd)
 		if len(ends) != 1 || ends[0].Cause != "grant_expired" || ends[0].Code != "57P01" {
 			t.Errorf("got records of the end: %+v", ends)
 		}
@@ -112,12 +113,12 @@ func TestGrantEndsUnderARunningSession(t *testing.T) {
 // Many sessions of one grant all hear why they end, although their role is settled at the same moment.
 func TestManySessionsHearWhyTheyEnd(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, pgtest.Start(t, 17).Database(t), gateOptions{grants: grant("crowd")})
+	g := gatetest.Start(t, pgtest.Start(t, 17).Database(t), gatetest.Options{Grants: gatetest.Grant("crowd")})
 	var sessions []*pgx.Conn
 	for range 15 {
-		sessions = append(sessions, g.connect(t, "orders"))
+		sessions = append(sessions, g.Connect(t, "orders"))
 	}
-	g.setGrants(t, grant("crowd", "until", time.Now().Add(1500*time.Millisecond).UTC().Format(time.RFC3339Nano)))
+	g.SetGrants(t, gatetest.Grant("crowd", "until", time.Now().Add(1500*time.Millisecond).UTC().Format(time.RFC3339Nano)))
 	var told sync.WaitGroup
 	for i, conn := range sessions {
 		told.Go(func() {
@@ -134,15 +135,15 @@ func TestManySessionsHearWhyTheyEnd(t *testing.T) {
 		})
 	}
 	told.Wait()
-	eventually(t, "the role is gone", func() bool { return len(g.roles(t)) == 0 })
+	gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 }
 
 // A tenant who sets a password of their own and finds another way to the server is put out there and reported; the
 // session through the gate goes on.
 func TestIntruderPastTheGate(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, pgtest.Start(t, 18).Database(t), gateOptions{grants: grant("inc-1")})
-	through := g.connect(t, "orders")
+	g := gatetest.Start(t, pgtest.Start(t, 18).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1")})
+	through := g.Connect(t, "orders")
 	var role string
 	if err := through.QueryRow(t.Context(), "SELECT session_user").Scan(&role); err != nil {
 		t.Fatal(err)
@@ -150,14 +151,14 @@ func TestIntruderPastTheGate(t *testing.T) {
 	if _, err := through.Exec(t.Context(), "BEGIN READ WRITE; ALTER ROLE CURRENT_USER PASSWORD 'mine'; COMMIT"); err != nil {
 		t.Fatal(err)
 	}
-	past, err := pgx.Connect(t.Context(), g.db.Server.URL(role, "mine", g.db.Name).String())
+	past, err := pgx.Connect(t.Context(), g.DB.Server.URL(role, "mine", g.DB.Name).String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer past.Close(context.Background())
-	eventually(t, "the intruder is put out", func() bool { return past.Ping(t.Context()) != nil })
-	eventually(t, "the intruder is reported", func() bool { return len(g.records(t, audit.SessionForeign)) == 1 })
-	g.awaitMetric(t, `hourgate_foreign_sessions_total{integration="orders"} 1`)
+	gatetest.Eventually(t, "the intruder is put out", func() bool { return past.Ping(t.Context()) != nil })
+	gatetest.Eventually(t, "the intruder is reported", func() bool { return len(g.Records(t, audit.SessionForeign)) == 1 })
+	g.AwaitMetric(t, `hourgate_foreign_sessions_total{integration="orders"} 1`)
 	if err := through.Ping(t.Context()); err != nil {
 		t.Errorf("the session through the gate ended too: %v", err)
 	}
@@ -166,28 +167,28 @@ func TestIntruderPastTheGate(t *testing.T) {
 // A policy file from which the grant is gone ends its sessions; one that can't be read changes nothing.
 func TestPolicyReload(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, pgtest.Start(t, 16).Database(t), gateOptions{grants: grant("inc-1") + grant("inc-2", "users", "["+bob+"]")})
-	alices := g.connect(t, "orders")
-	bobs, err := g.tryConnect(t, bob, bobPassword, "orders")
+	g := gatetest.Start(t, pgtest.Start(t, 16).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1") + gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]")})
+	alices := g.Connect(t, "orders")
+	bobs, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders")
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	g.write(t, "policy.yaml", "grants: [{nmae: inc-1}]\n")
-	eventually(t, "the bad policy is reported", func() bool { return len(g.records(t, audit.PolicyRejected)) == 1 })
-	g.awaitMetric(t, "hourgate_policy_last_reload_successful 0")
+	g.Write(t, "policy.yaml", "grants: [{nmae: inc-1}]\n")
+	gatetest.Eventually(t, "the bad policy is reported", func() bool { return len(g.Records(t, audit.PolicyRejected)) == 1 })
+	g.AwaitMetric(t, "hourgate_policy_last_reload_successful 0")
 	if _, err := alices.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Fatalf("a bad policy broke a session: %v", err)
 	}
 
-	g.setGrants(t, grant("inc-2", "users", "["+bob+"]"))
+	g.SetGrants(t, gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]"))
 	_, err = alices.Exec(t.Context(), "SELECT pg_sleep(20)")
 	wantFatal(t, err, "57P01", "terminating connection: your grant was withdrawn or changed")
 	if _, err := bobs.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Errorf("bob's session ended with alice's grant: %v", err)
 	}
-	eventually(t, "alice's role is gone, bob's is there", func() bool {
-		roles := g.roles(t)
+	gatetest.Eventually(t, "alice's role is gone, bob's is there", func() bool {
+		roles := g.Roles(t)
 		return len(roles) == 1 && strings.HasPrefix(roles[0], "hg_bob_inc_2_")
 	})
 }
@@ -196,24 +197,24 @@ func TestPolicyReload(t *testing.T) {
 func TestGrantMovesItsEnd(t *testing.T) {
 	t.Parallel()
 	soon := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
-	g := startGate(t, pgtest.Start(t, 17).Database(t), gateOptions{grants: grant("inc-1", "until", soon(2*time.Second))})
-	conn := g.connect(t, "orders")
-	g.setGrants(t, grant("inc-1", "until", soon(time.Hour)))
-	eventually(t, "the new policy", func() bool { return len(g.records(t, audit.PolicyLoaded)) == 1 })
+	g := gatetest.Start(t, pgtest.Start(t, 17).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1", "until", soon(2*time.Second))})
+	conn := g.Connect(t, "orders")
+	g.SetGrants(t, gatetest.Grant("inc-1", "until", soon(time.Hour)))
+	gatetest.Eventually(t, "the new policy", func() bool { return len(g.Records(t, audit.PolicyLoaded)) == 1 })
 	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(2.5)"); err != nil {
 		t.Fatalf("the session did not outlive the old end: %v", err)
 	}
-	g.setGrants(t, grant("inc-1", "until", soon(time.Second)))
+	g.SetGrants(t, gatetest.Grant("inc-1", "until", soon(time.Second)))
 	_, err := conn.Exec(t.Context(), "SELECT pg_sleep(20)")
 	wantFatal(t, err, "57P01", "terminating connection: your grant has ended")
-	eventually(t, "no role is left", func() bool { return len(g.roles(t)) == 0 })
+	gatetest.Eventually(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 })
 }
 
 // Sessions of one person and grant share a role, which lingers for the next one.
 func TestRoleIsSharedAndLingers(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, pgtest.Start(t, 15).Database(t), gateOptions{
-		grants: grant("ide") + grant("other", "users", "["+bob+"]"), config: map[string]string{"role_linger": "1500ms"},
+	g := gatetest.Start(t, pgtest.Start(t, 15).Database(t), gatetest.Options{
+		Grants: gatetest.Grant("ide") + gatetest.Grant("other", "users", "["+gatetest.Bob+"]"), Config: map[string]string{"role_linger": "1500ms"},
 	})
 	roleOf := func(conn *pgx.Conn) (name string) {
 		t.Helper()
@@ -222,12 +223,12 @@ func TestRoleIsSharedAndLingers(t *testing.T) {
 		}
 		return name
 	}
-	first, second := g.connect(t, "orders"), g.connect(t, "orders")
+	first, second := g.Connect(t, "orders"), g.Connect(t, "orders")
 	role := roleOf(first)
 	if other := roleOf(second); other != role {
 		t.Errorf("two sessions of one grant have roles %s and %s", role, other)
 	}
-	bobs, err := g.tryConnect(t, bob, bobPassword, "orders")
+	bobs, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,10 +236,10 @@ func TestRoleIsSharedAndLingers(t *testing.T) {
 		t.Errorf("two people share the role %s", role)
 	}
 	_, _ = first.Close(t.Context()), second.Close(t.Context())
-	if third := roleOf(g.connect(t, "orders")); third != role {
+	if third := roleOf(g.Connect(t, "orders")); third != role {
 		t.Errorf("the role did not linger: got %s, want %s", third, role)
 	}
-	if made := len(g.records(t, audit.RoleMade)); made != 2 {
+	if made := len(g.Records(t, audit.RoleMade)); made != 2 {
 		t.Errorf("got %d roles made, want 2", made)
 	}
 }
@@ -263,17 +264,17 @@ func TestAccessLevels(t *testing.T) {
 		{"SELECT pg_read_file('/etc/passwd')", denied, denied, denied},
 		{"SET ROLE postgres", denied, denied, denied},
 	}
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
-		g := startGate(t, db, gateOptions{grants: grant("r", "databases", "["+db.Name+"]")})
+	gatetest.EachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("r", "databases", "["+db.Name+"]")})
 		for level, want := range map[string]func(int) string{
 			"READ_ONLY":  func(i int) string { return tests[i].readOnly },
 			"READ_WRITE": func(i int) string { return tests[i].readWrite },
 			"ADMIN":      func(i int) string { return tests[i].admin },
 		} {
-			g.setGrants(t, grant("level-"+strings.ToLower(strings.ReplaceAll(level, "_", "-")), "access", level))
+			g.SetGrants(t, gatetest.Grant("level-"+strings.ToLower(strings.ReplaceAll(level, "_", "-")), "access", level))
 			var conn *pgx.Conn
-			eventually(t, "the level's grant is in force", func() bool {
-				c, err := g.tryConnect(t, alice, alicePassword, "orders")
+			gatetest.Eventually(t, "the level's grant is in force", func() bool {
+				c, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
 				if err != nil {
 					return false
 				}
@@ -313,9 +314,9 @@ func makeLater(t *testing.T, db *pgtest.Database) {
 // What an ADMIN leaves behind goes with the grant, whoever depends on it.
 func TestObjectsOfTheTenantGo(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
-		g := startGate(t, db, gateOptions{grants: grant("ddl", "access", "ADMIN"), config: map[string]string{"role_linger": "0s"}})
-		conn := g.connect(t, "orders")
+	gatetest.EachMajor(t, func(t *testing.T, db *pgtest.Database) {
+		g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("ddl", "access", "ADMIN"), Config: map[string]string{"role_linger": "0s"}})
+		conn := g.Connect(t, "orders")
 		_, err := conn.Exec(t.Context(), `
 			CREATE TABLE mine (i int);
 			GRANT SELECT ON mine TO PUBLIC;
@@ -330,7 +331,7 @@ func TestObjectsOfTheTenantGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = conn.Close(t.Context())
-		eventually(t, "the role is gone", func() bool { return len(g.roles(t)) == 0 })
+		gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 		var triggers, tables, owned int
 		err = db.Superuser(t).QueryRow(t.Context(), `
 			SELECT (SELECT count(*) FROM pg_trigger WHERE tgname = 'spy'),
@@ -340,7 +341,7 @@ func TestObjectsOfTheTenantGo(t *testing.T) {
 		if err != nil || triggers != 0 || owned != 1 {
 			t.Errorf("triggers %d, want 0; view in quarantine %d, want 1; %v", triggers, owned, err)
 		}
-		settled := g.records(t, audit.RoleSettled)
+		settled := g.Records(t, audit.RoleSettled)
 		if len(settled) != 1 || len(settled[0].Quarantined) == 0 {
 			t.Errorf("the record does not say what was kept: %+v", settled)
 		}
@@ -368,18 +369,18 @@ func dropQuarantine(t *testing.T, db *pgtest.Database) {
 // Ctrl-C in psql cancels the statement and leaves the session.
 func TestInterruptCancelsTheStatement(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, pgtest.Start(t, 15).Database(t), gateOptions{grants: grant("inc-1")})
+	g := gatetest.Start(t, pgtest.Start(t, 15).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1")})
 	cmd := exec.CommandContext(t.Context(), pgtest.Client(t, "psql"), "-XAt", "-c", "SELECT pg_sleep(60)", "-c", "SELECT 'still here'")
-	cmd.Env = append(os.Environ(), g.environment()...)
-	var out syncBuffer
+	cmd.Env = append(os.Environ(), g.Environment()...)
+	var out gatetest.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the statement runs", func() bool {
+	gatetest.Eventually(t, "the statement runs", func() bool {
 		var running int
-		_ = g.db.Superuser(t).QueryRow(t.Context(),
-			"SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND query LIKE '%pg_sleep(60)%' AND usename LIKE 'hg_alice%'", g.db.Name).Scan(&running)
+		_ = g.DB.Superuser(t).QueryRow(t.Context(),
+			"SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND query LIKE '%pg_sleep(60)%' AND usename LIKE 'hg_alice%'", g.DB.Name).Scan(&running)
 		return running == 1
 	})
 	started := time.Now()
@@ -395,40 +396,40 @@ func TestInterruptCancelsTheStatement(t *testing.T) {
 // A denied person reads why, and nobody learns which names exist.
 func TestDenials(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, pgtest.Start(t, 15).Database(t), gateOptions{
-		grants: grant("old", "until", time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)),
+	g := gatetest.Start(t, pgtest.Start(t, 15).Database(t), gatetest.Options{
+		Grants: gatetest.Grant("old", "until", time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)),
 	})
 	refused := func(user, password, database string) *pgconn.PgError {
 		t.Helper()
-		_, err := g.tryConnect(t, user, password, database)
+		_, err := g.TryConnect(t, user, password, database)
 		var pgErr *pgconn.PgError
 		if !errors.As(err, &pgErr) {
 			t.Fatalf("got %v, want a refusal", err)
 		}
 		return pgErr
 	}
-	if got := refused(alice, alicePassword, "orders"); got.Code != "28000" || !strings.Contains(got.Detail, "old") {
+	if got := refused(gatetest.Alice, gatetest.AlicePassword, "orders"); got.Code != "28000" || !strings.Contains(got.Detail, "old") {
 		t.Errorf("an expired grant: %+v", got)
 	}
-	noGrant, noSuch := refused(bob, bobPassword, "orders"), refused(bob, bobPassword, "nosuch")
+	noGrant, noSuch := refused(gatetest.Bob, gatetest.BobPassword, "orders"), refused(gatetest.Bob, gatetest.BobPassword, "nosuch")
 	noGrant.Message = strings.ReplaceAll(noGrant.Message, "orders", "X")
 	noSuch.Message = strings.ReplaceAll(noSuch.Message, "nosuch", "X")
 	if diff := cmp.Diff(noGrant, noSuch); diff != "" {
 		t.Errorf("an integration without a grant and one that does not exist differ:\n%s", diff)
 	}
-	wrong, unknown := refused(alice, "wrong", "orders"), refused("nobody", "wrong", "orders")
-	wrong.Message = strings.ReplaceAll(wrong.Message, alice, "X")
+	wrong, unknown := refused(gatetest.Alice, "wrong", "orders"), refused("nobody", "wrong", "orders")
+	wrong.Message = strings.ReplaceAll(wrong.Message, gatetest.Alice, "X")
 	unknown.Message = strings.ReplaceAll(unknown.Message, "nobody", "X")
 	if diff := cmp.Diff(wrong, unknown); diff != "" {
 		t.Errorf("a wrong password and an unknown user differ:\n%s", diff)
 	}
-	eventually(t, "all refusals are in the trail", func() bool { return len(g.records(t, audit.SessionRefused)) == 5 })
+	gatetest.Eventually(t, "all refusals are in the trail", func() bool { return len(g.Records(t, audit.SessionRefused)) == 5 })
 }
 
 // A database of the grant is reached by integration/database and by its bare name, as \c does.
 func TestDatabaseNames(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	gatetest.EachMajor(t, func(t *testing.T, db *pgtest.Database) {
 		other := "more_" + db.Name
 		super := db.Superuser(t)
 		if _, err := super.Exec(t.Context(), fmt.Sprintf(`CREATE DATABASE %s OWNER %s`, pgx.Identifier{other}.Sanitize(), pgx.Identifier{db.Owner}.Sanitize())); err != nil {
@@ -437,10 +438,10 @@ func TestDatabaseNames(t *testing.T) {
 		t.Cleanup(func() {
 			_, _ = super.Exec(context.Background(), "DROP DATABASE "+pgx.Identifier{other}.Sanitize()+" WITH (FORCE)")
 		})
-		g := startGate(t, db, gateOptions{
-			grants: grant("two", "access", "ADMIN", "databases", "["+db.Name+", "+other+"]"), config: map[string]string{"role_linger": "0s"},
+		g := gatetest.Start(t, db, gatetest.Options{
+			Grants: gatetest.Grant("two", "access", "ADMIN", "databases", "["+db.Name+", "+other+"]"), Config: map[string]string{"role_linger": "0s"},
 		})
-		out, err := g.client(t, pgtest.Client(t, "psql"), "-XAtq", "-c", "SELECT current_database()",
+		out, err := g.Client(t, pgtest.Client(t, "psql"), "-XAtq", "-c", "SELECT current_database()",
 			"-c", `\c `+other, "-c", "CREATE TABLE left_behind (i int)", "-c", "SELECT current_database()",
 			"-c", `\c orders/`+other, "-c", "SELECT current_database()", "-c", `\c orders`, "-c", "SELECT current_database()")
 		if err != nil {
@@ -455,7 +456,7 @@ func TestDatabaseNames(t *testing.T) {
 		if diff := cmp.Diff([]string{db.Name, other, other, db.Name}, got); diff != "" {
 			t.Errorf("databases (-want +got):\n%s\n%s", diff, out)
 		}
-		eventually(t, "the role is gone, with what it left in the other database", func() bool { return len(g.roles(t)) == 0 })
+		gatetest.Eventually(t, "the role is gone, with what it left in the other database", func() bool { return len(g.Roles(t)) == 0 })
 	})
 }
 
@@ -464,12 +465,12 @@ func TestDatabaseNames(t *testing.T) {
 func TestProcessEnds(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Start(t, 18).Database(t)
-	g := &testGate{db: db, folder: t.TempDir(), logs: &syncBuffer{}}
-	g.setGrants(t, "")
-	configFile := g.configure(t, gateOptions{grants: grant("inc-1")})
+	g := gatetest.New(t, db)
+	g.SetGrants(t, "")
+	configFile := g.Configure(t, gatetest.Options{Grants: gatetest.Grant("inc-1")})
 
-	process := startProcess(t, g, configFile)
-	idle, busy := g.connect(t, "orders"), g.connect(t, "orders")
+	process := gatetest.StartProcess(t, g, configFile)
+	idle, busy := g.Connect(t, "orders"), g.Connect(t, "orders")
 	if _, err := busy.Exec(t.Context(), "BEGIN"); err != nil {
 		t.Fatal(err)
 	}
@@ -485,30 +486,30 @@ func TestProcessEnds(t *testing.T) {
 		t.Errorf("the drain broke a transaction: %v", err)
 	}
 	if err := process.Wait(); err != nil {
-		t.Errorf("after SIGTERM the process ended with %v\n%s", err, g.logs)
+		t.Errorf("after SIGTERM the process ended with %v\n%s", err, g.Logs)
 	}
-	if left := g.roles(t); len(left) != 0 {
+	if left := g.Roles(t); len(left) != 0 {
 		t.Errorf("left after a drain: %v", left)
 	}
 
-	process = startProcess(t, g, configFile)
-	g.connect(t, "orders")
+	process = gatetest.StartProcess(t, g, configFile)
+	g.Connect(t, "orders")
 	if err := process.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = process.Wait()
-	if left := g.roles(t); len(left) != 1 {
+	if left := g.Roles(t); len(left) != 1 {
 		t.Fatalf("after kill -9 there are roles %v, want one", left)
 	}
-	process = startProcess(t, g, configFile)
-	eventually(t, "the next start sweeps", func() bool { return len(g.roles(t)) == 0 })
+	process = gatetest.StartProcess(t, g, configFile)
+	gatetest.Eventually(t, "the next start sweeps", func() bool { return len(g.Roles(t)) == 0 })
 	if err := process.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := process.Wait(); err != nil {
 		t.Errorf("process ended with %v", err)
 	}
-	f, err := os.Open(filepath.Join(g.folder, "trail.jsonl"))
+	f, err := os.Open(filepath.Join(g.Folder, "trail.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -528,7 +529,7 @@ func TestTroubleUpstream(t *testing.T) {
 		name               string
 		db                 *pgtest.Database
 		secret             string
-		before             func(*testing.T, *testGate)
+		before             func(*testing.T, *gatetest.Gate)
 		code, message, log string
 	}{
 		{
@@ -541,21 +542,21 @@ func TestTroubleUpstream(t *testing.T) {
 		},
 		{
 			name: "server full", db: full.Database(t),
-			before: func(t *testing.T, g *testGate) { fillServer(t, g) },
+			before: func(t *testing.T, g *gatetest.Gate) { fillServer(t, g) },
 			code:   "53300", message: `the database server of "orders" has no free connection`, log: "53300",
 		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			g := &testGate{db: test.db, folder: t.TempDir(), logs: &syncBuffer{}}
-			g.write(t, "wrong.json", fmt.Sprintf(`{"username": %q, "password": "wrong"}`, test.db.Admin))
-			g.run(t, g.configure(t, gateOptions{grants: grant("inc-1"), secret: test.secret}))
+			g := gatetest.New(t, test.db)
+			g.Write(t, "wrong.json", fmt.Sprintf(`{"username": %q, "password": "wrong"}`, test.db.Admin))
+			g.Run(t, g.Configure(t, gatetest.Options{Grants: gatetest.Grant("inc-1"), Secret: test.secret}))
 			if test.before != nil {
 				test.before(t, g)
 			}
 			started := time.Now()
-			_, err := g.tryConnect(t, alice, alicePassword, "orders")
+			_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
 			wantFatal(t, err, test.code, test.message)
 			if time.Since(started) > 5*time.Second {
 				t.Errorf("the refusal took %v", time.Since(started))
@@ -563,10 +564,10 @@ func TestTroubleUpstream(t *testing.T) {
 			if strings.Contains(fmt.Sprint(err), test.db.Admin) {
 				t.Errorf("the client learns the admin's name: %v", err)
 			}
-			if !strings.Contains(g.logs.String(), test.log) {
-				t.Errorf("the log does not say %q:\n%s", test.log, g.logs)
+			if !strings.Contains(g.Logs.String(), test.log) {
+				t.Errorf("the log does not say %q:\n%s", test.log, g.Logs)
 			}
-			if status, _ := g.get(t, "/livez"); status != http.StatusOK {
+			if status, _ := g.Get(t, "/livez"); status != http.StatusOK {
 				t.Errorf("/livez: %d", status)
 			}
 		})
@@ -574,13 +575,13 @@ func TestTroubleUpstream(t *testing.T) {
 }
 
 // fillServer takes all slots that are not the superuser's, once the gate has its admin connection.
-func fillServer(t *testing.T, g *testGate) {
+func fillServer(t *testing.T, g *gatetest.Gate) {
 	t.Helper()
-	eventually(t, "the gate has its admin connection", func() bool {
-		return strings.Contains(g.logs.String(), "admin connection ready")
+	gatetest.Eventually(t, "the gate has its admin connection", func() bool {
+		return strings.Contains(g.Logs.String(), "admin connection ready")
 	})
 	for {
-		conn, err := pgx.Connect(t.Context(), g.db.Server.URL(g.db.Owner, g.db.OwnerPassword, g.db.Name).String())
+		conn, err := pgx.Connect(t.Context(), g.DB.Server.URL(g.DB.Owner, g.DB.OwnerPassword, g.DB.Name).String())
 		if err != nil {
 			return
 		}
@@ -591,7 +592,7 @@ func fillServer(t *testing.T, g *testGate) {
 // An admin that is no member of an owner is told, in the log, what a DBA has to run; after that it works.
 func TestAdminLacksAnOwner(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	gatetest.EachMajor(t, func(t *testing.T, db *pgtest.Database) {
 		super := db.Superuser(t)
 		exec := func(sql string) {
 			t.Helper()
@@ -604,24 +605,24 @@ func TestAdminLacksAnOwner(t *testing.T) {
 		t.Cleanup(func() {
 			_, _ = super.Exec(context.Background(), "DROP OWNED BY "+stranger+"; DROP ROLE "+stranger)
 		})
-		g := startGate(t, db, gateOptions{grants: grant("inc-1")})
-		_, err := g.tryConnect(t, alice, alicePassword, "orders")
+		g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("inc-1")})
+		_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
 		wantFatal(t, err, "58000", `access to "orders" could not be prepared`)
 		statement := fmt.Sprintf("GRANT %s TO %s", pgx.Identifier{stranger}.Sanitize(), pgx.Identifier{db.Admin}.Sanitize())
-		if !strings.Contains(strings.ReplaceAll(g.logs.String(), `\"`, `"`), statement) {
-			t.Fatalf("the log does not say %s:\n%s", statement, g.logs)
+		if !strings.Contains(strings.ReplaceAll(g.Logs.String(), `\"`, `"`), statement) {
+			t.Fatalf("the log does not say %s:\n%s", statement, g.Logs)
 		}
 		exec(statement)
-		g.connect(t, "orders")
+		g.Connect(t, "orders")
 	})
 }
 
 func TestOperatorPort(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, pgtest.Start(t, 15).Database(t), gateOptions{grants: grant("inc-1")})
-	g.connect(t, "orders")
-	g.awaitMetric(t, `hourgate_sessions{integration="orders"} 1`) // counted once it is relayed, which the client does not wait for
-	_, body := g.get(t, "/metrics")
+	g := gatetest.Start(t, pgtest.Start(t, 15).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1")})
+	g.Connect(t, "orders")
+	g.AwaitMetric(t, `hourgate_sessions{integration="orders"} 1`) // counted once it is relayed, which the client does not wait for
+	_, body := g.Get(t, "/metrics")
 	for _, want := range []string{
 		`hourgate_roles{integration="orders"} 1`,
 		`hourgate_roles_made_total{integration="orders"} 1`, `hourgate_admin_connected{integration="orders"} 1`,
@@ -632,7 +633,7 @@ func TestOperatorPort(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/livez", "/readyz"} {
-		if status, body := g.get(t, path); status != http.StatusOK {
+		if status, body := g.Get(t, path); status != http.StatusOK {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}

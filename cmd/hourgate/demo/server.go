@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"github.com/hourgate/hourgate/internal/verifier"
 )
 
-//go:embed demo_orders.sql
+//go:embed orders.sql
 var demoOrdersSQL string
 
 // fillDemoServer makes the users and the database as a DBA would before Hourgate is put in front of it.

@@ -1,0 +1,259 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"sync"
+
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/proxy"
+	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/secrets"
+)
+
+// Fleet is the integrations that are guarded. They may be added, changed and removed while sessions run. It is safe for
+// concurrent use.
+//
+// A session keeps the server that it began with. An integration that is changed or removed takes no new sessions as it
+// was; those that run go on until their grants end or are withdrawn, and their roles are settled when they have left. So a
+// source of integrations that fails for a moment puts nobody out. To end access, take the grants away.
+type Fleet struct {
+	wiring wiring
+	log    *slog.Logger
+
+	// changed is called after each change, without a lock: the policy's grants on an integration wait for it.
+	changed func()
+	// forget is called under a lock when the last session of an integration that was removed has left.
+	forget func(integration string)
+
+	changing sync.Mutex // held for a whole change, so that two changes of one integration don't cross
+
+	mu       sync.RWMutex
+	members  map[string]*member
+	retiring map[*member]struct{}
+	running  context.Context // of the work in the background; nil before Start
+	work     sync.WaitGroup
+}
+
+// wiring is what every integration is made with.
+type wiring struct {
+	roles roles.Config // what is the same for all
+	log   *slog.Logger // of secrets
+}
+
+// member is one integration as it is, or was.
+type member struct {
+	settings Integration
+	server   *upstream.Server
+	store    *secrets.Store
+	keeper   *roles.Keeper
+	ctx      context.Context
+	stop     context.CancelFunc // ends the member's work in the background
+	work     sync.WaitGroup
+	closed   sync.Once
+}
+
+// open makes everything that an integration needs, and talks to no server.
+func (w wiring) open(ctx context.Context, i Integration) (*member, error) {
+	server, err := upstream.New(i.server())
+	if err != nil {
+		return nil, fmt.Errorf("integration %s: %w", i.Name, err)
+	}
+	source, err := secrets.Open(ctx, i.Secret.For(server.Address()))
+	if err != nil {
+		return nil, fmt.Errorf("integration %s: %w", i.Name, err)
+	}
+	m := &member{settings: i, server: server, store: secrets.NewStore(source, secrets.StoreConfig{Log: w.log})}
+	cfg := w.roles
+	cfg.Integration, cfg.Database, cfg.Server, cfg.Secret = i.Name, i.Database, server, m.store
+	m.keeper = roles.New(cfg)
+	m.ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
+	return m, nil
+}
+
+// acquire fits the keeper to the proxy.
+func (m *member) acquire(ctx context.Context, user string, grant *policy.Grant, database string) (proxy.Lease, error) {
+	lease, err := m.keeper.Acquire(ctx, user, grant, database)
+	switch {
+	case errors.Is(err, roles.ErrSessionLimit):
+		return nil, proxy.ErrSessionLimit
+	case err != nil:
+		return nil, err // not lease: a nil *roles.Lease would make a Lease that is not nil
+	}
+	return lease, nil
+}
+
+// Integration returns what new sessions use; see [proxy.Integrations].
+func (f *Fleet) Integration(name string) (proxy.Integration, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	m, ok := f.members[name]
+	if !ok {
+		return proxy.Integration{}, false
+	}
+	return proxy.Integration{Upstream: m.server, Acquire: m.acquire}, true
+}
+
+// Keeper returns the keeper of an integration's roles, or nil.
+func (f *Fleet) Keeper(name string) *roles.Keeper {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if m := f.members[name]; m != nil {
+		return m.keeper
+	}
+	return nil
+}
+
+// Databases returns the default database of each integration by its name, as [policy.Load] wants it. Those that still have
+// sessions are among them, so that the grants of these are understood.
+func (f *Fleet) Databases() map[string]string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	databases := make(map[string]string)
+	for m := range f.retiring {
+		databases[m.settings.Name] = m.settings.Database
+	}
+	for name, m := range f.members {
+		databases[name] = m.settings.Database
+	}
+	return databases
+}
+
+// Put adds an integration, or changes the one of that name. Nothing happens if it is there already as it is to be. The
+// error is about the settings; a server that can't be reached is none.
+func (f *Fleet) Put(ctx context.Context, i Integration) error {
+	changed, err := f.put(ctx, i)
+	if changed {
+		f.changed()
+	}
+	return err
+}
+
+func (f *Fleet) put(ctx context.Context, i Integration) (changed bool, err error) {
+	f.changing.Lock()
+	defer f.changing.Unlock()
+	f.mu.RLock()
+	old := f.members[i.Name]
+	f.mu.RUnlock()
+	if old != nil && reflect.DeepEqual(old.settings, i) {
+		return false, nil
+	}
+	m, err := f.wiring.open(ctx, i)
+	if err != nil {
+		return false, err
+	}
+	settings := i.server()
+	for _, note := range settings.Notes() {
+		f.log.Warn("connections to the server are not as safe as they could be", "integration", i.Name, "why", note)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.members[i.Name] = m
+	if f.running != nil {
+		f.start(m)
+		f.log.Info("integration added or changed", "integration", i.Name, "server", m.server.Address())
+	}
+	f.retire(old)
+	return true, nil
+}
+
+// Remove takes an integration out, and reports whether there was one of that name.
+func (f *Fleet) Remove(name string) bool {
+	f.changing.Lock()
+	f.mu.Lock()
+	old := f.members[name]
+	delete(f.members, name)
+	f.retire(old)
+	f.mu.Unlock()
+	f.changing.Unlock()
+	if old == nil {
+		return false
+	}
+	f.log.Info("integration removed, its sessions go on until their grants end", "integration", name)
+	f.changed()
+	return true
+}
+
+// Start begins the work in the background: to sweep, to keep connections warm, to look at each server. It goes on until
+// Close.
+func (f *Fleet) Start(ctx context.Context) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.running = context.WithoutCancel(ctx)
+	for _, m := range f.members {
+		f.start(m)
+	}
+}
+
+// start runs a member's work; the mutex is held.
+func (f *Fleet) start(m *member) {
+	m.work.Go(func() { m.store.Run(m.ctx) })
+	m.work.Go(func() { m.keeper.Run(m.ctx) })
+	m.work.Go(func() { m.preflight(m.ctx, f.log, f.wiring.roles.Policy.Set()) })
+}
+
+// retire lets the sessions of a member that takes no new ones come to their end; the mutex is held.
+func (f *Fleet) retire(m *member) {
+	if m == nil {
+		return
+	}
+	f.retiring[m] = struct{}{}
+	f.work.Go(func() {
+		m.keeper.Retire(m.ctx)
+		m.close(m.ctx, f.log)
+		if f.retired(m) {
+			f.changed()
+		}
+	})
+}
+
+// retired forgets a member whose last session has left, and reports whether nothing is left of its integration.
+func (f *Fleet) retired(m *member) (gone bool) {
+	f.changing.Lock()
+	defer f.changing.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.retiring, m)
+	gone = f.members[m.settings.Name] == nil
+	for other := range f.retiring {
+		gone = gone && other.settings.Name != m.settings.Name
+	}
+	if gone {
+		f.forget(m.settings.Name)
+	}
+	return gone
+}
+
+// close settles what is left and ends the member's work.
+func (m *member) close(ctx context.Context, log *slog.Logger) {
+	m.closed.Do(func() {
+		if err := m.keeper.Close(ctx); err != nil {
+			log.Error("roles are left to the sweep of the next start", "integration", m.settings.Name, "error", err)
+		}
+		m.stop()
+		m.work.Wait()
+	})
+}
+
+// Close settles all roles, those of integrations that were removed too, until ctx is done, and ends the work in the
+// background. No session may run any more.
+func (f *Fleet) Close(ctx context.Context) {
+	f.mu.Lock()
+	members := make(map[*member]struct{})
+	for _, m := range f.members {
+		members[m] = struct{}{}
+	}
+	maps.Copy(members, f.retiring)
+	f.mu.Unlock()
+	var closing sync.WaitGroup
+	for m := range members {
+		closing.Go(func() { m.close(ctx, f.log) })
+	}
+	closing.Wait()
+	f.work.Wait()
+}

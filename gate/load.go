@@ -1,0 +1,122 @@
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hourgate/hourgate/internal/strictyaml"
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
+)
+
+// LoadConfig reads and checks a configuration. The error is strictyaml.Problems with all that is wrong in it; what could
+// be read is returned with it.
+func LoadConfig(file string) (Config, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return defaultConfig(), strictyaml.Problems{{File: file, Message: err.Error()}}
+	}
+	return parseConfig(file, data)
+}
+
+// parseConfig is LoadConfig for a file that was read already.
+func parseConfig(file string, data []byte) (Config, error) {
+	cfg := defaultConfig()
+	doc, err := strictyaml.Decode(file, data, &cfg)
+	var problems strictyaml.Problems
+	errors.As(err, &problems)
+	if doc == nil {
+		return cfg, problems
+	}
+	for i := range cfg.Integrations {
+		cfg.Integrations[i].setDefaults()
+	}
+	cfg.doc = doc
+	v := validation{doc: doc, problems: problems}
+	v.config(&cfg)
+	folder, err := filepath.Abs(filepath.Dir(file))
+	if err != nil {
+		return cfg, strictyaml.Problems{{File: file, Message: err.Error()}}
+	}
+	cfg.resolvePaths(folder)
+	return cfg, v.problems.Err()
+}
+
+// Load reads the configuration, the policy and the certificates that it names. Its error has what is wrong in any of
+// them, all at once.
+func Load(file string) (Config, *policy.Set, error) {
+	cfg, err := LoadConfig(file)
+	if len(cfg.Integrations) == 0 { // no sense in looking for them in the policy
+		return cfg, nil, err
+	}
+	var problems, more strictyaml.Problems
+	errors.As(err, &problems)
+	problems = append(problems, cfg.fileProblems()...)
+	cfg.seen = cfg.fingerprint()
+	set, err := cfg.loadPolicy()
+	errors.As(err, &more)
+	return cfg, set, append(problems, more...).Err()
+}
+
+// fileProblems opens the files that the configuration names, but for the policy's.
+func (c *Config) fileProblems() strictyaml.Problems {
+	v := validation{doc: c.doc}
+	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
+		if _, _, err := c.TLS.load(); err != nil {
+			v.report("tls", "%v", err)
+		}
+	}
+	if folder := filepath.Dir(c.Audit.File); c.Audit.File != "" {
+		if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+			v.report("audit.file", "the folder %s does not exist", folder)
+		}
+	}
+	for i, integration := range c.Integrations {
+		settings := integration.server()
+		var problem upstream.Problem
+		if _, err := upstream.New(settings); len(settings.Problems()) == 0 && errors.As(err, &problem) {
+			v.report(fmt.Sprintf("integrations[%d].%s", i, problem.Key), "%s", problem.Message)
+		}
+	}
+	return v.problems
+}
+
+// resolvePaths makes paths absolute that are relative to the folder of the file.
+func (c *Config) resolvePaths(folder string) {
+	resolve := func(path *string) {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(folder, *path)
+		}
+	}
+	resolve(&c.TLS.CertFile)
+	resolve(&c.TLS.KeyFile)
+	resolve(&c.TLS.ClientCAFile)
+	resolve(&c.Audit.File)
+	for i := range c.Policy {
+		resolve(&c.Policy[i])
+	}
+	for i := range c.Integrations {
+		in := &c.Integrations[i]
+		if in.SSLRootCert != upstream.RootsSystem && in.SSLRootCert != upstream.RootsRDS {
+			resolve(&in.SSLRootCert)
+		}
+		resolve(&in.SSLCert)
+		resolve(&in.SSLKey)
+		resolve(&in.Secret.File)
+		if vault := in.Secret.HashiCorpVault; vault != nil {
+			resolve(&vault.TokenFile)
+			resolve(&vault.CAFile)
+		}
+	}
+}
+
+// loadPolicy reads the policy files for the configured integrations.
+func (c *Config) loadPolicy() (*policy.Set, error) {
+	defaults := make(map[string]string)
+	for _, i := range c.Integrations {
+		defaults[i.Name] = i.Database
+	}
+	return policy.Load(c.Policy, defaults)
+}

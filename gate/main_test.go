@@ -1,0 +1,9 @@
+package gate_test
+
+import (
+	"testing"
+
+	"github.com/hourgate/hourgate/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }

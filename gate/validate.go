@@ -1,0 +1,92 @@
+package gate
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/hourgate/hourgate/internal/strictyaml"
+	"github.com/hourgate/hourgate/internal/upstream"
+)
+
+// validation collects what is wrong beyond types.
+type validation struct {
+	doc      *strictyaml.Document
+	problems strictyaml.Problems
+}
+
+// report adds a problem, unless the value was reported by the decoder already.
+func (v *validation) report(path, format string, args ...any) {
+	if v.doc.Sound(path) {
+		v.problems = append(v.problems, v.doc.Problem(path, fmt.Sprintf(format, args...)))
+	}
+}
+
+func (v *validation) required(path, value string) {
+	if value == "" {
+		v.report(path, "required")
+	}
+}
+
+func (v *validation) config(c *Config) {
+	v.address("listen", c.Listen)
+	if c.OpsListen != "" {
+		v.address("ops_listen", c.OpsListen)
+	}
+	v.required("tls.cert_file", c.TLS.CertFile)
+	v.required("tls.key_file", c.TLS.KeyFile)
+	v.required("audit.file", c.Audit.File)
+	if len(c.Policy) == 0 {
+		v.report("policy", "required: the files or folders that say who may do what")
+	}
+	if c.Deployment == "" || len(c.Deployment) > 32 || strings.ContainsFunc(c.Deployment, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		v.report("deployment", "want 1 to 32 printable ASCII characters without spaces")
+	}
+	for i, path := range c.Policy {
+		v.required(fmt.Sprintf("policy[%d]", i), path)
+	}
+	if len(c.Integrations) == 0 {
+		v.report("integrations", "required: the PostgreSQL servers to guard")
+	}
+	names := make(map[string]string)
+	for i := range c.Integrations {
+		path := fmt.Sprintf("integrations[%d]", i)
+		v.integration(path, &c.Integrations[i])
+		name := c.Integrations[i].Name
+		if other, taken := names[name]; taken && name != "" {
+			v.report(path+".name", "%q is taken by %s", name, other)
+		}
+		names[name] = path
+	}
+}
+
+func (v *validation) integration(path string, i *Integration) {
+	v.required(path+".name", i.Name)
+	v.required(path+".hostname", i.Hostname)
+	v.required(path+".database", i.Database)
+	if strings.ContainsFunc(i.Name, func(r rune) bool { return r < ' ' || r == '/' || r == 0x7f }) {
+		v.report(path+".name", "must not contain a slash or control characters: people write it as integration/database")
+	}
+	if strings.Contains(i.Hostname, ".proxy-") && strings.HasSuffix(i.Hostname, ".rds.amazonaws.com") {
+		v.report(path+".hostname", "is an RDS Proxy, which knows only users that are registered with it; name the DB instance or cluster")
+	}
+	if v.doc.Sound(path + ".ssl_mode") {
+		for _, p := range i.server().Problems() {
+			v.report(path+"."+p.Key, "%s", p.Message)
+		}
+		if i.Secret.RDSIAM != nil && i.SSLMode != upstream.VerifyFull {
+			v.report(path+".ssl_mode", "secret.rds_iam sends a token in cleartext, which needs verify-full")
+		}
+	}
+	if err := i.Secret.Validate(); err != nil {
+		v.report(path+".secret", "%v", err)
+	}
+}
+
+func (v *validation) address(path, address string) {
+	_, port, err := net.SplitHostPort(address)
+	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
+		v.report(path, "want host:port, such as 127.0.0.1:6432")
+	}
+}

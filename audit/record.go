@@ -28,6 +28,26 @@ const (
 	PolicyLoaded   Event = "policy_loaded"   // a policy took effect
 	PolicyRejected Event = "policy_rejected" // a policy was bad and the one before it stays: Error
 
+	// What became of a request: Detail has its number, the flow and the requestor, User who did it, if anybody did.
+	RequestFiled     Event = "request_filed"
+	RequestSeconded  Event = "request_seconded" // an approval, and more are needed
+	RequestApproved  Event = "request_approved" // it is about to be access, until Until
+	RequestActive    Event = "request_active"   // it is in force
+	RequestDenied    Event = "request_denied"
+	RequestWithdrawn Event = "request_withdrawn"
+	RequestLapsed    Event = "request_lapsed"
+	RequestExtended  Event = "request_extended"  // its end moves to Until
+	RequestShortened Event = "request_shortened" // likewise, because the flow in force allows less
+	RequestEnded     Event = "request_ended"     // Detail says how: expired, ended by owner, revoked, no longer allowed
+	RequestReviewed  Event = "request_reviewed"
+	ExtensionFiled   Event = "extension_filed"
+	ExtensionDenied  Event = "extension_denied"
+	ExtensionLapsed  Event = "extension_lapsed"
+	LockSet          Event = "lock_set"
+	LockLifted       Event = "lock_lifted"
+	SessionKilled    Event = "session_killed" // somebody is about to end it
+	StateRestored    Event = "state_restored" // the state is older than what was seen: all its requests are about to be ended
+
 	ProxyStarted Event = "proxy_started"
 	ProxyStopped Event = "proxy_stopped"
 
@@ -38,6 +58,9 @@ const (
 var events = []Event{
 	SessionStart, SessionRefused, SessionEnd, SessionForeign, SessionStatement,
 	RoleMade, RoleMakeFailed, RoleSettled, RoleSettleFailed, RoleTombstoned,
+	RequestFiled, RequestSeconded, RequestApproved, RequestActive, RequestDenied, RequestWithdrawn, RequestLapsed,
+	RequestExtended, RequestShortened, RequestEnded, RequestReviewed, ExtensionFiled, ExtensionDenied, ExtensionLapsed,
+	LockSet, LockLifted, SessionKilled, StateRestored,
 	PolicyLoaded, PolicyRejected, ProxyStarted, ProxyStopped, TrailOpened, TrailRecovered,
 }
 

@@ -33,6 +33,9 @@ const (
 	NotYet     Reason = "not_yet"     // the grant has not started
 	Ambiguous  Reason = "ambiguous"   // a bare database name that several integrations have
 	NoDatabase Reason = "no_database" // the client did not say what it wants
+
+	Locked      Reason = "locked"      // a lock stops the person, the grant, the integration or everything
+	Unconfirmed Reason = "unconfirmed" // the grant comes from a request, and the state of requests can't be reached
 )
 
 // Decide returns the grant under which the request may go ahead at now, or the denial.
@@ -45,6 +48,9 @@ const (
 //
 // The person must be authenticated: the texts tell about their grants.
 func (s *Set) Decide(r Request, now time.Time) Decision {
+	if l, locked := s.Locked(r.User, "", "", now); locked {
+		return deniedByLock(l)
+	}
 	wanted, known := s.named(r)
 	if !known {
 		var several bool
@@ -53,6 +59,9 @@ func (s *Set) Decide(r Request, now time.Time) Decision {
 		}
 	}
 	if g := s.best(r.User, wanted, now); g != nil {
+		if l, locked := s.Locked("", "", g.Integration, now); locked {
+			return deniedByLock(l)
+		}
 		return Decision{Grant: g, Integration: wanted.integration, Database: wanted.database}
 	}
 	if known {
@@ -77,7 +86,7 @@ func (s *Set) named(r Request) (wanted pair, ok bool) {
 // bare returns the one place where the person may use a database of that name now, and whether there are several.
 func (s *Set) bare(r Request, now time.Time) (wanted pair, several bool) {
 	for g := range s.grantsOf(r.User) {
-		if !g.Live(now) || !slices.Contains(g.Databases, r.Database) {
+		if !s.admits(g, now) || !slices.Contains(g.Databases, r.Database) {
 			continue
 		}
 		found := pair{g.Integration, r.Database}
@@ -93,7 +102,7 @@ func (s *Set) bare(r Request, now time.Time) (wanted pair, several bool) {
 func (s *Set) best(user string, p pair, now time.Time) *Grant {
 	var best *Grant
 	for g := range s.grantsOf(user) {
-		if g.Live(now) && g.covers(p) && (best == nil || better(g, best) < 0) {
+		if s.admits(g, now) && g.covers(p) && (best == nil || better(g, best) < 0) {
 			best = g
 		}
 	}

@@ -16,7 +16,7 @@ type Granted struct {
 	Flow        string
 	Integration string
 	Databases   []string
-	Access      Access
+	Access      string          // as Access.String has it: the flow in force says what it is
 	Approved    time.Time       // when; the clock starts here
 	Extensions  []time.Duration // that were approved
 	Until       time.Time
@@ -76,14 +76,15 @@ func (s *Set) MayReview(person string, g Granted) *Objection {
 // MayGrant says why a request may not become access now, whoever has approved it, or nil. approvers are the people who
 // have; those who may not decide any more do not count. enough is false while more approvals are missing.
 func (s *Set) MayGrant(g Granted, approvers []string, now time.Time) (enough bool, o *Objection) {
-	if o := s.mayHave(g); o != nil {
+	access, o := s.mayHave(g)
+	if o != nil {
 		return false, o
 	}
 	f := s.flows[g.Flow]
 	switch {
 	case !f.open(now):
 		return false, f.closed()
-	case s.atOnce(f, g.User, g.Access, now) != "":
+	case s.atOnce(f, g.User, access, now) != "":
 		return true, nil
 	}
 	allowed := s.Deciders(g.Flow, g.User)
@@ -93,16 +94,17 @@ func (s *Set) MayGrant(g Granted, approvers []string, now time.Time) (enough boo
 
 // AtOnce says why a request needs no decision now, or "".
 func (s *Set) AtOnce(g Granted, now time.Time) string {
-	f := s.flows[g.Flow]
-	if f == nil || s.mayHave(g) != nil {
+	access, o := s.mayHave(g)
+	if o != nil {
 		return ""
 	}
-	return s.atOnce(f, g.User, g.Access, now)
+	return s.atOnce(s.flows[g.Flow], g.User, access, now)
 }
 
 // MayExtend says why g may not be extended by d, or nil. free reports whether nobody needs to decide about it.
 func (s *Set) MayExtend(g Granted, d time.Duration, now time.Time) (free bool, o *Objection) {
-	if o := s.mayHave(g); o != nil {
+	access, o := s.mayHave(g)
+	if o != nil {
 		return false, o
 	}
 	f := s.flows[g.Flow]
@@ -124,7 +126,7 @@ func (s *Set) MayExtend(g Granted, d time.Duration, now time.Time) (free bool, o
 	case !f.open(now):
 		return false, f.closed()
 	}
-	return rules.Approval == NoApproval || s.atOnce(f, g.User, g.Access, now) != "", nil
+	return rules.Approval == NoApproval || s.atOnce(f, g.User, access, now) != "", nil
 }
 
 func (f *Flow) longestExtension() time.Duration {
@@ -139,18 +141,18 @@ func (f *Flow) longestExtension() time.Duration {
 
 // MayNarrow says why an approver may not give to instead of what was asked for, or nil. Only a lower level is less for
 // certain.
-func (s *Set) MayNarrow(g Granted, to Access) *Objection {
-	if to.Equal(g.Access) {
+func (s *Set) MayNarrow(g Granted, to string) *Objection {
+	from, asked := slices.Index(levels, Level(g.Access)), g.Access
+	if to == asked {
 		return nil
 	}
-	lower := g.Access.Level != "" && to.Level != "" && to.rank() < g.Access.rank()
-	narrowed := g
-	narrowed.Access = to
-	switch {
-	case !lower:
-		return objection("an approver may lower access, never widen it: %s was asked for", g.Access)
-	case s.mayHave(narrowed) != nil:
-		return objection("flow %s does not give %s there", g.Flow, to)
+	i := slices.Index(levels, Level(to))
+	g.Access = to
+	if _, o := s.mayHave(g); o != nil {
+		return objection("flow %s does not give %s there", g.Flow, shorten(to))
+	}
+	if i < 0 || i > from {
+		return objection("an approver may lower access, never widen it: %s was asked for", asked)
 	}
 	return nil
 }
@@ -158,7 +160,8 @@ func (s *Set) MayNarrow(g Granted, to Access) *Objection {
 // Grant is what g means under the flows in force, which are its ceiling: an end that they allow, or the objection for
 // which it has to end. The grant is like any other.
 func (s *Set) Grant(g Granted) (*Grant, *Objection) {
-	if o := s.mayHave(g); o != nil {
+	access, o := s.mayHave(g)
+	if o != nil {
 		return nil, o
 	}
 	f := s.flows[g.Flow]
@@ -170,8 +173,8 @@ func (s *Set) Grant(g Granted) (*Grant, *Objection) {
 		until = g.Until
 	}
 	return &Grant{
-		Name: GrantName(g.Request), Users: []string{g.User}, Integration: g.Integration, Databases: g.Databases, Access: g.Access,
-		From: time.Time{}, Until: until, Reason: g.Reason,
+		Name: GrantName(g.Request), Users: []string{g.User}, Integration: g.Integration, Databases: g.Databases, Access: access,
+		Until: until, Reason: g.Reason,
 		MaxSessions: f.Settings.MaxSessions, StatementTimeout: f.Settings.StatementTimeout,
 		IdleInTransaction: f.Settings.IdleInTransaction, LockTimeout: f.Settings.LockTimeout,
 		KeepObjectsAs: f.Settings.KeepObjectsAs,
@@ -192,20 +195,20 @@ func (f *Flow) latestEnd(g Granted) time.Time {
 	return end
 }
 
-// mayHave says why the flows in force don't let the person have what g is about, or nil.
-func (s *Set) mayHave(g Granted) *Objection {
+// mayHave is the access that the flows in force let the person have, or why they don't.
+func (s *Set) mayHave(g Granted) (Access, *Objection) {
 	f := s.flows[g.Flow]
 	switch {
 	case f == nil:
-		return objection("flow %s is not in force any more", g.Flow)
+		return Access{}, objection("flow %s is not in force any more", g.Flow)
 	case !s.mayAsk(f, g.User, g.BreakGlass):
-		return objection("flow %s is not for %s any more", f.Name, g.User)
+		return Access{}, objection("flow %s is not for %s any more", f.Name, g.User)
 	}
-	databases, access, ok := s.target(f, Wish{Integration: g.Integration, Databases: g.Databases, Access: g.Access.String()})
-	if !ok || !access.Equal(g.Access) || len(databases) == 0 {
-		return objection("flow %s does not give %s on %s any more", f.Name, g.Access, place(g.Integration, g.Databases))
+	_, access, ok := s.target(f, Wish{Integration: g.Integration, Databases: g.Databases, Access: g.Access})
+	if !ok || len(g.Databases) == 0 {
+		return Access{}, objection("flow %s does not give %s on %s any more", f.Name, g.Access, place(g.Integration, g.Databases))
 	}
-	return nil
+	return access, nil
 }
 
 // sets are the groups of deciders.

@@ -13,10 +13,19 @@ const maxOffers = 5
 // denied explains why no live grant matches r. matches reports whether a grant would cover r if it were live, and
 // which database it would be.
 func (s *Set) denied(r Request, now time.Time, matches func(*Grant) (database string, ok bool)) Decision {
+	if d, ok := s.stopped(r, now, matches); ok {
+		return d
+	}
 	d := Decision{
 		Reason:  NoGrant,
 		Message: fmt.Sprintf("no live grant for %q", shorten(r.Database)),
 		Hint:    s.offers(r.User, now),
+	}
+	if ask := s.asking(r); ask != "" {
+		d.Hint = ask
+		if len(s.usable(r.User, now)) > 0 {
+			d.Hint += ". " + s.offers(r.User, now)
+		}
 	}
 	past, next := s.around(r.User, now, matches)
 	switch {
@@ -92,7 +101,7 @@ func (s *Set) offers(user string, now time.Time) string {
 func (s *Set) usable(user string, now time.Time) map[pair]*Grant {
 	usable := map[pair]*Grant{}
 	for g := range s.grantsOf(user) {
-		if !g.Live(now) {
+		if !s.admits(g, now) {
 			continue
 		}
 		for _, database := range g.Databases {

@@ -117,6 +117,7 @@ type Set struct {
 	operators People
 	flows     map[string]*Flow
 	notes     []string // what means nothing now
+	overlay   Overlay
 }
 
 // newSet indexes users and grants that were validated.
@@ -195,11 +196,14 @@ func (s *Set) Databases(integration string) []string {
 	return slices.Compact(databases)
 }
 
-// Covers returns the grant of that name if it is live and covers user and database. It decides a session or a role
+// Covers returns the grant of that name if it is live, covers user and database, and no lock stops it. It decides a session or a role
 // anew after a reload; whether the rights are still the same is for [Grant.SameRights].
 func (s *Set) Covers(user, grant, database string, now time.Time) (*Grant, bool) {
 	g := s.grants[grant]
 	if g == nil || !g.Live(now) || !slices.Contains(g.Databases, database) || !s.holds(user, g) {
+		return nil, false
+	}
+	if _, locked := s.Locked(user, grant, g.Integration, now); locked {
 		return nil, false
 	}
 	return g, true

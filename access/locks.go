@@ -1,0 +1,202 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/policy"
+)
+
+// lockPoll is how soon an edited lock file is noticed.
+const lockPoll = 250 * time.Millisecond
+
+// lockFile is what a lock file holds.
+type lockFile struct {
+	Locks []Lock `json:"locks"`
+}
+
+func readLocks(file string) ([]Lock, error) {
+	var f lockFile
+	if err := readFile(file, &f); err != nil {
+		return nil, err
+	}
+	for _, l := range f.Locks {
+		if !slices.Contains(policy.LockKinds, l.Kind) {
+			return nil, errors.New("reading " + file + ": kind is none of user, grant, integration, all")
+		}
+	}
+	return f.Locks, nil
+}
+
+// Lock sets a lock. It holds on this machine at once, whatever the state of the store; everywhere says that it was kept in
+// the store too, so that it holds on all gates.
+func (s *Service) Lock(ctx context.Context, who Actor, lock policy.Lock) (everywhere bool, err error) {
+	now := s.now()
+	switch {
+	case !who.Operator:
+		return false, errOperator
+	case lock.Reason == "":
+		return false, &Refused{Message: "a lock needs a reason, which those are told who are locked out", Hint: "Add REASON '…'."}
+	case !lock.Until.IsZero() && !now.Before(lock.Until):
+		return false, refused("a lock that has ended locks nothing")
+	case !lock.Until.IsZero() && lock.Until.After(now.Add(maxLock)):
+		return false, &Refused{Message: "a lock with an end holds for a year at most", Hint: "Leave the end out to lock until it is lifted."}
+	case !s.cfg.Live.Set().Has(lock.Kind, lock.Name):
+		return false, refused("there is no %s %q", lock.Kind, shorten(lock.Name))
+	}
+	if err := checkText("the reason", lock.Reason, maxReason); err != nil {
+		return false, err
+	}
+	l := Lock{Lock: lock, By: who.Name, At: now}
+	s.record(audit.LockSet, l)
+	if err := s.setLocal(l, true); err != nil {
+		// It holds as long as this process does.
+		s.log.Error("the lock file can't be written", "error", err)
+	}
+	if s.cfg.Store == nil {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := s.cfg.Store.Lock(ctx, l, s.announceLock(string(audit.LockSet))); err != nil {
+		s.log.Error("a lock holds on this machine only: the state can't be reached", "lock", l.String(), "error", err)
+		return false, nil
+	}
+	s.refreshNow(ctx)
+	return true, s.setLocal(l, false)
+}
+
+// Unlock lifts a lock.
+func (s *Service) Unlock(ctx context.Context, who Actor, kind LockKind, name string) error {
+	if !who.Operator {
+		return errOperator
+	}
+	l := Lock{Lock: policy.Lock{Kind: kind, Name: name}, By: who.Name, At: s.now()}
+	s.mu.Lock()
+	there := slices.ContainsFunc(s.locks(), func(o Lock) bool { return o.Kind == kind && o.Name == name })
+	kept := slices.ContainsFunc(s.snapshot.Locks, func(o Lock) bool { return o.Kind == kind && o.Name == name })
+	s.mu.Unlock()
+	if !there {
+		return refused("%s is not locked", l)
+	}
+	if !s.record(audit.LockLifted, l) {
+		return s.storeError(errTrail)
+	}
+	if kept {
+		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		err := s.cfg.Store.Unlock(ctx, kind, name, s.announceLock(string(audit.LockLifted)))
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return s.storeError(err)
+		}
+		s.refreshNow(ctx)
+	}
+	return s.setLocal(l, false)
+}
+
+// Locks are those in force, those of this machine last.
+func (s *Service) Locks() []Lock {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.storeTime()
+	return slices.DeleteFunc(s.locks(), func(l Lock) bool { return !l.Until.IsZero() && !now.Before(l.Until) })
+}
+
+var errOperator = &Refused{
+	Message: "only operators may do this",
+	Hint:    "The policy says who they are, under operators; on the machine of the gate there is the admin socket.",
+}
+
+// setLocal puts a lock in force on this machine, or takes it away.
+func (s *Service) setLocal(l Lock, on bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := len(s.local)
+	s.local = slices.DeleteFunc(slices.Clone(s.local), func(o Lock) bool { return o.Kind == l.Kind && o.Name == l.Name })
+	if !on && len(s.local) == before {
+		return nil
+	}
+	if on {
+		s.local = append(s.local, l)
+	}
+	s.force()
+	return writeFile(s.cfg.LockFile, lockFile{s.local})
+}
+
+func (s *Service) record(e audit.Event, l Lock) bool {
+	r := audit.Record{Event: e, Detail: map[string]string{"lock": string(l.Kind), "name": l.Name}}
+	r.User, r.Until, r.Reason = l.By, l.Until, l.Reason
+	if err := s.cfg.Trail.Append(r); err != nil {
+		s.metrics.trailErrors.Inc()
+		s.log.Error("a lock can't be recorded", "event", string(e), "error", err)
+		return false
+	}
+	return true
+}
+
+func (s *Service) announceLock(kind string) Announce[Lock] {
+	return func(l Lock) ([]Message, error) {
+		n := Notice{Lock: l.String(), By: l.By, Reason: l.Reason}
+		if !l.Until.IsZero() {
+			n.Until = &l.Until
+		}
+		return s.messages(kind, n)
+	}
+}
+
+// watchLocks follows the lock file, which works without anything else: not the store, not a log-in.
+func (s *Service) watchLocks(ctx context.Context) {
+	if s.cfg.LockFile == "" {
+		<-ctx.Done()
+		return
+	}
+	tick := time.NewTicker(lockPoll)
+	defer tick.Stop()
+	seen := s.lockFileChange()
+	bad := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		change := s.lockFileChange()
+		if change == seen && !bad {
+			continue
+		}
+		seen = change
+		s.mu.Lock()
+		local, err := readLocks(s.cfg.LockFile)
+		if err == nil {
+			s.local = local
+			s.force()
+		}
+		s.mu.Unlock()
+		if err != nil && !bad {
+			s.log.Error("the lock file can't be read, the locks in force stay", "error", err)
+		}
+		bad = err != nil
+	}
+}
+
+// lockFileChange tells one version of the file from another.
+func (s *Service) lockFileChange() string {
+	info, err := os.Stat(s.cfg.LockFile)
+	if err != nil {
+		return ""
+	}
+	return info.ModTime().String() + " " + itoa(info.Size())
+}
+
+// shorten keeps what others chose from filling a line.
+func shorten(text string) string {
+	const longest = 64
+	if len(text) <= longest {
+		return text
+	}
+	return text[:longest] + "…"
+}

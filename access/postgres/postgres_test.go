@@ -1,0 +1,97 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/access"
+	"github.com/hourgate/hourgate/access/postgres"
+	"github.com/hourgate/hourgate/access/storetest"
+	"github.com/hourgate/hourgate/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// connectTo logs in as an ordinary user who owns the database: nothing more is needed.
+func connectTo(db *pgtest.Database) postgres.Connect {
+	return func(context.Context) (*pgx.ConnConfig, error) {
+		return pgx.ParseConfig(db.Server.URL(db.Owner, db.OwnerPassword, db.Name).String())
+	}
+}
+
+func open(t testing.TB, db *pgtest.Database) *postgres.Store {
+	t.Helper()
+	s, err := postgres.Open(t.Context(), connectTo(db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// TestStore takes turns between three stores of one database, as replicas would.
+func TestStore(t *testing.T) {
+	t.Parallel()
+	majors := pgtest.Majors()
+	for _, major := range []int{majors[0], majors[len(majors)-1]} {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			server := pgtest.Start(t, major)
+			storetest.Run(t, func(t *testing.T) func() access.Store {
+				db := server.Database(t)
+				replicas := []access.Store{open(t, db), open(t, db), open(t, db)}
+				next := 0
+				return func() access.Store { next++; return replicas[next%len(replicas)] }
+			})
+		})
+	}
+}
+
+// TestWatch: another store hears of a change at once, and goes on to after its connection was cut.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	majors := pgtest.Majors()
+	db := pgtest.Start(t, majors[len(majors)-1]).Database(t)
+	writer, watcher := open(t, db), open(t, db)
+	heard := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		watcher.Watch(ctx, func() {
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+		})
+		close(done)
+	}()
+	defer func() { cancel(); <-done }()
+	await := func(what string) {
+		t.Helper()
+		select {
+		case <-heard:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s was not heard of", what)
+		}
+	}
+	file := func() {
+		t.Helper()
+		if err := writer.Create(t.Context(), storetest.Sample("bob"), 5, storetest.Silent); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	await("the beginning")
+	file()
+	await("a request")
+	if _, err := db.Superuser(t).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ILIKE 'listen%'`); err != nil {
+		t.Fatal(err)
+	}
+	await("the new connection")
+	file()
+	await("a request after the loss")
+}

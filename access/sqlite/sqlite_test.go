@@ -1,0 +1,198 @@
+package sqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hourgate/hourgate/access"
+	"github.com/hourgate/hourgate/access/sqlite"
+	"github.com/hourgate/hourgate/access/storetest"
+)
+
+func TestMain(m *testing.M) {
+	if file := os.Getenv("HOURGATE_STATE_CRASH"); file != "" {
+		writeForever(file)
+	}
+	os.Exit(m.Run())
+}
+
+func open(t testing.TB, file string) *sqlite.Store {
+	t.Helper()
+	s, err := sqlite.Open(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) func() access.Store {
+		s := open(t, filepath.Join(t.TempDir(), "state.db"))
+		return func() access.Store { return s }
+	})
+}
+
+func TestFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "a b?c=d#e%41.db")
+	s := open(t, file)
+	if err := s.Create(t.Context(), storetest.Sample("bob"), 5, storetest.Silent); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, file + "-wal"} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+	if _, err := sqlite.Open(t.Context(), file); err == nil || !strings.Contains(err.Error(), "another process may hold it") {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, file)
+	if r, err := s.Request(t.Context(), 1); err != nil || r.User != "bob" {
+		t.Errorf("after a restart: %+v, %v", r, err)
+	}
+}
+
+// TestBadFiles: each is refused with words that help, and left as it is.
+func TestBadFiles(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	write := func(name, content string, mode os.FileMode) string {
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	for name, file := range map[string]string{
+		"no such file or directory":         filepath.Join(folder, "none", "state.db"),
+		"others may read or write it":       write("open.db", "", 0o644),
+		"move it away":                      write("text.db", strings.Repeat("this is no database\n", 100), 0o600),
+		"is a directory":                    folder,
+		"of a later version of Hourgate (9": later(t, folder),
+	} {
+		before, _ := os.ReadFile(file)
+		s, err := sqlite.Open(t.Context(), file)
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if err == nil {
+			_ = s.Close()
+		}
+		if after, _ := os.ReadFile(file); string(before) != string(after) {
+			t.Errorf("%s: the file was changed", name)
+		}
+	}
+}
+
+// later makes a file as a later version would.
+func later(t *testing.T, folder string) string {
+	t.Helper()
+	file := filepath.Join(folder, "later.db")
+	s, err := sqlite.Open(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", file)
+	if err == nil {
+		_, err = db.ExecContext(t.Context(), `UPDATE hourgate_state SET value = 999 WHERE name = 'schema'`)
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// TestKilled kills a process that writes, again and again: all that it said was kept is there, whole, and nothing half.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "state.db")
+	said := int64(0)
+	for range 5 {
+		ctx, cancel := context.WithCancel(t.Context())
+		cmd := exec.CommandContext(ctx, os.Args[0])
+		cmd.Env = append(os.Environ(), "HOURGATE_STATE_CRASH="+file)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := make([]byte, 1)
+		for n := 0; n < 30; {
+			if _, err := out.Read(lines); err != nil {
+				t.Fatalf("the writer ended by itself: %v", err)
+			}
+			if lines[0] == '\n' {
+				n++
+				said++
+			}
+		}
+		cancel() // SIGKILL
+		rest, _ := readAll(out)
+		said += int64(strings.Count(rest, "\n"))
+		_ = cmd.Wait()
+
+		s, err := sqlite.Open(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		snapshot, err := s.Load(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if snapshot.LastID < said || snapshot.LastID > said+5 || int64(len(snapshot.Open)) != snapshot.LastID || snapshot.Revision != snapshot.LastID+1 {
+			t.Errorf("said %d; last ID %d, revision %d, %d requests", said, snapshot.LastID, snapshot.Revision, len(snapshot.Open))
+		}
+		messages, err := s.Claim(t.Context(), 1_000_000, 0)
+		if err != nil || int64(len(messages)) != snapshot.LastID {
+			t.Errorf("%d messages for %d requests: %v", len(messages), snapshot.LastID, err)
+		}
+		said = snapshot.LastID
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func readAll(r interface{ Read([]byte) (int, error) }) (string, error) {
+	var b strings.Builder
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		b.Write(buf[:n])
+		if err != nil {
+			return b.String(), err
+		}
+	}
+}
+
+// writeForever files requests, each with a message, and says so with a line for each.
+func writeForever(file string) {
+	s, err := sqlite.Open(context.Background(), file)
+	for err == nil {
+		err = s.Create(context.Background(), storetest.Sample("bob"), 1_000_000, func(r *access.Request) ([]access.Message, error) {
+			return []access.Message{{ID: time.Now().Format(time.RFC3339Nano), Channel: "c", Created: time.Now(), Body: []byte("{}")}}, nil
+		})
+		if err == nil {
+			_, err = os.Stdout.WriteString("\n")
+		}
+	}
+	panic(errors.Unwrap(err))
+}

@@ -1,0 +1,201 @@
+// Package sqlstore keeps the state of package access in an SQL database. Packages sqlite and postgres open one; the
+// statements here are the same for both, since times are microseconds, documents are text, and ids are made here.
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hourgate/hourgate/access"
+)
+
+// Dialect is what the two databases do differently.
+type Dialect struct {
+	// Lock is run first in the transaction that brings the tables up to date, so that one does it at a time.
+	Lock string
+	// Now selects the clock, in microseconds since 1970. Empty: this machine's, which is Clock.
+	Now   string
+	Clock func() time.Time
+	// Notify, which takes the revision, tells other processes of a change. It is run in the transaction that makes it.
+	Notify string
+}
+
+// Store is an access.Store. Its Watch is for those who open it to write.
+type Store struct {
+	db      *sql.DB
+	dialect Dialect
+}
+
+// New brings the tables up to date and returns the store. It closes db when it fails.
+func New(ctx context.Context, db *sql.DB, dialect Dialect) (*Store, error) {
+	s := &Store{db, dialect}
+	if err := s.migrate(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("bringing the tables of the state up to date: %w", err), db.Close())
+	}
+	return s, nil
+}
+
+// Close closes the database.
+func (s *Store) Close() error { return s.db.Close() }
+
+// migrations are run in order, each once. One that is released is never changed.
+var migrations = []string{
+	`CREATE TABLE hourgate_requests (
+		id BIGINT PRIMARY KEY, version BIGINT NOT NULL, person TEXT NOT NULL, open BIGINT NOT NULL, owes_review BIGINT NOT NULL, body TEXT NOT NULL)`,
+	`CREATE INDEX hourgate_requests_open ON hourgate_requests (id) WHERE open = 1`,
+	`CREATE INDEX hourgate_requests_person ON hourgate_requests (person, id)`,
+	`CREATE TABLE hourgate_locks (kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, name))`,
+	`CREATE TABLE hourgate_outbox (
+		id TEXT PRIMARY KEY, channel TEXT NOT NULL, due BIGINT NOT NULL, attempts BIGINT NOT NULL, created BIGINT NOT NULL, body TEXT NOT NULL)`,
+	`CREATE INDEX hourgate_outbox_due ON hourgate_outbox (due)`,
+	`INSERT INTO hourgate_state (name, value) VALUES ('revision', 1), ('last_id', 0)`,
+}
+
+// migrate is one transaction: it happens whole or not at all.
+func (s *Store) migrate(ctx context.Context) error {
+	return s.transaction(ctx, func(tx *sql.Tx) error {
+		if s.dialect.Lock != "" {
+			if _, err := tx.ExecContext(ctx, s.dialect.Lock); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS hourgate_state (name TEXT PRIMARY KEY, value BIGINT NOT NULL)`); err != nil {
+			return err
+		}
+		var done int
+		err := tx.QueryRowContext(ctx, `SELECT value FROM hourgate_state WHERE name = 'schema'`).Scan(&done)
+		if errors.Is(err, sql.ErrNoRows) {
+			_, err = tx.ExecContext(ctx, `INSERT INTO hourgate_state (name, value) VALUES ('schema', 0)`)
+		}
+		switch {
+		case err != nil:
+			return err
+		case done > len(migrations):
+			return fmt.Errorf("they are of a later version of Hourgate (%d, this one knows %d)", done, len(migrations))
+		}
+		for _, statement := range migrations[done:] {
+			if _, err := tx.ExecContext(ctx, statement); err != nil {
+				return err
+			}
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE hourgate_state SET value = $1 WHERE name = 'schema'`, len(migrations))
+		return err
+	})
+}
+
+// transaction runs f in one, which is committed if f returns nil.
+func (s *Store) transaction(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := f(tx); err != nil {
+		return errors.Join(err, ignoreDone(tx.Rollback()))
+	}
+	return tx.Commit()
+}
+
+// ignoreDone drops the error of a transaction that its context has rolled back already.
+func ignoreDone(err error) error {
+	if errors.Is(err, sql.ErrTxDone) {
+		return nil
+	}
+	return err
+}
+
+// change is a transaction that others wait for from its first statement on: the row of the revision is locked by it. So
+// changes are made one after the other, and each sees all those before it.
+func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
+	return s.transaction(ctx, func(tx *sql.Tx) error {
+		var revision int64
+		if err := tx.QueryRowContext(ctx, `UPDATE hourgate_state SET value = value + 1 WHERE name = 'revision' RETURNING value`).Scan(&revision); err != nil {
+			return err
+		}
+		if err := f(tx); err != nil {
+			return err
+		}
+		if s.dialect.Notify == "" {
+			return nil
+		}
+		_, err := tx.ExecContext(ctx, s.dialect.Notify, fmt.Sprint(revision))
+		return err
+	})
+}
+
+// Revision implements access.Store.
+func (s *Store) Revision(ctx context.Context) (revision int64, err error) {
+	err = s.db.QueryRowContext(ctx, `SELECT value FROM hourgate_state WHERE name = 'revision'`).Scan(&revision)
+	return revision, err
+}
+
+// Now implements access.Store.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	if s.dialect.Now == "" {
+		return s.dialect.Clock().UTC(), nil
+	}
+	var now int64
+	err := s.db.QueryRowContext(ctx, s.dialect.Now).Scan(&now)
+	return time.UnixMicro(now).UTC(), err
+}
+
+// Load implements access.Store.
+func (s *Store) Load(ctx context.Context) (*access.Snapshot, error) {
+	snapshot := &access.Snapshot{}
+	now, err := s.Now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	snapshot.Now = now
+	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: s.readIsolation()})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback() }() // it has read only
+	for name, value := range map[string]*int64{"revision": &snapshot.Revision, "last_id": &snapshot.LastID} {
+		if err := tx.QueryRowContext(ctx, `SELECT value FROM hourgate_state WHERE name = $1`, name).Scan(value); err != nil {
+			return nil, err
+		}
+	}
+	if snapshot.Open, err = requests(tx.QueryContext(ctx, `SELECT body FROM hourgate_requests WHERE open = 1 ORDER BY id`)); err != nil {
+		return nil, err
+	}
+	snapshot.Locks, err = scan[access.Lock](tx.QueryContext(ctx, `SELECT body FROM hourgate_locks ORDER BY kind, name`))
+	return snapshot, err
+}
+
+// readIsolation makes a transaction see one moment. SQLite's always do, and its driver knows no other name for it.
+func (s *Store) readIsolation() sql.IsolationLevel {
+	if s.dialect.Now == "" {
+		return sql.LevelDefault
+	}
+	return sql.LevelRepeatableRead
+}
+
+// scan decodes one document a row.
+func scan[T any](rows *sql.Rows, err error) ([]T, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // Err has what went wrong
+	var all []T
+	for rows.Next() {
+		var body string
+		var one T
+		if err := rows.Scan(&body); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(body), &one); err != nil {
+			return nil, fmt.Errorf("reading the state: %w", err)
+		}
+		all = append(all, one)
+	}
+	return all, rows.Err()
+}
+
+func requests(rows *sql.Rows, err error) ([]*access.Request, error) {
+	return scan[*access.Request](rows, err)
+}

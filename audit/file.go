@@ -48,6 +48,11 @@ func lock(f *os.File) error {
 	return err
 }
 
+// closeLocked closes a file and gives its lock up, also where a child that is just being forked still has a copy of it.
+func closeLocked(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}
+
 // isAt says whether path still leads to f.
 func isAt(f *os.File, path string) (bool, error) {
 	have, err := f.Stat()

@@ -72,7 +72,7 @@ func TestFullDiskAtOpen(t *testing.T) {
 func TestFullDiskAtRotation(t *testing.T) {
 	dir := t.TempDir()
 	file, old := filepath.Join(dir, "trail.jsonl"), filepath.Join(dir, "trail.jsonl.1")
-	trail := open(t, file)
+	trail := openWith(t, file, audit.Blind(audit.Options{Spool: 1}))
 	if err := os.Rename(file, old); err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,14 @@
 package audit
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"hash/crc32"
 	"strconv"
 	"time"
@@ -53,17 +57,74 @@ func sameInAll(opts Options) string {
 // begin empties the batch. Its first line will follow the one with this number and hash.
 func (b *batch) begin(seq uint64, prev string) {
 	b.lines, b.seq = b.lines[:0], seq
+	if cap(b.lines) > 1<<20 { // after a record of that size
+		b.lines = nil
+	}
 	copy(b.prev[:], prev)
+}
+
+// open begins a line.
+func (b *batch) open() []byte {
+	l := append(b.lines, `{"seq":`...)
+	l = strconv.AppendUint(l, b.seq+1, 10)
+	l = append(l, `,"prev":"`...)
+	l = append(l, b.prev[:]...)
+	return append(l, `",`...)
+}
+
+// close ends the line that begins at start.
+func (b *batch) close(l []byte, start int) {
+	l = appendCRC(l, start)
+	sum := sha256.Sum256(l[start : len(l)-1])
+	hex.Encode(b.prev[:], sum[:])
+	b.lines, b.seq = l, b.seq+1
+}
+
+// unlinked is how JSON begins for a record that has no link yet.
+const unlinked = `{"seq":0,"prev":"",`
+
+// encode makes the body of a record's line: what stands between its link and its CRC.
+func (t *Trail) encode(r Record) ([]byte, error) {
+	r.Link = Link{}
+	if r.Time.IsZero() {
+		r.Time = time.Now()
+	}
+	r.Time = r.Time.UTC()
+	if !r.Until.IsZero() {
+		r.Until = r.Until.UTC()
+	}
+	if r.Deployment == "" {
+		r.Deployment = t.opts.Deployment
+	}
+	if r.Proxy == "" {
+		r.Proxy = t.opts.Proxy
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(&r); err != nil {
+		return nil, fmt.Errorf("encoding record: %w", err)
+	}
+	if b.Len() > MaxRecord-200 { // room for the link and the CRC
+		return nil, fmt.Errorf("record is longer than %d bytes", MaxRecord-200)
+	}
+	body, ok := bytes.CutPrefix(bytes.TrimSuffix(b.Bytes(), []byte("}\n")), []byte(unlinked))
+	if !ok {
+		return nil, errors.New("encoding record: it does not begin with its link")
+	}
+	return body, nil
+}
+
+// addRecord adds the line of a record whose body encode has made.
+func (b *batch) addRecord(body []byte) {
+	start := len(b.lines)
+	b.close(append(b.open(), body...), start)
 }
 
 // add adds the line of a statement.
 func (b *batch) add(e *entry) {
 	start := len(b.lines)
-	l := append(b.lines, `{"seq":`...)
-	l = strconv.AppendUint(l, b.seq+1, 10)
-	l = append(l, `,"prev":"`...)
-	l = append(l, b.prev[:]...)
-	l = append(l, `","time":"`...)
+	l := append(b.open(), `"time":"`...)
 	l = b.appendTime(l, e.at)
 	l = append(l, b.same...)
 	l = appendName(l, `,"session":`, e.session)
@@ -81,11 +142,7 @@ func (b *batch) add(e *entry) {
 		l = append(l, `,"redacted":true`...)
 	}
 	l = appendNumber(l, "statement_number", e.number)
-	l = appendCRC(l, start)
-
-	sum := sha256.Sum256(l[start : len(l)-1])
-	hex.Encode(b.prev[:], sum[:])
-	b.lines, b.seq = l, b.seq+1
+	b.close(l, start)
 }
 
 // appendTime adds a time as time.RFC3339Nano has it, without the Z. Most have the second of the one before.
@@ -118,9 +175,9 @@ func (b *batch) appendTime(l []byte, at int64) []byte {
 func appendCRC(b []byte, start int) []byte {
 	sum := crc32.Checksum(b[start:], castagnoli)
 	b = append(b, `,"crc":"`...)
-	var bytes [4]byte
-	binary.BigEndian.PutUint32(bytes[:], sum)
-	b = hex.AppendEncode(b, bytes[:])
+	var word [4]byte
+	binary.BigEndian.PutUint32(word[:], sum)
+	b = hex.AppendEncode(b, word[:])
 	return append(b, "\"}\n"...)
 }
 

@@ -51,8 +51,10 @@ const (
 	ProxyStarted Event = "proxy_started"
 	ProxyStopped Event = "proxy_stopped"
 
-	TrailOpened    Event = "trail_opened"    // first record of each process and of each rotated file; written by this package
-	TrailRecovered Event = "trail_recovered" // a torn line was set aside; written by this package
+	// Written by this package.
+	TrailOpened    Event = "trail_opened"    // first record of each process and of each rotated file
+	TrailRecovered Event = "trail_recovered" // something was amiss with the trail's own files: Detail says what became of it
+	TrailClosed    Event = "trail_closed"    // last record of a process that ended in order
 )
 
 var events = []Event{
@@ -61,10 +63,20 @@ var events = []Event{
 	RequestFiled, RequestSeconded, RequestApproved, RequestActive, RequestDenied, RequestWithdrawn, RequestLapsed,
 	RequestExtended, RequestShortened, RequestEnded, RequestReviewed, ExtensionFiled, ExtensionDenied, ExtensionLapsed,
 	LockSet, LockLifted, SessionKilled, StateRestored,
-	PolicyLoaded, PolicyRejected, ProxyStarted, ProxyStopped, TrailOpened, TrailRecovered,
+	PolicyLoaded, PolicyRejected, ProxyStarted, ProxyStopped, TrailOpened, TrailRecovered, TrailClosed,
+}
+
+// happened are the events of what is over, or takes access away. Ending access needs no disk, so nobody waits for them.
+var happened = []Event{
+	SessionRefused, SessionEnd, SessionForeign, RoleMakeFailed, RoleSettleFailed, RoleTombstoned, PolicyLoaded, PolicyRejected,
+	RequestDenied, RequestWithdrawn, RequestLapsed, RequestShortened, RequestEnded, ExtensionDenied, ExtensionLapsed,
+	LockSet, SessionKilled, ProxyStopped, TrailRecovered,
 }
 
 func (e Event) known() bool { return slices.Contains(events, e) }
+
+// Announces says that a record of the event is written before the act, which must not happen without it.
+func (e Event) Announces() bool { return !slices.Contains(happened, e) }
 
 // Record is one line of the trail. In JSON it is flat, so that grep, jq and a spreadsheet can read it; a field that is not
 // set is left out. Strings may hold anything that a client sent: they are JSON-escaped, so none can end the line or add a

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 )
 
@@ -9,18 +10,22 @@ import (
 // trail and before it noted that in the spool, the last of them is the trail's last whole record: that is noted now,
 // before anything else is written to the trail.
 func (t *Trail) openLeftSpool(last Record) (*spool, error) {
-	left, err := leftSpool(t.spoolPath())
+	path, err := t.spoolTarget()
+	if path == "" || err != nil {
+		return nil, err
+	}
+	left, err := leftSpool(path)
 	if left == nil || err != nil {
 		return nil, err
 	}
-	if n := last.StatementNumber; last.Event == SessionStatement && n >= left.word(wordDrained).Load() && n < left.end() {
+	if n := last.StatementNumber; last.Event == SessionStatement && n >= left.drained && n < left.end() {
 		left.drain(n + left.slotsAt(n))
 	}
 	return left, nil
 }
 
 // end is the slot where the records of a dead process end at the latest.
-func (s *spool) end() uint64 { return s.word(wordFree).Load() + s.slots }
+func (s *spool) end() uint64 { return s.free + s.slots }
 
 // slotsAt is the number of slots of the record at a slot, 1 when there is none.
 func (s *spool) slotsAt(slot uint64) uint64 {
@@ -54,7 +59,7 @@ func (s *spool) nextRecord(slot uint64) (e entry, after uint64, lost int, ok boo
 // die at any point and be done again.
 func (t *Trail) recoverSpool(left *spool) error {
 	found, lost := 0, 0
-	for slot, more := left.word(wordDrained).Load(), true; more; {
+	for slot, more := left.drained, true; more; {
 		var n int
 		if _, slot, n, more = left.nextRecord(slot); more {
 			found++
@@ -64,12 +69,20 @@ func (t *Trail) recoverSpool(left *spool) error {
 	if found+lost == 0 {
 		return nil
 	}
-	err := t.append(Record{Event: TrailRecovered, Detail: map[string]string{
-		"spool":                filepath.Base(t.spoolPath()),
+	err := t.writeRecord(Record{Event: TrailRecovered, Detail: map[string]string{
+		"spool":                filepath.Base(left.path),
 		"statements_recovered": fmt.Sprint(found),
 		"statements_dropped":   fmt.Sprint(lost),
 	}})
-	for slot, more := left.word(wordDrained).Load(), true; more && err == nil; {
+	if err != nil {
+		return err
+	}
+	return t.moveRest(left)
+}
+
+// moveRest moves all records that can be read in a spool into the trail, past those that can't.
+func (t *Trail) moveRest(left *spool) error {
+	for slot, more := left.drained, true; more; {
 		t.batch.begin(t.seq, t.prev)
 		for more && len(t.batch.lines) < batchBytes {
 			var e entry
@@ -77,9 +90,24 @@ func (t *Trail) recoverSpool(left *spool) error {
 				t.batch.add(&e)
 			}
 		}
-		if err = t.writeBatch(); err == nil {
-			left.drain(slot)
+		if err := t.writeBatch(); err != nil {
+			return err
 		}
+		left.drain(slot)
 	}
-	return err
+	return nil
+}
+
+// missSpool records that a process ended without order and that its spool is gone: the last statements that it was told
+// to record may be missing. A power cut empties a spool in memory, too.
+func (t *Trail) missSpool(last Record) error {
+	_, err := os.Lstat(t.spoolPath())
+	if dangles := err == nil; !dangles && (t.opts.Sync || last.Event == "" || last.Event == TrailClosed) {
+		return nil
+	}
+	t.log.Error("the process before this one ended without order, and its spool is gone: its last statements may be missing", "file", t.path)
+	return t.writeRecord(Record{
+		Event: TrailRecovered, Detail: map[string]string{"spool": "missing"},
+		Error: "the process before this one ended without order, and its spool is gone: its last statements may be missing",
+	})
 }

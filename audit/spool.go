@@ -7,15 +7,16 @@ import (
 	"hash/crc32"
 	"math/bits"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
 )
 
-// spool is where statements wait until the writer moves them into the trail: a file of fixed size in memory
-// (mmap, MAP_SHARED), used as a ring. What is in it is in the kernel's page cache, so it outlives the process, and
-// putting it there needs no system call and no lock.
+// spool is where statements wait until the writer moves them into the trail: a file of fixed size that is mapped
+// (MAP_SHARED) and used as a ring. What is in it is the kernel's, so it outlives the process, and putting it there needs
+// no system call and no lock. Where the file is: see place.go.
 //
 // # Layout
 //
@@ -32,8 +33,9 @@ import (
 //	drained   word ≠ 0    the record is in the trail and drained is past it
 //	free      word 0      free is past it
 //
-// Producers touch head and the slots that they took. The rest is the writer's, which holds the trail's mutex.
+// Producers touch head and the slots that they took. The rest is the writer's.
 type spool struct {
+	path  string
 	file  *os.File
 	mem   []byte // the whole file
 	slots uint64 // a power of two
@@ -45,7 +47,13 @@ type spool struct {
 	limit atomic.Uint64 // first slot that is not free yet: free + slots
 	_     [64]byte
 
-	gather []byte // a record of more than one slot, put together
+	bad atomic.Bool // the file is shorter than the memory, or damaged: the writer makes another spool
+	_   [64]byte
+
+	// The writer's. The header has both, too, for whoever comes after our death.
+	drained uint64
+	free    uint64
+	gather  []byte // a record of more than one slot, put together
 }
 
 const (
@@ -72,26 +80,15 @@ const (
 
 var errSpoolDamaged = errors.New("damaged or no spool: look at it, move it away, and start again")
 
-// makeSpool makes a new spool in a file that is empty or holds nothing of worth. Slots are numbered from start.
-func makeSpool(path string, size int64, start uint64) (_ *spool, err error) {
-	f, err := openLocked(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(path), f.Close())
-		}
-	}()
+// newSpool makes a spool of a new and locked file. Slots are numbered from start.
+func newSpool(f *os.File, size int64, start uint64) (*spool, error) {
 	slots := uint64(1) << (bits.Len64(uint64(max(size, minSpool))/slotBytes) - 1)
 	size = int64(spoolHeader + slots*slotBytes) //nolint:gosec // G115: from an int64
-	if err := f.Truncate(0); err != nil {
-		return nil, err
-	}
 	if err := allocate(f, size); err != nil {
 		return nil, fmt.Errorf("allocating %d bytes: %w", size, err)
 	}
-	s := &spool{file: f, slots: slots}
+	s := &spool{path: f.Name(), file: f, slots: slots, drained: start, free: start}
+	var err error
 	if s.mem, err = mapFile(f, size); err != nil {
 		return nil, err
 	}
@@ -104,17 +101,13 @@ func makeSpool(path string, size int64, start uint64) (_ *spool, err error) {
 	return s, nil
 }
 
-// leftSpool opens the spool that a dead process has left. It returns nil when there is none, or one that was never
-// finished.
+// leftSpool opens the spool that a dead process has left. It returns nil when the file was never finished.
 func leftSpool(path string) (_ *spool, err error) {
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
 	f, err := openLocked(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &spool{file: f}
+	s := &spool{path: path, file: f}
 	defer func() {
 		if err != nil {
 			_ = s.close()
@@ -125,7 +118,7 @@ func leftSpool(path string) (_ *spool, err error) {
 		return nil, err
 	}
 	if info.Size() < spoolHeader {
-		return nil, f.Close()
+		return nil, closeLocked(f)
 	}
 	if s.mem, err = mapFile(f, info.Size()); err != nil {
 		return nil, err
@@ -139,11 +132,11 @@ func leftSpool(path string) (_ *spool, err error) {
 // checkHeader looks at what everything else relies on, so that a hostile file can't lead outside of the memory.
 func (s *spool) checkHeader() error {
 	s.slots = s.word(wordSlots).Load()
-	drained, free := s.word(wordDrained).Load(), s.word(wordFree).Load()
+	s.drained, s.free = s.word(wordDrained).Load(), s.word(wordFree).Load()
 	switch {
 	case s.word(wordMagic).Load() != spoolMagic,
 		s.slots > 1<<32, bits.OnesCount64(s.slots) != 1, uint64(len(s.mem)) != spoolHeader+s.slots*slotBytes,
-		drained >= spoolClosed>>1, free > drained, drained-free > s.slots:
+		s.drained >= spoolClosed>>1, s.free > s.drained, s.drained-s.free > s.slots:
 		return errSpoolDamaged
 	}
 	return nil
@@ -166,7 +159,7 @@ func (s *spool) close() error {
 	if s.mem != nil {
 		err = syscall.Munmap(s.mem)
 	}
-	return errors.Join(err, s.file.Close())
+	return errors.Join(err, closeLocked(s.file))
 }
 
 // word is an aligned word of the file, shared with whoever reads the file after our death.
@@ -177,14 +170,57 @@ func (s *spool) word(at uint64) *atomic.Uint64 {
 // place is where a slot begins in the file.
 func (s *spool) place(slot uint64) uint64 { return spoolHeader + slot&(s.slots-1)*slotBytes }
 
-var errSpoolFull = errors.New("spool is full")
+var (
+	errSpoolFull = errors.New("spool is full")
+	errSpoolGone = errors.New("spool was closed or cut short")
+)
+
+// record puts an entry into the spool, and returns the slot behind it.
+func (s *spool) record(e *entry) (end uint64, err error) {
+	n := e.size()
+	first, err := s.take(n)
+	if err != nil {
+		return 0, err
+	}
+	return first + n, s.guard(func() error {
+		s.put(first, n, e)
+		return nil
+	})
+}
+
+// guard runs f, which uses the spool's memory. When the file was cut short, that memory is no more, and the signal of
+// whoever touches it becomes an error.
+func (s *spool) guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if v := recover(); v != nil {
+			if fault, ok := v.(interface{ Addr() uintptr }); !ok || !s.holds(fault.Addr()) {
+				panic(v)
+			}
+			s.bad.Store(true)
+			err = errSpoolGone
+		}
+	}()
+	return f()
+}
+
+// holds says whether an address is in the spool's memory.
+func (s *spool) holds(address uintptr) bool {
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(s.mem))) //nolint:gosec // G103: only compared
+	return address >= start && address < start+uintptr(len(s.mem))
+}
+
+// used is how many bytes wait for the writer.
+func (s *spool) used() int64 {
+	return int64(s.head.Load()&^spoolClosed-(s.limit.Load()-s.slots)) * slotBytes //nolint:gosec // G115: at most slots
+}
 
 // take gives the caller slots of its own, in one atomic step.
 func (s *spool) take(n uint64) (first uint64, err error) {
 	for {
 		head := s.head.Load()
 		if head&spoolClosed != 0 {
-			return 0, ErrClosed
+			return 0, errSpoolGone
 		}
 		if head+n > s.limit.Load() {
 			return 0, errSpoolFull
@@ -317,18 +353,21 @@ func readEntry(b []byte, crc uint32) (e entry, ok bool) {
 }
 
 // drain counts the slots below end as drained: they are in the trail.
-func (s *spool) drain(end uint64) { s.word(wordDrained).Store(end) }
+func (s *spool) drain(end uint64) {
+	s.drained = end
+	s.word(wordDrained).Store(end)
+}
 
 // release frees the drained slots. Whoever dies in the middle leaves free behind drained, and nobody looks between.
 func (s *spool) release() {
-	drained := s.word(wordDrained).Load()
-	for slot := s.word(wordFree).Load(); slot < drained; {
+	for slot := s.free; slot < s.drained; {
 		n := max(s.sealed(slot), 1)
 		s.word(s.place(slot)).Store(0)
 		slot += n
 	}
-	s.word(wordFree).Store(drained)
-	s.limit.Store(drained + s.slots)
+	s.free = s.drained
+	s.word(wordFree).Store(s.free)
+	s.limit.Store(s.free + s.slots)
 }
 
 // firstSlot numbers slots so that later spools have higher numbers, even when the clock was set back.

@@ -95,7 +95,7 @@ func TestDeathWhileDraining(t *testing.T) {
 	}
 	ask(t, trail, want[1:]...)
 	spoolBefore, before := readFile(t, file+".spool"), readFile(t, file)
-	drained := trail.spool.word(wordDrained).Load()
+	drained := trail.spool.Load().word(wordDrained).Load()
 	check := func(state string, trailNow, spoolNow []byte, tries int) {
 		t.Helper()
 		file := outlive(t, trailNow, spoolNow)
@@ -105,7 +105,7 @@ func TestDeathWhileDraining(t *testing.T) {
 			}
 		}
 	}
-	if err := trail.flush(); err != nil {
+	if err := trail.flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	after := readFile(t, file)
@@ -114,12 +114,12 @@ func TestDeathWhileDraining(t *testing.T) {
 			check(fmt.Sprintf("%d bytes written", size-len(before)), after[:size], spoolBefore, 1)
 		}
 	}
-	end := trail.spool.word(wordDrained).Load()
+	end := trail.spool.Load().word(wordDrained).Load()
 	half := bytes.Clone(spoolBefore)
 	binary.NativeEndian.PutUint64(half[wordDrained:], end)
 	check("drained", after, half, 2)
 	for slot := drained; slot < end; slot++ {
-		binary.NativeEndian.PutUint64(half[trail.spool.place(slot):], 0)
+		binary.NativeEndian.PutUint64(half[trail.spool.Load().place(slot):], 0)
 		check(fmt.Sprintf("slots up to %d freed", slot), after, half, 1)
 	}
 	check("freed", after, readFile(t, file+".spool"), 2)
@@ -153,7 +153,7 @@ func TestDeathBetweenTakingAndSealing(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "trail.jsonl")
 	trail := quiet(t, file, Options{})
-	s := trail.spool
+	s := trail.spool.Load()
 	text := bytes.Repeat([]byte{1}, 3000) // looks like seals everywhere
 	unsealed := entry{kind: 1, text: text}
 	ask(t, trail, "a")
@@ -174,7 +174,7 @@ func TestDeathBetweenTakingAndSealing(t *testing.T) {
 	if strings.Join(got, " ") != "a b c" || detail["statements_recovered"] != "3" || detail["statements_dropped"] != "2" {
 		t.Errorf("got %q, %v", got, detail)
 	}
-	s.head.Store(s.word(wordDrained).Load()) // so that Close does not wait for the unsealed
+	s.head.Store(s.drained) // so that Close does not wait for the unsealed
 }
 
 func TestSpoolsThatAreNone(t *testing.T) {

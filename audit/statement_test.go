@@ -20,7 +20,7 @@ func TestStatement(t *testing.T) {
 	}
 	trail.Close()
 	list := records(t, file)
-	if got, want := eventsOf(list), "trail_opened statement"; got != want {
+	if got, want := eventsOf(list), "trail_opened statement trail_closed"; got != want {
 		t.Fatalf("got %q, want %q", got, want)
 	}
 	if r := list[1]; r.Statement != "SELECT 1" || r.Session != session || r.User != "alice@example.com" || r.Grant != "inc-1" || !r.Time.Equal(noon) {

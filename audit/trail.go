@@ -1,13 +1,13 @@
 package audit
 
 import (
-	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -27,6 +27,9 @@ var (
 
 	// ErrClosed is returned by Append and Reopen after Close.
 	ErrClosed = errors.New("trail is closed")
+
+	// ErrStalled is returned when the trail's disk does not answer: a frozen file system, a network disk that hangs.
+	ErrStalled = errors.New("the disk does not answer")
 )
 
 var (
@@ -40,43 +43,59 @@ type Options struct {
 	// false: the death of the process never loses a record, and one that must survive the machine is better shipped
 	// off it.
 	//
-	// The cost, measured with BenchmarkAppend on ext4 on a virtual disk: 0.15 to 0.75 ms a record instead of 0.004 ms,
-	// so 1,300 records a second in all at the worst. fdatasync measured no faster: each record makes the file longer.
+	// The cost, measured with BenchmarkAppend on ext4 on a virtual disk: 0.15 to 0.75 ms a record instead of 0.004 ms.
+	// Records that wait at the same time share one fsync.
 	Sync bool
 
 	// Deployment and Proxy are put into each record that has none.
 	Deployment string
 	Proxy      string
 
-	// Spool is the size in bytes of the file, next to the trail, in which statements wait for the writer. It is rounded
-	// down to a power of two and a header; the least is 512 KiB. 0 means DefaultSpool. With Sync there is none.
+	// Spool is the size in bytes of the file in which statements wait for the writer. It is rounded down to a power of
+	// two and a header; the least is 512 KiB. 0 means DefaultSpool. With Sync there is none.
 	Spool int64
+
+	// SpoolFolder is where the spool is made. It should be in memory (tmpfs) and outlive the process. Empty means
+	// /dev/shm where that is in memory, and the trail's own folder elsewhere: see docs/decisions/0023.
+	SpoolFolder string
+
+	// Log is told of trouble that no caller hears of, such as a trail that was moved away. nil means nobody.
+	Log *slog.Logger
+
+	lookEvery time.Duration // for tests; 0 means lookEvery
 }
 
 // Trail is an open trail. Its methods may be called from several goroutines; records are written one after the other,
 // in the order in which Append took them.
+//
+// One goroutine, the writer, does everything that a disk may hold up (writer.go). Everybody else hands it a task and
+// waits as long as they can afford, or not at all.
 type Trail struct {
 	path string
 	opts Options
+	log  *slog.Logger
+	queue
 
-	mu   sync.Mutex
-	file *os.File // nil after Close. Opened with O_APPEND and locked with flock
-	seq  uint64   // of the last whole record
-	prev string   // hash of the last whole record
-	torn int64    // bytes at the end of file that a failed Append left and that could not be cut off yet
+	// These belong to the writer, and to Open before it starts.
+	file      *os.File // nil after Close. Opened with O_APPEND and locked with flock
+	seq       uint64   // of the last whole record
+	prev      string   // hash of the last whole record
+	torn      int64    // bytes at the end of file that a failed write left and that could not be cut off yet
+	batch     batch
+	moved     bool  // the file was not at its path when the writer looked last
+	misplaced error // why nothing may be written to file
+	salvaging sync.WaitGroup
 
-	// One record is encoded at a time, under mu, so these are used again and again.
-	record Record
-	buf    bytes.Buffer
-	enc    *json.Encoder
-	batch  batch
-
-	spool *spool // nil with Options.Sync. Set once, by Open
-	timer *time.Timer
-	_     [64]byte // what follows is read by all sessions and seldom written
+	spool   atomic.Pointer[spool] // nil with Options.Sync. The writer changes it
+	timer   *time.Timer           // wakes the writer
+	woken   chan struct{}
+	stopped chan struct{} // closed when the writer has ended
+	_       [64]byte      // what follows is read by all sessions and seldom written
 
 	wake    atomic.Uint32 // when the writer comes next: wakeNever, wakeSoon, wakeNow
 	failing atomic.Bool   // the writer could not write when it tried last
+	busy    atomic.Int64  // since when it is doing the same thing, in nanoseconds since 1970; 0 when it rests
+	errors  atomic.Uint64 // rounds that failed
 }
 
 // Open opens the trail in a file for writing, makes the file (mode 0600) if there is none, takes an exclusive lock on
@@ -89,14 +108,19 @@ type Trail struct {
 //
 // Errors: ErrLocked, and whatever the file system answers.
 func Open(file string, opts Options) (*Trail, error) {
-	t := &Trail{path: file, opts: opts, prev: genesis, batch: batch{same: sameInAll(opts)}}
-	t.enc = json.NewEncoder(&t.buf)
-	t.enc.SetEscapeHTML(false)
+	t := &Trail{
+		path: file, opts: opts, log: opts.Log, prev: genesis, batch: batch{same: sameInAll(opts)},
+		woken: make(chan struct{}, 1), stopped: make(chan struct{}), queue: queue{ready: make(chan struct{}, 1)},
+	}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
 	if err := t.open(); err != nil {
 		return nil, fmt.Errorf("opening trail %s: %w", file, err)
 	}
-	t.timer = time.AfterFunc(math.MaxInt64, t.writeSpool)
+	t.timer = time.AfterFunc(math.MaxInt64, func() { signal(t.woken) })
 	t.timer.Stop()
+	go t.run()
 	return t, nil
 }
 
@@ -106,7 +130,7 @@ func (t *Trail) open() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			_ = t.file.Close()
+			_ = closeLocked(t.file)
 		}
 	}()
 	last, torn, err := lastLine(t.file)
@@ -127,20 +151,20 @@ func (t *Trail) open() (err error) {
 	if err := t.recover(torn); err != nil {
 		return errors.Join(fmt.Errorf("recovering torn last line: %w", err), left.close())
 	}
-	if err := t.begin(); err != nil {
+	if err := t.begin(nil); err != nil {
 		return errors.Join(err, left.close())
 	}
-	return t.openSpool(left)
+	return t.openSpool(left, r)
 }
 
 // begin writes the first record of this process or of a rotated file.
-func (t *Trail) begin() error {
+func (t *Trail) begin(detail map[string]string) error {
 	if t.opts.Sync { // a power cut must not lose the name of a new file
 		if err := syncFolder(filepath.Dir(t.path)); err != nil {
 			return err
 		}
 	}
-	return t.append(Record{Event: TrailOpened})
+	return t.writeRecord(Record{Event: TrailOpened, Detail: detail})
 }
 
 // recover sets a torn last line aside and records that it did. Each step can be cut short by a crash and done again by
@@ -164,24 +188,25 @@ func (t *Trail) recover(torn []byte) error {
 	if err != nil {
 		return err
 	}
-	return t.append(Record{Event: TrailRecovered, Detail: map[string]string{
+	return t.writeRecord(Record{Event: TrailRecovered, Detail: map[string]string{
 		"torn_file":   filepath.Base(side),
 		"torn_bytes":  fmt.Sprint(len(aside)),
 		"torn_sha256": hashLine(aside),
 	}})
 }
 
-// Append writes one record with a single write(2), and sets its Seq, Prev and, where they are zero, Time, Deployment
-// and Proxy. When it returns nil the record is in the trail and survives this process. When it returns an error
-// (unknown event, record longer than MaxRecord, full disk, ErrClosed) the trail is as it was before, the act that the
-// record announces must not happen, and a later Append works again as soon as there is room.
+// Append puts one record into the trail, and sets its Seq, Prev and, where they are zero, Time, Deployment and Proxy.
+//
+// A record that announces an act is in the trail when Append returns nil, and survives this process. When Append returns
+// an error (unknown event, record longer than MaxRecord, full disk, ErrClosed) the trail is as it was before, the act
+// must not happen, and a later Append works again as soon as there is room. ErrStalled comes after five seconds, or at
+// once when the disk has not answered for that long already; then the record may still get into the trail.
+//
+// A record of what has happened, or of what takes access away ([Event.Announces] is false), is only handed to the
+// writer: Append never waits for the disk, and returns nil unless the record is none or the queue is full. A record that
+// can't be written is kept and tried again, so that it is lost only with this process; Log is told.
 func (t *Trail) Append(r Record) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	err := t.drain()
-	if err == nil {
-		err = t.append(r)
-	}
+	err := t.append(r)
 	if err != nil {
 		return fmt.Errorf("writing to trail %s: %w", t.path, err)
 	}
@@ -189,145 +214,73 @@ func (t *Trail) Append(r Record) error {
 }
 
 func (t *Trail) append(r Record) error {
-	if t.file == nil {
-		return ErrClosed
-	}
-	if !r.Event.known() || r.Event == SessionStatement { // statements have a way of their own
+	if !r.Event.known() || r.Event == SessionStatement {
 		return fmt.Errorf("unknown event %q", r.Event)
 	}
-	line, err := t.encode(r)
+	body, err := t.encode(r)
 	if err != nil {
 		return err
 	}
-	if err := t.write(line); err != nil {
-		return err
+	if !r.Event.Announces() {
+		return t.submit(&task{body: body, keep: true})
 	}
-	t.seq, t.prev = t.seq+1, hashLine(line[:len(line)-1])
-	return nil
+	return t.ask(context.Background(), &task{body: body}, announceWait)
 }
 
-// encode makes the line of a record, newline included. The line is valid until the next call.
-func (t *Trail) encode(r Record) ([]byte, error) {
-	r.Seq, r.Prev = t.seq+1, t.prev
-	if r.Time.IsZero() {
-		r.Time = time.Now()
-	}
-	r.Time = r.Time.UTC()
-	if !r.Until.IsZero() {
-		r.Until = r.Until.UTC()
-	}
-	if r.Deployment == "" {
-		r.Deployment = t.opts.Deployment
-	}
-	if r.Proxy == "" {
-		r.Proxy = t.opts.Proxy
-	}
-	t.buf.Reset()
-	t.record = r
-	if err := t.enc.Encode(&t.record); err != nil {
-		return nil, fmt.Errorf("encoding record: %w", err)
-	}
-	t.buf.Truncate(t.buf.Len() - len("}\n"))
-	fmt.Fprintf(&t.buf, `,"crc":"%08x"}`, crc32.Checksum(t.buf.Bytes(), castagnoli))
-	if t.buf.Len() > MaxRecord {
-		t.buf = bytes.Buffer{}
-		return nil, fmt.Errorf("record is longer than %d bytes", MaxRecord)
-	}
-	t.buf.WriteByte('\n')
-	return t.buf.Bytes(), nil
-}
-
-// write writes a line whole or not at all.
-func (t *Trail) write(line []byte) error {
-	if err := t.cut(); err != nil { // what an earlier failure left
-		return err
-	}
-	n, err := t.file.Write(line)
-	if err == nil && t.opts.Sync {
-		err = t.file.Sync()
-	}
-	if err != nil {
-		t.torn = int64(n)
-		return errors.Join(err, t.cut())
-	}
-	return nil
-}
-
-// cut takes the torn bytes off the end of the file. It counts from the end that the file has now and not from a
-// remembered size: a tool that empties the file in place (logrotate's copytruncate) would turn a cut to the old size
-// into a run of zeros.
-func (t *Trail) cut() error {
-	if t.torn == 0 {
-		return nil
-	}
-	info, err := t.file.Stat()
-	if err != nil {
-		return err
-	}
-	if err := t.file.Truncate(max(info.Size()-t.torn, 0)); err != nil {
-		return fmt.Errorf("cutting off a torn line: %w", err)
-	}
-	t.torn = 0
-	return nil
+// flush waits until the writer has moved what was put into the spool before now into the trail.
+func (t *Trail) flush(ctx context.Context) error {
+	return t.ask(ctx, &task{do: func(err error) error { return err }}, roomWait)
 }
 
 // Reopen is for log rotation: call it on SIGHUP, after the file was renamed or removed. When the path is still the file
 // that is open, nothing happens. Otherwise it opens the path anew (it must be empty or not exist) and goes on with the
 // chain there: the first record, trail_opened, carries the hash of the old file's last. On an error the trail goes on
-// in the old file.
+// in the old file, for as long as the writer has not seen by itself that it was moved: see moved.go. It returns
+// ErrStalled when the disk does not answer.
 func (t *Trail) Reopen() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.file == nil {
-		return ErrClosed
-	}
-	if same, err := isAt(t.file, t.path); err != nil || same {
-		return err
-	}
-	if err := t.rotate(); err != nil {
-		return fmt.Errorf("reopening trail %s: %w", t.path, err)
-	}
-	return nil
+	return t.ask(context.Background(), &task{do: t.reopen}, announceWait)
 }
 
-func (t *Trail) rotate() error {
-	if err := t.drain(); err != nil {
-		return err
-	}
-	if err := t.cut(); err != nil { // the old file must end whole
-		return err
-	}
-	next, err := openLocked(t.path)
-	if err != nil {
-		return err
-	}
-	info, err := next.Stat()
-	if err == nil && info.Size() > 0 {
-		err = errors.New("the new file is not empty")
-	}
-	if err != nil {
-		_ = next.Close()
-		return err
-	}
-	old := t.file
-	t.file = next
-	if err := t.begin(); err != nil {
-		t.file, t.torn = old, 0
-		_ = next.Close()
-		return err
-	}
-	_ = old.Close() // every record was written, and synced if asked for, before
-	return nil
-}
-
-// Close closes the file and gives up its lock. Append fails from then on. Close may be called more than once.
+// Close writes what is left, closes the file and gives up its lock. Append fails from then on. Close may be called more
+// than once. It returns ErrStalled when the disk does not answer; the spool then waits for the next Open.
 func (t *Trail) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.file == nil {
+	last := &task{do: t.shut, last: true, done: make(chan error, 1)}
+	if !t.finish(last) {
 		return nil
 	}
-	err := errors.Join(t.closeSpool(), t.cut(), t.file.Close())
-	t.file = nil
+	err := t.await(context.Background(), last, closeWait)
+	if errors.Is(err, ErrClosed) {
+		return nil
+	}
 	return err
+}
+
+// Status is how the trail is doing.
+type Status struct {
+	Failing bool          // the last try to write failed
+	Stalled time.Duration // how long the disk has not answered; 0 when it does
+	Queued  int           // records that wait in memory for the writer
+	Spooled int64         // bytes of the spool that are in use
+	Errors  uint64        // tries to write that failed, since Open
+}
+
+// Status tells how the trail is doing. It never waits.
+func (t *Trail) Status() Status {
+	s := Status{Failing: t.failing.Load(), Stalled: t.stalled(), Queued: t.queue.len(), Errors: t.errors.Load()}
+	if spool := t.spool.Load(); spool != nil {
+		s.Spooled = spool.used()
+	}
+	return s
+}
+
+// stalled says for how long the disk has not answered, if that is long.
+func (t *Trail) stalled() time.Duration {
+	since := t.busy.Load()
+	if since == 0 {
+		return 0
+	}
+	if d := time.Since(time.Unix(0, since)); d > stallAfter {
+		return d
+	}
+	return 0
 }

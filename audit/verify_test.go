@@ -21,7 +21,7 @@ func sample(t testing.TB) []byte {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "trail.jsonl")
 	trail := open(t, file)
-	appendAll(t, trail, start("alice"), start("bob\n"), audit.Record{Event: audit.SessionEnd, Subject: audit.Subject{User: "bob"}, Traffic: audit.Traffic{Duration: 1.5}})
+	appendAll(t, trail, start("alice"), start("bob\n"), audit.Record{Event: audit.RoleSettled, Subject: audit.Subject{User: "bob"}, Traffic: audit.Traffic{Duration: 1.5}})
 	return contents(t, file)
 }
 

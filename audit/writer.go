@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -29,39 +30,170 @@ const (
 	wakeNow
 )
 
-func (t *Trail) spoolPath() string { return t.path + ".spool" }
+// run is the writer. A disk that does not answer holds up this goroutine, in a system call, and nobody else.
+func (t *Trail) run() {
+	defer close(t.stopped)
+	every := t.opts.lookEvery
+	if every == 0 {
+		every = lookEvery
+	}
+	look := time.NewTicker(every)
+	defer look.Stop()
+	alarm := time.AfterFunc(time.Hour, func() { t.log.Error("the trail's disk does not answer", "file", t.path) })
+	defer alarm.Stop()
+	for more := true; more; {
+		looks := false
+		select {
+		case <-t.queue.ready:
+		case <-t.woken:
+			t.wake.Store(wakeNever) // first: whoever seals a record after the writer has looked calls again
+		case <-look.C:
+			looks = true
+		}
+		alarm.Reset(stallAfter)
+		t.answers()
+		more = t.round(looks)
+		t.busy.Store(0)
+		alarm.Stop()
+	}
+}
+
+// answers notes that the disk has answered.
+func (t *Trail) answers() { t.busy.Store(time.Now().UnixNano()) }
+
+// round does what there is to do, and says whether there can be more. What is in the queue comes after what was in the
+// spool when it was taken: a session's end after its statements.
+func (t *Trail) round(looks bool) bool {
+	tasks := t.queue.takeAll()
+	var err error
+	if s := t.spool.Load(); looks || s != nil && s.bad.Load() {
+		t.lookAfterFile()
+		err = t.lookAfterSpool()
+	}
+	if err == nil && t.misplaced == nil && looks && len(tasks) == 0 && !t.failing.Load() {
+		return true
+	}
+	if err == nil {
+		err = t.drain()
+	}
+	left, done, err := t.work(tasks, err)
+	if done {
+		return false
+	}
+	t.queue.putBack(left)
+	t.report(err)
+	if (err != nil || len(left) > 0) && t.wake.CompareAndSwap(wakeNever, wakeSoon) {
+		t.timer.Reset(retryDelay)
+	}
+	return true
+}
+
+// report says when writing begins to fail and when it works again.
+func (t *Trail) report(err error) {
+	if err != nil {
+		t.errors.Add(1)
+	}
+	switch was := t.failing.Swap(err != nil); {
+	case err != nil && !was:
+		t.log.Error("the trail can't be written", "file", t.path, "error", err)
+	case err == nil && was:
+		t.log.Info("the trail can be written again", "file", t.path)
+	}
+}
+
+// work does tasks in order. err is what became of the spool; after an error nothing more is written. It returns the
+// records that have to be tried again, and whether the last task was done.
+func (t *Trail) work(tasks []*task, err error) (left []*task, done bool, _ error) {
+	var open []*task // whose lines are in the batch
+	flush := func() {
+		if len(open) > 0 && err == nil {
+			err = t.writeBatch()
+		}
+		for _, k := range open {
+			if err != nil && k.keep {
+				left = append(left, k)
+			} else {
+				k.answer(err)
+			}
+		}
+		open = open[:0]
+		t.batch.begin(t.seq, t.prev)
+	}
+	flush()
+	for _, k := range tasks {
+		if !k.take() {
+			continue
+		}
+		if k.do != nil {
+			flush()
+			if k.last && len(left) > 0 {
+				err = errors.Join(err, fmt.Errorf("%d records are lost", len(left)))
+			}
+			result := k.do(err)
+			t.batch.begin(t.seq, t.prev) // it may have written
+			k.answer(result)
+			done = done || k.last
+			continue
+		}
+		open = append(open, k)
+		if err != nil {
+			continue
+		}
+		if k.entry != nil {
+			t.batch.add(k.entry)
+		} else {
+			t.batch.addRecord(k.body)
+		}
+		if len(t.batch.lines) >= batchBytes {
+			flush()
+		}
+	}
+	flush()
+	return left, done, err
+}
 
 // statement puts a statement where this process's death can't reach it: into the spool, or with Sync onto the disk.
-func (t *Trail) statement(_ context.Context, e *entry) error {
-	if t.spool == nil {
-		return t.writeStatement(e)
+func (t *Trail) statement(ctx context.Context, e *entry) error {
+	if t.opts.Sync {
+		return t.ask(ctx, &task{entry: e.clone()}, roomWait)
 	}
 	if t.failing.Load() { // what can't get any further is not begun
-		if err := t.flush(); err != nil {
+		if err := t.flush(ctx); err != nil {
 			return err
 		}
 	}
-	n := e.size()
-	first, err := t.spool.take(n)
-	for ; errors.Is(err, errSpoolFull); first, err = t.spool.take(n) {
-		if err := t.flush(); err != nil { // the session does the writer's work, and waits that long
+	for {
+		end, err := t.spool.Load().record(e)
+		switch {
+		case err == nil:
+			t.call(end)
+			return nil
+		case errors.Is(err, errSpoolFull), errors.Is(err, errSpoolGone): // there will be room, or another spool
+			if err := t.flush(ctx); err != nil {
+				return err
+			}
+		default:
 			return err
 		}
 	}
-	if err != nil {
-		return err
+}
+
+// clone is an entry that belongs to nobody else.
+func (e *entry) clone() *entry {
+	c := *e
+	for _, field := range []*[]byte{&c.session, &c.user, &c.grant, &c.name, &c.portal, &c.text} {
+		*field = slices.Clone(*field)
 	}
-	t.spool.put(first, n, e)
-	t.call(first + n)
-	return nil
+	return &c
 }
 
 // call sees to it that the writer comes, after slots up to end were filled.
 func (t *Trail) call(end uint64) {
 	wake := t.wake.Load()
+	s := t.spool.Load()
 	switch {
 	case wake == wakeNow:
-	case end+t.spool.slots/2 > t.spool.limit.Load():
+	case end+s.slots/2 > s.limit.Load():
 		if t.wake.CompareAndSwap(wake, wakeNow) {
 			t.timer.Reset(0)
 		}
@@ -72,41 +204,30 @@ func (t *Trail) call(end uint64) {
 	}
 }
 
-// writeSpool is the writer. The timer runs it in a goroutine of its own, and only when there is something to write.
-// wake is reset first: whoever seals a record after this has looked calls again.
-func (t *Trail) writeSpool() {
-	t.wake.Store(wakeNever)
-	if err := t.flush(); err != nil && !errors.Is(err, ErrClosed) && t.wake.CompareAndSwap(wakeNever, wakeSoon) {
-		t.timer.Reset(retryDelay) // the callers are told: see failing
-	}
-}
-
-func (t *Trail) flush() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.drain()
-}
-
-// drain moves what was put into the spool before now into the trail. The caller holds mu.
+// drain moves what was put into the spool before now into the trail.
 func (t *Trail) drain() error {
-	if t.file == nil {
-		return ErrClosed
+	if t.misplaced != nil {
+		return t.misplaced
 	}
-	if t.spool == nil {
+	s := t.spool.Load()
+	if s == nil {
 		return nil
 	}
-	end := t.spool.head.Load() &^ spoolClosed
-	for slot := t.spool.word(wordDrained).Load(); slot < end; {
-		next, err := t.drainSome(slot, end)
+	return t.drainSpool(s)
+}
+
+func (t *Trail) drainSpool(s *spool) error {
+	end := s.head.Load() &^ spoolClosed
+	for slot := s.drained; slot < end; {
+		err := s.guard(func() (err error) {
+			slot, err = t.drainSome(s, slot, end)
+			return err
+		})
 		if err != nil {
-			t.failing.Store(true)
 			return err
 		}
-		slot = next
+		t.answers()
 		runtime.Gosched()
-	}
-	if t.failing.Load() {
-		t.failing.Store(false)
 	}
 	return nil
 }
@@ -114,14 +235,19 @@ func (t *Trail) drain() error {
 // drainSome moves a batch. Its steps are in this order so that a death between any two of them neither loses nor
 // doubles a statement: while the lines are in the trail and the spool doesn't know it, the last of them is the trail's
 // last whole line, and its statement_number tells the next Open where to go on.
-func (t *Trail) drainSome(slot, end uint64) (next uint64, err error) {
+func (t *Trail) drainSome(s *spool, slot, end uint64) (next uint64, err error) {
 	t.batch.begin(t.seq, t.prev)
 	for slot < end && len(t.batch.lines) < batchBytes {
-		for tries := 0; t.spool.sealed(slot) == 0; tries++ {
+		for tries := 0; s.sealed(slot) == 0; tries++ {
+			if s.bad.Load() || tries > manyTries {
+				s.bad.Store(true)
+				return slot, errSpoolGone
+			}
 			pause(tries)
 		}
-		e, n, ok := t.spool.read(slot, end)
+		e, n, ok := s.read(slot, end)
 		if !ok {
+			s.bad.Store(true)
 			return slot, fmt.Errorf("spool: %w", errSpoolDamaged) // somebody else wrote into it
 		}
 		t.batch.add(&e)
@@ -130,10 +256,13 @@ func (t *Trail) drainSome(slot, end uint64) (next uint64, err error) {
 	if err := t.writeBatch(); err != nil {
 		return slot, err
 	}
-	t.spool.drain(slot)
-	t.spool.release()
+	s.drain(slot)
+	s.release()
 	return slot, nil
 }
+
+// manyTries take two seconds at least. Nobody is held up for so long between taking a slot and sealing it.
+const manyTries = 100_000
 
 // pause waits for a producer that has taken slots and is about to seal them. Only the scheduler can hold it up.
 func pause(tries int) {
@@ -146,73 +275,119 @@ func pause(tries int) {
 
 // writeBatch appends the batch's lines to the trail, all or none.
 func (t *Trail) writeBatch() error {
+	if t.misplaced != nil {
+		return t.misplaced
+	}
 	if err := t.write(t.batch.lines); err != nil {
 		return err
 	}
+	t.answers()
 	t.seq, t.prev = t.batch.seq, string(t.batch.prev[:])
 	return nil
 }
 
-// writeStatement writes one statement to the trail itself.
-func (t *Trail) writeStatement(e *entry) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.file == nil {
-		return ErrClosed
+// writeRecord writes one record. Only the writer may call it, or Open.
+func (t *Trail) writeRecord(r Record) error {
+	body, err := t.encode(r)
+	if err != nil {
+		return err
 	}
 	t.batch.begin(t.seq, t.prev)
-	t.batch.add(e)
+	t.batch.addRecord(body)
 	return t.writeBatch()
 }
 
-// openSpool moves what a dead process has left into the trail, and makes a spool for this one.
-func (t *Trail) openSpool(left *spool) error {
-	after := uint64(0)
-	if left != nil {
-		after = left.word(wordFree).Load() + left.slots
-		err := t.recoverSpool(left)
-		if err == nil {
-			err = os.Remove(t.spoolPath())
-		}
-		if err = errors.Join(err, left.close()); err != nil {
-			return fmt.Errorf("recovering spool: %w", err)
-		}
+// write writes lines whole or not at all.
+func (t *Trail) write(lines []byte) error {
+	if t.file == nil {
+		return ErrClosed
 	}
-	if t.opts.Sync {
-		return nil
+	if err := t.cut(); err != nil { // what an earlier failure left
+		return err
 	}
-	size := t.opts.Spool
-	if size == 0 {
-		size = DefaultSpool
+	n, err := t.file.Write(lines)
+	if err == nil && t.opts.Sync {
+		err = t.file.Sync()
 	}
-	s, err := makeSpool(t.spoolPath(), size, firstSlot(after))
 	if err != nil {
-		return fmt.Errorf("making spool: %w", err)
+		t.torn = int64(n)
+		return errors.Join(err, t.cut())
 	}
-	t.spool = s
 	return nil
 }
 
-// closeSpool refuses new statements and moves the rest into the trail. What it can't move stays in the spool, for the
-// next Open. The caller holds mu.
-func (t *Trail) closeSpool() error {
-	s := t.spool
-	if s == nil {
+// cut takes the torn bytes off the end of the file. It counts from the end that the file has now and not from a
+// remembered size: a tool that empties the file in place (logrotate's copytruncate) would turn a cut to the old size
+// into a run of zeros.
+func (t *Trail) cut() error {
+	if t.torn == 0 {
 		return nil
 	}
-	end := s.head.Or(spoolClosed) &^ spoolClosed
+	info, err := t.file.Stat()
+	if err != nil {
+		return err
+	}
+	if err := t.file.Truncate(max(info.Size()-t.torn, 0)); err != nil {
+		return fmt.Errorf("cutting off a torn line: %w", err)
+	}
+	t.torn = 0
+	return nil
+}
+
+// shut ends the trail. What can't be moved out of the spool stays there, for the next Open.
+func (t *Trail) shut(err error) error {
 	t.timer.Stop()
-	err := t.drain()
-	if err == nil {
-		err = os.Remove(t.spoolPath())
-	}
-	for slot := s.word(wordDrained).Load(); slot < end; { // nobody may write to memory that is about to go away
-		n := s.sealed(slot)
-		for tries := 0; n == 0; tries++ {
-			pause(tries)
-			n = s.sealed(slot)
+	t.salvaging.Wait()
+	s := t.spool.Load()
+	if s != nil {
+		s.head.Or(spoolClosed) // nobody may write to memory that is about to go away
+		if err == nil {
+			err = t.drainSpool(s)
 		}
-		slot += n
 	}
-	return errors.Join(err, s.close())
+	if err == nil {
+		err = t.writeRecord(Record{Event: TrailClosed})
+	}
+	if s != nil {
+		if err == nil {
+			err = s.remove(t.spoolPath())
+		}
+		err = errors.Join(err, s.leave())
+	}
+	err = errors.Join(err, t.cut(), closeLocked(t.file))
+	t.file = nil
+	return err
+}
+
+// openSpool moves what a dead process has left into the trail, and makes a spool for this one.
+func (t *Trail) openSpool(left *spool, last Record) error {
+	after := uint64(0)
+	if left != nil {
+		after = left.free + left.slots
+		if err := t.recoverSpool(left); err != nil {
+			return fmt.Errorf("recovering spool: %w", errors.Join(err, left.close()))
+		}
+	} else if err := t.missSpool(last); err != nil {
+		return fmt.Errorf("recording that the spool is missing: %w", err)
+	}
+	if !t.opts.Sync {
+		s, err := t.makeSpool(firstSlot(after), left != nil && left.path == t.spoolPath())
+		if err != nil {
+			return errors.Join(fmt.Errorf("making spool: %w", err), left.close())
+		}
+		t.spool.Store(s)
+	}
+	if left == nil {
+		return nil
+	}
+	var err error
+	if t.opts.Sync || left.path != t.spoolPath() {
+		err = os.Remove(left.path)
+	}
+	if t.opts.Sync {
+		if removed := os.Remove(t.spoolPath()); !errors.Is(removed, os.ErrNotExist) {
+			err = errors.Join(err, removed)
+		}
+	}
+	return errors.Join(err, left.close())
 }

@@ -64,9 +64,10 @@ type Limits struct {
 
 // Audit is the trail.
 type Audit struct {
-	File       string `yaml:"file"`
-	Sync       bool   `yaml:"sync"`
-	Statements bool   `yaml:"statements"`
+	File        string `yaml:"file"`
+	SpoolFolder string `yaml:"spool_folder"`
+	Sync        bool   `yaml:"sync"`
+	Statements  bool   `yaml:"statements"`
 }
 
 // Integration is one PostgreSQL server that is guarded. It is compared to see whether it has changed.

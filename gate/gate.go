@@ -45,11 +45,14 @@ type Gate struct {
 func New(ctx context.Context, cfg Config, set *policy.Set, version string, log *slog.Logger) (*Gate, error) {
 	g := &Gate{cfg: cfg, version: version, log: log, registry: newRegistry(version), live: policy.NewLive(set)}
 	g.reloads = newReloadMetrics(g.registry)
-	trail, err := audit.Open(cfg.Audit.File, audit.Options{Sync: cfg.Audit.Sync, Deployment: cfg.Deployment})
+	trail, err := audit.Open(cfg.Audit.File, audit.Options{
+		Sync: cfg.Audit.Sync, Deployment: cfg.Deployment, SpoolFolder: cfg.Audit.SpoolFolder, Log: log,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("audit.file: %w", err)
 	}
 	g.trail = trail
+	trail.Register(g.registry)
 	if err := g.wire(ctx, set); err != nil {
 		return nil, errors.Join(err, trail.Close())
 	}

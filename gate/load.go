@@ -94,6 +94,7 @@ func (c *Config) resolvePaths(folder string) {
 	resolve(&c.TLS.KeyFile)
 	resolve(&c.TLS.ClientCAFile)
 	resolve(&c.Audit.File)
+	resolve(&c.Audit.SpoolFolder)
 	for i := range c.Policy {
 		resolve(&c.Policy[i])
 	}

@@ -141,7 +141,7 @@ func changeRoles(cmd *cobra.Command, file string, fn func(name string, k *roles.
 
 // openTrail opens the trail, or one next to it if a gate that runs writes the trail itself.
 func openTrail(cfg gate.Config) (*audit.Trail, error) {
-	options := audit.Options{Sync: cfg.Audit.Sync, Deployment: cfg.Deployment}
+	options := audit.Options{Sync: cfg.Audit.Sync, Deployment: cfg.Deployment, SpoolFolder: cfg.Audit.SpoolFolder}
 	trail, err := audit.Open(cfg.Audit.File, options)
 	if errors.Is(err, audit.ErrLocked) {
 		trail, err = audit.Open(cfg.Audit.File+".cli", options)

@@ -1,0 +1,78 @@
+// Package testdisk makes small disks for tests, which can be frozen as a snapshot freezes them: whoever writes then
+// sleeps in the kernel until the thaw. It needs root, mkfs.ext4, mount and fsfreeze.
+package testdisk
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Disk is a file system of its own.
+type Disk struct {
+	Folder string // where it is mounted
+
+	t      testing.TB
+	mu     sync.Mutex
+	frozen bool
+}
+
+// New makes a disk of some megabytes. It goes with the test.
+func New(t testing.TB) *Disk {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "disk.img")
+	d := &Disk{Folder: filepath.Join(filepath.Dir(image), "disk"), t: t}
+	if err := os.Mkdir(d.Folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(64 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.run("mkfs.ext4", "-q", image)
+	d.run("mount", "-o", "loop", image, d.Folder)
+	t.Cleanup(func() {
+		d.Thaw()
+		d.run("umount", d.Folder)
+	})
+	return d
+}
+
+// Freeze lets nobody write any more.
+func (d *Disk) Freeze() {
+	d.t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.run("fsfreeze", "--freeze", d.Folder)
+	d.frozen = true
+}
+
+// Thaw lets everybody write again. It may be called when the disk is not frozen.
+func (d *Disk) Thaw() {
+	d.t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.frozen {
+		d.run("fsfreeze", "--unfreeze", d.Folder)
+		d.frozen = false
+	}
+}
+
+func (d *Disk) run(program string, args ...string) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil {
+		d.t.Fatalf("%s: %v\n%s", program, err, out)
+	}
+}

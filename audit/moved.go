@@ -74,7 +74,7 @@ func (t *Trail) salvage(old *os.File, seq uint64) {
 		r.Error = err.Error()
 		t.log.Error("the trail that was removed could not be copied", "file", name, "error", err)
 	}
-	if err := t.submit(&task{body: must(t.encode(r)), keep: true}); err != nil {
+	if err := t.queue.submit(&task{body: must(t.encode(r)), keep: true}); err != nil {
 		t.log.Error("the copy of the trail that was removed could not be recorded", "file", name, "error", err)
 	}
 }

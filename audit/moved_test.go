@@ -107,8 +107,8 @@ func TestTrailThatIsReplaced(t *testing.T) {
 	}
 	until(t, "the trail works again", func() bool { return trail.Append(start("bob")) == nil })
 	trail.Close()
-	if list := records(t, file); list[1].User != "bob" {
-		t.Errorf("got %+v", list)
+	if !slices.ContainsFunc(records(t, file), func(r audit.Record) bool { return r.User == "bob" }) {
+		t.Error("the trail lacks what came after")
 	}
 }
 

@@ -116,7 +116,7 @@ func signal(c chan struct{}) {
 // ask hands a task to the writer and waits for it.
 func (t *Trail) ask(ctx context.Context, k *task, limit time.Duration) error {
 	k.done = make(chan error, 1)
-	if err := t.submit(k); err != nil {
+	if err := t.queue.submit(k); err != nil {
 		return err
 	}
 	return t.await(ctx, k, limit)

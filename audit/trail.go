@@ -71,10 +71,10 @@ type Options struct {
 // One goroutine, the writer, does everything that a disk may hold up (writer.go). Everybody else hands it a task and
 // waits as long as they can afford, or not at all.
 type Trail struct {
-	path string
-	opts Options
-	log  *slog.Logger
-	queue
+	path  string
+	opts  Options
+	log   *slog.Logger
+	queue queue
 
 	// These belong to the writer, and to Open before it starts.
 	file      *os.File // nil after Close. Opened with O_APPEND and locked with flock
@@ -222,7 +222,7 @@ func (t *Trail) append(r Record) error {
 		return err
 	}
 	if !r.Event.Announces() {
-		return t.submit(&task{body: body, keep: true})
+		return t.queue.submit(&task{body: body, keep: true})
 	}
 	return t.ask(context.Background(), &task{body: body}, announceWait)
 }
@@ -245,7 +245,7 @@ func (t *Trail) Reopen() error {
 // than once. It returns ErrStalled when the disk does not answer; the spool then waits for the next Open.
 func (t *Trail) Close() error {
 	last := &task{do: t.shut, last: true, done: make(chan error, 1)}
-	if !t.finish(last) {
+	if !t.queue.finish(last) {
 		return nil
 	}
 	err := t.await(context.Background(), last, closeWait)

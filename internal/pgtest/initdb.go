@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-const superuserHBA = "local all postgres trust\n"
+const superuserHBA = "local all postgres trust\nlocal replication postgres trust\n"
 
 // The hostssl line changes nothing while the host line is there; it stays on its own feet when a test
 // takes the other away.

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/secrets"
@@ -14,12 +16,13 @@ import (
 // Config is config.yaml; config.example.yaml explains each key. Paths are relative to the file's folder in the file, and
 // absolute once loaded.
 type Config struct {
-	Listen       string        `yaml:"listen"`
-	OpsListen    string        `yaml:"ops_listen"`
-	TLS          TLS           `yaml:"tls"`
-	Policy       []string      `yaml:"policy"`
-	Audit        Audit         `yaml:"audit"`
-	Integrations []Integration `yaml:"integrations"`
+	Listen       string            `yaml:"listen"`
+	OpsListen    string            `yaml:"ops_listen"`
+	TLS          TLS               `yaml:"tls"`
+	Policy       []string          `yaml:"policy"`
+	Audit        Audit             `yaml:"audit"`
+	Integrations []Integration     `yaml:"integrations"`
+	Discovery    []discover.Config `yaml:"discovery"`
 
 	ProxyProtocol []netip.Prefix `yaml:"proxy_protocol"`
 	Limits        Limits         `yaml:"limits"`
@@ -32,6 +35,8 @@ type Config struct {
 
 	doc  *strictyaml.Document // where in the file each key stands
 	seen fingerprint          // of the watched files, taken before they were loaded
+
+	found map[string]about // what is said of those integrations that discovery found, for commands
 }
 
 // LogLevel is DEBUG, INFO, WARN or ERROR.
@@ -70,12 +75,13 @@ type Audit struct {
 	Statements  bool   `yaml:"statements"`
 }
 
-// Integration is one PostgreSQL server that is guarded. It is compared to see whether it has changed.
+// Integration is one PostgreSQL server that is guarded.
 type Integration struct {
 	Name           string                  `yaml:"name"`
 	Hostname       string                  `yaml:"hostname"`
 	Port           uint16                  `yaml:"port"`
 	Database       string                  `yaml:"database"`
+	Labels         map[string]string       `yaml:"labels"`
 	SSLMode        upstream.SSLMode        `yaml:"ssl_mode"`
 	SSLRootCert    string                  `yaml:"ssl_root_cert"`
 	SSLNegotiation upstream.SSLNegotiation `yaml:"ssl_negotiation"`
@@ -114,4 +120,10 @@ func (i *Integration) setDefaults() {
 	if i.SSLNegotiation == "" {
 		i.SSLNegotiation = upstream.Postgres
 	}
+}
+
+// sameServer reports whether both are reached in the same way, whatever is said of them besides.
+func (i Integration) sameServer(o Integration) bool {
+	i.Labels, o.Labels = nil, nil
+	return reflect.DeepEqual(i, o)
 }

@@ -169,7 +169,7 @@ func TestBadConfig(t *testing.T) {
 	const (
 		integration = "  - name: orders\n    hostname: db.example.com\n    database: orders\n"
 		secret      = "    ssl_mode: require\n    secret: {env: S}\n"
-		known       = "(known: listen, ops_listen, tls, policy, audit, integrations, proxy_protocol, limits, deployment, role_linger, login_timeout, drain_timeout, log_level)"
+		known       = "(known: listen, ops_listen, tls, policy, audit, integrations, discovery, proxy_protocol, limits, deployment, role_linger, login_timeout, drain_timeout, log_level)"
 	)
 	tests := []struct {
 		name, yaml string
@@ -181,7 +181,7 @@ func TestBadConfig(t *testing.T) {
 		{"two documents", required + "---\n" + required, []string{"10:1: a second document starts here: a file holds one"}},
 		{"nothing that is required", "listen: 127.0.0.1:6432\n", []string{
 			"1:1: audit.file: required",
-			"1:1: integrations: required: the PostgreSQL servers to guard",
+			"1:1: integrations: required: the PostgreSQL servers to guard, unless discovery finds them",
 			"1:1: policy: required: the files or folders that say who may do what",
 			"1:1: tls.cert_file: required",
 			"1:1: tls.key_file: required",
@@ -252,7 +252,7 @@ func TestBadConfig(t *testing.T) {
 			"7:5: integrations[0].hostname: required",
 			"7:5: integrations[0].secret: exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got nothing",
 			"7:5: integrations[0].ssl_root_cert: required by ssl_mode verify-full: the file of the certificate authorities to trust",
-			`8:5: integrations[0]: unknown field "prt", did you mean "port"? (known: name, hostname, port, database, ssl_mode, ssl_root_cert, ssl_negotiation, ssl_server_name, ssl_cert, ssl_key, allow_weak_auth, secret)`,
+			`8:5: integrations[0]: unknown field "prt", did you mean "port"? (known: name, hostname, port, database, labels, ssl_mode, ssl_root_cert, ssl_negotiation, ssl_server_name, ssl_cert, ssl_key, allow_weak_auth, secret)`,
 			`9:14: role_linger: "x" is not a duration (want such as 30s, 1m or 4h)`,
 		}},
 	}

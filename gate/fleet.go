@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"reflect"
 	"sync"
 
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -33,8 +32,11 @@ type Fleet struct {
 
 	changing sync.Mutex // held for a whole change, so that two changes of one integration don't cross
 
+	open bool // discovery finds integrations, so that they come and go
+
 	mu       sync.RWMutex
 	members  map[string]*member
+	absent   map[string]*absent // that were found and can't be used; never one of members
 	retiring map[*member]struct{}
 	running  context.Context // of the work in the background; nil before Start
 	work     sync.WaitGroup
@@ -42,13 +44,17 @@ type Fleet struct {
 
 // wiring is what every integration is made with.
 type wiring struct {
-	roles roles.Config // what is the same for all
-	log   *slog.Logger // of secrets
+	roles   roles.Config // what is the same for all
+	log     *slog.Logger // of secrets
+	secrets *secrets.Opener
 }
 
 // member is one integration as it is, or was.
 type member struct {
-	settings Integration
+	name     string
+	settings Integration // belongs to the fleet's mutex
+	about    about       // belongs to the fleet's mutex
+	failed   *failure    // likewise: what the last look at the server found against it
 	server   *upstream.Server
 	store    *secrets.Store
 	keeper   *roles.Keeper
@@ -59,17 +65,21 @@ type member struct {
 }
 
 // open makes everything that an integration needs, and talks to no server.
-func (w wiring) open(ctx context.Context, i Integration) (*member, error) {
+// A lazy one holds no connection while nobody uses it.
+func (w wiring) open(ctx context.Context, i Integration, lazy bool) (*member, error) {
 	server, err := upstream.New(i.server())
 	if err != nil {
 		return nil, fmt.Errorf("integration %s: %w", i.Name, err)
 	}
-	source, err := secrets.Open(ctx, i.Secret.For(server.Address()))
+	source, err := w.secrets.Open(ctx, i.Secret.For(server.Address()))
 	if err != nil {
 		return nil, fmt.Errorf("integration %s: %w", i.Name, err)
 	}
-	m := &member{settings: i, server: server, store: secrets.NewStore(source, secrets.StoreConfig{Log: w.log})}
+	m := &member{name: i.Name, settings: i, server: server, store: secrets.NewStore(source, secrets.StoreConfig{Log: w.log})}
 	cfg := w.roles
+	if !lazy {
+		cfg.Turns = nil
+	}
 	cfg.Integration, cfg.Database, cfg.Server, cfg.Secret = i.Name, i.Database, server, m.store
 	m.keeper = roles.New(cfg)
 	m.ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -93,8 +103,15 @@ func (f *Fleet) Integration(name string) (proxy.Integration, bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	m, ok := f.members[name]
-	if !ok {
+	switch {
+	case !ok && f.absent[name] != nil:
+		return proxy.Integration{NotReady: f.absent[name].about.notReady}, true
+	case !ok:
 		return proxy.Integration{}, false
+	case m.about.notReady != "":
+		return proxy.Integration{NotReady: m.about.notReady}, true
+	case m.failed != nil:
+		return proxy.Integration{NotReady: m.failed.reason}, true
 	}
 	return proxy.Integration{Upstream: m.server, Acquire: m.acquire}, true
 }
@@ -116,7 +133,10 @@ func (f *Fleet) Databases() map[string]string {
 	defer f.mu.RUnlock()
 	databases := make(map[string]string)
 	for m := range f.retiring {
-		databases[m.settings.Name] = m.settings.Database
+		databases[m.name] = m.settings.Database
+	}
+	for name, a := range f.absent {
+		databases[name] = a.database
 	}
 	for name, m := range f.members {
 		databases[name] = m.settings.Database
@@ -137,16 +157,26 @@ func (f *Fleet) Put(ctx context.Context, i Integration) error {
 func (f *Fleet) put(ctx context.Context, i Integration) (changed bool, err error) {
 	f.changing.Lock()
 	defer f.changing.Unlock()
-	f.mu.RLock()
+	return f.putLocked(ctx, i, said(i))
+}
+
+// putLocked is put with what is said of the integration; changing is held. What is said changes without a new connection,
+// unless it is another server.
+func (f *Fleet) putLocked(ctx context.Context, i Integration, a about) (changed bool, err error) {
+	f.mu.Lock()
 	old := f.members[i.Name]
-	f.mu.RUnlock()
-	if old != nil && reflect.DeepEqual(old.settings, i) {
-		return false, nil
+	if old != nil && old.about.id == a.id && old.about.found == a.found && old.settings.sameServer(i) {
+		changed = !old.about.same(a)
+		old.about, old.settings = a, i
+		f.mu.Unlock()
+		return changed, nil
 	}
-	m, err := f.wiring.open(ctx, i)
+	f.mu.Unlock()
+	m, err := f.wiring.open(ctx, i, a.found)
 	if err != nil {
 		return false, err
 	}
+	m.about = a
 	settings := i.server()
 	for _, note := range settings.Notes() {
 		f.log.Warn("connections to the server are not as safe as they could be", "integration", i.Name, "why", note)
@@ -192,8 +222,12 @@ func (f *Fleet) Start(ctx context.Context) {
 
 // start runs a member's work; the mutex is held.
 func (f *Fleet) start(m *member) {
-	m.work.Go(func() { m.store.Run(m.ctx) })
 	m.work.Go(func() { m.keeper.Run(m.ctx) })
+	if m.about.found { // one of many: its secret is fetched when it is needed
+		m.work.Go(func() { f.lookAfter(m) })
+		return
+	}
+	m.work.Go(func() { m.store.Run(m.ctx) })
 	m.work.Go(func() { m.preflight(m.ctx, f.log, f.wiring.roles.Policy.Set()) })
 }
 
@@ -219,12 +253,12 @@ func (f *Fleet) retired(m *member) (gone bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.retiring, m)
-	gone = f.members[m.settings.Name] == nil
+	gone = f.members[m.name] == nil
 	for other := range f.retiring {
-		gone = gone && other.settings.Name != m.settings.Name
+		gone = gone && other.name != m.name
 	}
 	if gone {
-		f.forget(m.settings.Name)
+		f.forget(m.name)
 	}
 	return gone
 }
@@ -233,7 +267,7 @@ func (f *Fleet) retired(m *member) (gone bool) {
 func (m *member) close(ctx context.Context, log *slog.Logger) {
 	m.closed.Do(func() {
 		if err := m.keeper.Close(ctx); err != nil {
-			log.Error("roles are left to the sweep of the next start", "integration", m.settings.Name, "error", err)
+			log.Error("roles are left to the sweep of the next start", "integration", m.name, "error", err)
 		}
 		m.stop()
 		m.work.Wait()

@@ -15,10 +15,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/proxy"
 	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/secrets"
 )
 
 // settleTimeout is how long the end of the program waits for roles to be settled, after the last session has ended. The
@@ -36,6 +38,10 @@ type Gate struct {
 	fleet    *Fleet
 	server   *proxy.Server
 	reloads  reloadMetrics
+
+	discovery *discover.Discovery // nil: all integrations are in the configuration
+	reloading sync.Mutex          // held while a policy is put in force
+	sources   []policy.Source     // the files of the policy in force; belongs to reloading
 
 	// OnOpen is called once clients can connect, with the address of the operator port. Optional.
 	OnOpen func(opsAddress string)
@@ -62,9 +68,10 @@ func New(ctx context.Context, cfg Config, set *policy.Set, version string, log *
 func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 	metrics := roles.NewMetrics(g.registry)
 	g.fleet = &Fleet{
-		log: g.log, members: make(map[string]*member), retiring: make(map[*member]struct{}),
-		wiring: wiring{log: g.log, roles: roles.Config{
-			Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger, Trail: g.trail, Logger: g.log, Metrics: metrics, Policy: g.live,
+		log: g.log, members: make(map[string]*member), absent: make(map[string]*absent), retiring: make(map[*member]struct{}),
+		open: len(g.cfg.Discovery) > 0,
+		wiring: wiring{log: g.log, secrets: new(secrets.Opener), roles: roles.Config{
+			Turns: make(chan struct{}, turns), Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger, Trail: g.trail, Logger: g.log, Metrics: metrics, Policy: g.live,
 		}},
 		changed: func() {}, // until there is a policy to be read again
 		forget:  metrics.Forget,
@@ -73,6 +80,9 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 		if err := g.fleet.Put(ctx, i); err != nil {
 			return err
 		}
+	}
+	if err := g.openDiscovery(ctx); err != nil {
+		return err
 	}
 	cert, clientCAs, err := g.cfg.TLS.load()
 	if err != nil {
@@ -125,6 +135,7 @@ func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan o
 	var running sync.WaitGroup
 	g.fleet.Start(background)
 	running.Go(func() { g.watch(background, reload) })
+	running.Go(func() { g.discover(background) })
 	running.Go(func() { g.giveBack(background) })
 
 	served := make(chan error, 1)

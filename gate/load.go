@@ -48,7 +48,7 @@ func parseConfig(file string, data []byte) (Config, error) {
 // them, all at once.
 func Load(file string) (Config, *policy.Set, error) {
 	cfg, err := LoadConfig(file)
-	if len(cfg.Integrations) == 0 { // no sense in looking for them in the policy
+	if len(cfg.Integrations)+len(cfg.Discovery) == 0 { // no sense in looking for them in the policy
 		return cfg, nil, err
 	}
 	var problems, more strictyaml.Problems
@@ -98,6 +98,15 @@ func (c *Config) resolvePaths(folder string) {
 	for i := range c.Policy {
 		resolve(&c.Policy[i])
 	}
+	for i := range c.Discovery {
+		d := &c.Discovery[i]
+		if d.File != nil {
+			resolve(&d.File.Path)
+		}
+		if a := d.AWSRDS; a != nil && a.Defaults.SSLRootCert != upstream.RootsSystem && a.Defaults.SSLRootCert != upstream.RootsRDS {
+			resolve(&a.Defaults.SSLRootCert)
+		}
+	}
 	for i := range c.Integrations {
 		in := &c.Integrations[i]
 		if in.SSLRootCert != upstream.RootsSystem && in.SSLRootCert != upstream.RootsRDS {
@@ -115,9 +124,5 @@ func (c *Config) resolvePaths(folder string) {
 
 // loadPolicy reads the policy files for the configured integrations.
 func (c *Config) loadPolicy() (*policy.Set, error) {
-	defaults := make(map[string]string)
-	for _, i := range c.Integrations {
-		defaults[i.Name] = i.Database
-	}
-	return policy.Load(c.Policy, defaults)
+	return policy.Load(c.Policy, c.databases(), c.known())
 }

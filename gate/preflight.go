@@ -10,6 +10,7 @@ import (
 
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/secrets"
 )
 
 // preflightTimeout is for all of one integration.
@@ -32,10 +33,10 @@ func (c *Config) Choose(name string) ([]Integration, error) {
 // make and remove none.
 func (c *Config) Keeper(ctx context.Context, i Integration, trail roles.Trail) (*roles.Keeper, error) {
 	quiet := slog.New(slog.DiscardHandler)
-	w := wiring{log: quiet, roles: roles.Config{
+	w := wiring{log: quiet, secrets: new(secrets.Opener), roles: roles.Config{
 		Deployment: c.Deployment, Trail: trail, Logger: quiet, Metrics: roles.NewMetrics(prometheus.NewRegistry()),
 	}}
-	m, err := w.open(ctx, i)
+	m, err := w.open(ctx, i, false)
 	if err != nil {
 		return nil, err
 	}
@@ -55,13 +56,17 @@ func (c *Config) Preflight(ctx context.Context, i Integration, set *policy.Set) 
 	return keeper.Preflight(ctx, set.Databases(i.Name)), nil
 }
 
+func (m *member) look(ctx context.Context, set *policy.Set) []roles.Check {
+	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
+	defer cancel()
+	return m.keeper.Preflight(ctx, set.Databases(m.name))
+}
+
 // preflight logs what `hourgate preflight` prints, except what is fine. It stops nobody: a server that is away or a
 // database that is not ready yet must not keep the others from being served.
 func (m *member) preflight(ctx context.Context, log *slog.Logger, set *policy.Set) {
-	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
-	defer cancel()
-	name := m.settings.Name
-	for _, c := range m.keeper.Preflight(ctx, set.Databases(name)) {
+	name := m.name
+	for _, c := range m.look(ctx, set) {
 		switch {
 		case ctx.Err() != nil:
 			return

@@ -169,7 +169,13 @@ func (g *Gate) reloadCertificate() error {
 
 // reloadPolicy puts the policy files in force. Sessions and roles are decided again.
 func (g *Gate) reloadPolicy() error {
-	set, err := g.cfg.loadPolicy()
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	sources, err := policy.Read(g.cfg.Policy)
+	var set *policy.Set
+	if err == nil {
+		set, err = policy.Parse(sources, g.fleet.Databases(), g.fleet.Known())
+	}
 	if err != nil {
 		return errors.Join(err, g.trail.Append(audit.Record{Event: audit.PolicyRejected, Error: err.Error()}))
 	}
@@ -177,6 +183,7 @@ func (g *Gate) reloadPolicy() error {
 		// The records of the sessions that it ends can't be written either, but withdrawing access does not wait.
 		g.log.Error("the policy's loading could not be recorded", "error", err)
 	}
+	g.sources = sources
 	g.live.Put(set)
 	g.reloads.loaded(set)
 	users, grants := set.Size()

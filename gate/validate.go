@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"strconv"
@@ -46,8 +47,17 @@ func (v *validation) config(c *Config) {
 	for i, path := range c.Policy {
 		v.required(fmt.Sprintf("policy[%d]", i), path)
 	}
-	if len(c.Integrations) == 0 {
-		v.report("integrations", "required: the PostgreSQL servers to guard")
+	if len(c.Integrations)+len(c.Discovery) == 0 {
+		v.report("integrations", "required: the PostgreSQL servers to guard, unless discovery finds them")
+	}
+	for i, d := range c.Discovery {
+		path := fmt.Sprintf("discovery[%d]", i)
+		for _, p := range d.Problems() {
+			if p.Path != "" {
+				p.Path = path + "." + p.Path
+			}
+			v.report(cmp.Or(p.Path, path), "%s", p.Message)
+		}
 	}
 	names := make(map[string]string)
 	for i := range c.Integrations {

@@ -26,6 +26,12 @@ func Load(paths []string, integrations map[string]string, known ...Known) (*Set,
 	return parse(sources, integrations, known, problems)
 }
 
+// Read returns the files that Load would parse, for keeping them. The error is as Load's.
+func Read(paths []string) ([]Source, error) {
+	sources, problems := readAll(paths)
+	return sources, problems.Err()
+}
+
 // Parse is Load for files that were read already.
 func Parse(sources []Source, integrations map[string]string, known ...Known) (*Set, error) {
 	return parse(sources, integrations, known, nil)

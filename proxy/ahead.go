@@ -62,7 +62,7 @@ func (a *aheadCredits) restore(network string) {
 func (s *session) dialEarly() (finished func()) {
 	name, _, _ := strings.Cut(s.requestedDatabase(), "/")
 	integration, ok := s.server.cfg.Integrations.Integration(name)
-	if !ok || !s.server.aheadCredits.spend(s.network) {
+	if !ok || integration.NotReady != "" || !s.server.aheadCredits.spend(s.network) {
 		return func() {}
 	}
 	s.ahead, s.aheadTo = integration.Upstream.Ahead(s.ctx), name

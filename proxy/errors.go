@@ -161,6 +161,15 @@ func denied(d policy.Decision) *refusal {
 	}
 }
 
+// notReady is for an integration of which it is known that nobody can be let in. why is ours, not a server's.
+func notReady(integration, why string) *refusal {
+	return &refusal{
+		code: codeCannotConnectNow, reason: "not_ready",
+		message: fmt.Sprintf("%q is not ready: %s", integration, why),
+		hint:    "Tell the operators of this gate.",
+	}
+}
+
 // notServed is for a grant whose integration is not there now.
 func notServed(integration string) *refusal {
 	return &refusal{

@@ -73,6 +73,10 @@ type Integration struct {
 	// Acquire returns the ephemeral role of the person's grant, admitted to the database. The error is for the log; the
 	// client learns what kind of trouble it is.
 	Acquire func(ctx context.Context, user string, grant *policy.Grant, database string) (Lease, error)
+
+	// NotReady says why nobody can be let in now, for people to read. "" where nothing is known against it; otherwise the
+	// other fields may be nil.
+	NotReady string
 }
 
 // Lease is one session's hold on an ephemeral role; exactly one of Release and Discard ends it.

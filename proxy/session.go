@@ -178,6 +178,9 @@ func (s *session) authorize() error {
 	if !ok {
 		return notServed(s.decision.Integration)
 	}
+	if integration.NotReady != "" {
+		return notReady(s.decision.Integration, integration.NotReady)
+	}
 	s.grant, s.integration = s.decision.Grant, integration
 	s.expiry = time.AfterFunc(time.Until(s.grant.Until), func() { s.end(errGrantEnded) })
 	s.log = s.log.With("integration", s.decision.Integration, "database", s.decision.Database, "grant", s.grant.Name)

@@ -29,6 +29,10 @@ type Config struct {
 	Logger      *slog.Logger
 	Metrics     *Metrics
 
+	// Turns is shared by integrations of which there are many and few are used. While nobody uses one, it holds no connection,
+	// and takes a turn, a place in the channel, to sweep now and then. Optional: without it a connection is kept warm.
+	Turns chan struct{}
+
 	// Policy is what is in force: roles are decided again when it changes. Optional: without it grants are taken as they
 	// come.
 	Policy *policy.Live
@@ -78,6 +82,8 @@ type Keeper struct {
 	end    context.CancelFunc
 
 	opened chan struct{} // capacity 1: a session has logged in, so look for others
+	used   time.Time     // when a role was last asked for; belongs to mu
+	wanted chan struct{} // capacity 1: a role is asked for
 
 	sweeping sync.Mutex
 	suspects map[string]time.Time // roles of proxies that seem dead, and since when; belongs to sweeping
@@ -99,6 +105,7 @@ func New(cfg Config) *Keeper {
 		ours:     make(map[string]*lease),
 		suspects: make(map[string]time.Time),
 		opened:   make(chan struct{}, 1),
+		wanted:   make(chan struct{}, 1),
 	}
 	k.ending, k.end = context.WithCancel(context.Background())
 	k.pool = admin.NewPool(admin.Config{
@@ -127,6 +134,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	defer watching.Wait()
 	watching.Go(func() { k.watchSessions(ctx) })
 	for away := true; ; {
+		away = k.rest(ctx) || away
 		err := k.ping(ctx)
 		k.metrics.reachable(err == nil)
 		switch {
@@ -194,6 +202,9 @@ func covering(set *policy.Set, key leaseKey, old *policy.Grant) (grant *policy.G
 	}
 	return grant, lost
 }
+
+// Database is the integration's default database.
+func (k *Keeper) Database() string { return k.cfg.Database }
 
 // Retire takes no new sessions. It returns when those that there are have ended and their roles are settled, or when ctx is
 // done. Roles without a session go at once.

@@ -73,6 +73,7 @@ func (k *Keeper) join(key leaseKey, grant *policy.Grant, database string) (*leas
 	if k.closed {
 		return nil, ErrClosed
 	}
+	k.use()
 	if k.cfg.Policy != nil {
 		now, ok := k.cfg.Policy.Set().Covers(key.user, key.grant, database, time.Now())
 		if !ok || !now.SameRights(grant) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -27,7 +28,32 @@ type awsSource struct {
 	region string
 }
 
-func openAWS(ctx context.Context, c *AWSSecretsManager) (Source, error) {
+// awsClients are the clients of Secrets Manager, by region and role.
+type awsClients struct {
+	mu      sync.Mutex
+	clients map[awsIdentity]*secretsmanager.Client
+}
+
+type awsIdentity struct{ region, role, externalID string }
+
+func (a *awsClients) open(ctx context.Context, c *AWSSecretsManager) (Source, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := awsIdentity{c.region(), c.AssumeRole, c.ExternalID}
+	if a.clients[key] == nil {
+		client, err := newAWSClient(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if a.clients == nil {
+			a.clients = make(map[awsIdentity]*secretsmanager.Client)
+		}
+		a.clients[key] = client
+	}
+	return &awsSource{client: a.clients[key], id: c.SecretID, region: c.region()}, nil
+}
+
+func newAWSClient(ctx context.Context, c *AWSSecretsManager) (*secretsmanager.Client, error) {
 	cfg, err := config.LoadDefaultConfig(ctx,
 		config.WithRegion(c.region()),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(awsAttemptTimeout)),
@@ -38,7 +64,7 @@ func openAWS(ctx context.Context, c *AWSSecretsManager) (Source, error) {
 	if c.AssumeRole != "" {
 		cfg.Credentials = assumed(cfg, c)
 	}
-	return &awsSource{client: secretsmanager.NewFromConfig(cfg), id: c.SecretID, region: c.region()}, nil
+	return secretsmanager.NewFromConfig(cfg), nil
 }
 
 // assumed are the credentials of a role, fetched when they are needed and kept until they end.

@@ -53,7 +53,7 @@ func (c Config) For(address string) Config {
 
 // Validate returns all problems at once, joined; each starts with the key that it is about.
 func (c Config) Validate() error {
-	given := c.given()
+	given := c.Places()
 	if len(given) != 1 {
 		got := "nothing"
 		if len(given) > 0 {
@@ -79,7 +79,8 @@ func (c Config) Validate() error {
 	return nil
 }
 
-func (c Config) given() []string {
+// Places returns the keys of the places that are set: one, in a valid configuration.
+func (c Config) Places() []string {
 	var given []string
 	for _, place := range []struct {
 		name string
@@ -174,15 +175,22 @@ type Source interface {
 	String() string
 }
 
+// Opener opens sources that share what they need to talk to AWS: connections, and the credentials of roles. The zero value
+// is ready. It is safe for concurrent use.
+type Opener struct{ aws awsClients }
+
+// Open is Opener.Open for a source that shares nothing.
+func Open(ctx context.Context, c Config) (Source, error) { return new(Opener).Open(ctx, c) }
+
 // Open makes the source that a configuration names. It fetches nothing, so a store that is down is no error here; a
 // configuration that is not valid, or an AWS profile that can't be read, is.
-func Open(ctx context.Context, c Config) (Source, error) {
+func (o *Opener) Open(ctx context.Context, c Config) (Source, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	switch {
 	case c.AWSSecretsManager != nil:
-		return openAWS(ctx, c.AWSSecretsManager)
+		return o.aws.open(ctx, c.AWSSecretsManager)
 	case c.RDSIAM != nil:
 		return openIAM(ctx, c.RDSIAM)
 	case c.HashiCorpVault != nil:

@@ -28,7 +28,7 @@ func preflightCommand() *cobra.Command {
 			"It exits with 1 if a check fails. docs/preflight.md explains each check.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, set, err := gate.Load(file)
+			cfg, set, err := load(cmd, file)
 			if err != nil {
 				return err
 			}

@@ -35,7 +35,7 @@ func rolesListCommand() *cobra.Command {
 		Short: "List the ephemeral roles",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, _, err := gate.Load(file)
+			cfg, _, err := load(cmd, file)
 			if err != nil {
 				return err
 			}
@@ -124,7 +124,7 @@ var errDone = errors.New("done")
 
 // changeRoles runs fn for each integration, with a trail.
 func changeRoles(cmd *cobra.Command, file string, fn func(name string, k *roles.Keeper) error) error {
-	cfg, _, err := gate.Load(file)
+	cfg, _, err := load(cmd, file)
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-
-	"github.com/hourgate/hourgate/gate"
 )
 
 func setupSQLCommand() *cobra.Command {
@@ -18,7 +16,7 @@ func setupSQLCommand() *cobra.Command {
 			"changes nothing. Hourgate uses the role as soon as it connects anew.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, set, err := gate.Load(file)
+			cfg, set, err := load(cmd, file)
 			if err != nil {
 				return err
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"github.com/hourgate/hourgate/internal/awstest"
 	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/upstream"
 )
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
-var ireland, frankfurt = where{ownAccount, "eu-west-1"}, where{ownAccount, "eu-central-1"}
+var ireland, frankfurt = awstest.Where{Account: awstest.OwnAccount, Region: "eu-west-1"}, awstest.Where{Account: awstest.OwnAccount, Region: "eu-central-1"}
 
 // tagged are the tags of a server that is meant, and more.
 func tagged(more ...string) map[string]string {
@@ -85,17 +86,17 @@ func why(r discover.Report, identifier string) string {
 }
 
 func TestFindsByTag(t *testing.T) {
-	s := newStandIn(t)
-	s.add(ireland, instance{ID: "orders", Tags: tagged("env", "prod", "team", "orders")})
-	s.add(ireland, instance{ID: "billing", Port: 6000, Tags: tagged("hourgate-name", "bills", "env", "prod")})
-	s.add(ireland, instance{ID: "shop", Engine: "mysql", Tags: tagged()})
-	s.add(ireland, instance{ID: "other", Tags: map[string]string{"hourgate": "false"}})
-	s.add(ireland, instance{ID: "untagged"})
-	s.add(ireland, instance{ID: "slashed", Tags: tagged("hourgate-name", "a/b")})
-	s.add(frankfurt, instance{ID: "elsewhere", Tags: tagged()})
-	s.addCluster(ireland, cluster{ID: "stock", Tags: tagged("apono-secret", "x"), Writers: []string{"stock-1"}})
-	s.add(ireland, instance{ID: "stock-1", Engine: "aurora-postgresql", Cluster: "stock", Tags: tagged()})
-	s.addCluster(ireland, cluster{ID: "graph", Engine: "neptune", Tags: tagged()})
+	s := awstest.New(t)
+	s.Add(ireland, awstest.Instance{ID: "orders", Tags: tagged("env", "prod", "team", "orders")})
+	s.Add(ireland, awstest.Instance{ID: "billing", Port: 6000, Tags: tagged("hourgate-name", "bills", "env", "prod")})
+	s.Add(ireland, awstest.Instance{ID: "shop", Engine: "mysql", Tags: tagged()})
+	s.Add(ireland, awstest.Instance{ID: "other", Tags: map[string]string{"hourgate": "false"}})
+	s.Add(ireland, awstest.Instance{ID: "untagged"})
+	s.Add(ireland, awstest.Instance{ID: "slashed", Tags: tagged("hourgate-name", "a/b")})
+	s.Add(frankfurt, awstest.Instance{ID: "elsewhere", Tags: tagged()})
+	s.AddCluster(ireland, awstest.Cluster{ID: "stock", Tags: tagged("apono-secret", "x"), Writers: []string{"stock-1"}})
+	s.Add(ireland, awstest.Instance{ID: "stock-1", Engine: "aurora-postgresql", Cluster: "stock", Tags: tagged()})
+	s.AddCluster(ireland, awstest.Cluster{ID: "graph", Engine: "neptune", Tags: tagged()})
 	r := once(t, rdsConfig(nil))
 	if err := r.Failures(); err != nil {
 		t.Fatal(err)
@@ -136,9 +137,9 @@ func TestFindsByTag(t *testing.T) {
 }
 
 func TestTagPatterns(t *testing.T) {
-	s := newStandIn(t)
+	s := awstest.New(t)
 	for id, value := range map[string]string{"a": "prod-eu", "b": "prod", "c": "preprod-eu", "d": "prod-us"} {
-		s.add(ireland, instance{ID: id, Tags: tagged("env", value)})
+		s.Add(ireland, awstest.Instance{ID: id, Tags: tagged("env", value)})
 	}
 	r := once(t, rdsConfig(func(c *discover.AWSRDS) { c.Tags = map[string]string{"hourgate": "*", "env": "prod-?*"} }))
 	if got := names(r.Integrations); !slices.Equal(got, []string{"a", "d"}) {
@@ -147,11 +148,11 @@ func TestTagPatterns(t *testing.T) {
 }
 
 func TestStates(t *testing.T) {
-	s := newStandIn(t)
+	s := awstest.New(t)
 	for id, status := range map[string]string{"a": "backing-up", "b": "storage-optimization", "c": "stopped", "d": "rebooting"} {
-		s.add(ireland, instance{ID: id, Status: status, Tags: tagged()})
+		s.Add(ireland, awstest.Instance{ID: id, Status: status, Tags: tagged()})
 	}
-	s.add(ireland, instance{ID: "e", Status: "creating", Host: "-", Tags: tagged()})
+	s.Add(ireland, awstest.Instance{ID: "e", Status: "creating", Host: "-", Tags: tagged()})
 	r := once(t, rdsConfig(nil))
 	for name, want := range map[string]string{"a": "", "b": "", "c": "the instance is stopped", "d": "", "e": "the instance is creating"} {
 		if got := find(t, r, name).NotReady; got != want {
@@ -192,8 +193,8 @@ func TestSecrets(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			s := newStandIn(t)
-			s.add(ireland, instance{ID: "orders", Tags: c.tags, Secret: c.managed})
+			s := awstest.New(t)
+			s.Add(ireland, awstest.Instance{ID: "orders", Tags: c.tags, Secret: c.managed})
 			orders := find(t, once(t, rdsConfig(c.change)), "orders")
 			if c.why != "" {
 				if !strings.Contains(orders.NotReady, c.why) || orders.Secret.AWSSecretsManager != nil {
@@ -210,13 +211,13 @@ func TestSecrets(t *testing.T) {
 
 // Several accounts by their roles, several regions, hundreds of servers, pages, and throttling at random.
 func TestAccountsRegionsPagesThrottling(t *testing.T) {
-	s := newStandIn(t)
+	s := awstest.New(t)
 	accounts, regions := []string{"222222222222", "333333333333"}, []string{"eu-west-1", "eu-central-1", "us-east-1"}
 	var entries []discover.Config
 	for _, account := range accounts {
 		for _, region := range regions {
 			for n := range 150 {
-				s.add(where{account, region}, instance{ID: fmt.Sprintf("orders-%03d", n), Tags: tagged()})
+				s.Add(awstest.Where{Account: account, Region: region}, awstest.Instance{ID: fmt.Sprintf("orders-%03d", n), Tags: tagged()})
 			}
 		}
 		entries = append(entries, rdsConfig(func(c *discover.AWSRDS) {
@@ -224,7 +225,7 @@ func TestAccountsRegionsPagesThrottling(t *testing.T) {
 		}))
 	}
 	var requests atomic.Int64
-	s.fault = func(where, string) (int, string, string) {
+	s.Fault = func(awstest.Where, string) (int, string, string) {
 		if requests.Add(1)%8 == 0 {
 			return http.StatusBadRequest, "Throttling", "Rate exceeded"
 		}
@@ -252,13 +253,13 @@ func TestAccountsRegionsPagesThrottling(t *testing.T) {
 
 // One account, region or kind that fails disturbs no other, and is seen.
 func TestErrorsAreIsolated(t *testing.T) {
-	s := newStandIn(t)
-	other := where{"222222222222", "eu-west-1"}
-	s.add(ireland, instance{ID: "own", Tags: tagged()})
-	s.addCluster(ireland, cluster{ID: "own-cluster", Tags: tagged()})
-	s.add(frankfurt, instance{ID: "german", Tags: tagged()})
-	s.add(other, instance{ID: "foreign", Tags: tagged()})
-	s.fault = func(w where, action string) (int, string, string) {
+	s := awstest.New(t)
+	other := awstest.Where{Account: "222222222222", Region: "eu-west-1"}
+	s.Add(ireland, awstest.Instance{ID: "own", Tags: tagged()})
+	s.AddCluster(ireland, awstest.Cluster{ID: "own-cluster", Tags: tagged()})
+	s.Add(frankfurt, awstest.Instance{ID: "german", Tags: tagged()})
+	s.Add(other, awstest.Instance{ID: "foreign", Tags: tagged()})
+	s.Fault = func(w awstest.Where, action string) (int, string, string) {
 		switch {
 		case action == "AssumeRole":
 			return http.StatusForbidden, "AccessDenied", "not authorized to perform: sts:AssumeRole"
@@ -347,31 +348,33 @@ func named(want ...string) func([]discover.Integration) bool {
 
 // Servers are renamed, fail over, are retagged and vanish.
 func TestWatch(t *testing.T) {
-	s := newStandIn(t)
-	orders := s.add(ireland, instance{ID: "orders", Tags: tagged("env", "dev")})
-	s.add(ireland, instance{ID: "billing", Tags: tagged()})
+	s := awstest.New(t)
+	orders := s.Add(ireland, awstest.Instance{ID: "orders", Tags: tagged("env", "dev")})
+	s.Add(ireland, awstest.Instance{ID: "billing", Tags: tagged()})
 	w := watch(t, discover.Options{}, rdsConfig(nil))
 	before := w.until(t, "two", named("billing", "orders"))[1]
 
-	s.change(func() { orders.ID, orders.Host = "orders-2", "orders-2.abc.eu-west-1.rds.amazonaws.com" })
+	s.Change(func() { orders.ID, orders.Host = "orders-2", "orders-2.abc.eu-west-1.rds.amazonaws.com" })
 	after := w.until(t, "the new name", named("billing", "orders-2"))[1]
 	if before.ID != after.ID || after.Writer.Host != "orders-2.abc.eu-west-1.rds.amazonaws.com" {
 		t.Errorf("a rename made %+v of %+v", after, before)
 	}
-	s.change(func() { orders.Tags = tagged("env", "prod") })
+	s.Change(func() { orders.Tags = tagged("env", "prod") })
 	w.until(t, "the new label", func(all []discover.Integration) bool { return all[1].Labels["env"].Value == "prod" })
 
 	// What is missing once is marked, what is missing twice is gone.
-	s.change(func() { s.instances[ireland] = s.instances[ireland][1:] })
+	s.Change(func() { s.Instances[ireland] = s.Instances[ireland][1:] })
 	w.until(t, "the mark", func(all []discover.Integration) bool {
 		return len(all) == 2 && strings.Contains(all[1].NotReady, "missing")
 	})
 	w.until(t, "one", named("billing"))
 
 	// While nobody answers, what there was stays.
-	s.change(func() {
-		s.fault = func(where, string) (int, string, string) { return http.StatusForbidden, "AccessDenied", "not now" }
-		s.instances[ireland] = nil
+	s.Change(func() {
+		s.Fault = func(awstest.Where, string) (int, string, string) {
+			return http.StatusForbidden, "AccessDenied", "not now"
+		}
+		s.Instances[ireland] = nil
 	})
 	for deadline := time.Now().Add(30 * time.Second); w.Report().Failures() == nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -385,20 +388,20 @@ func TestWatch(t *testing.T) {
 
 // Nobody gets a name that is used, by making a server or by tagging one; and the order of answers does not matter.
 func TestNamesAreNotTaken(t *testing.T) {
-	s := newStandIn(t)
+	s := awstest.New(t)
 	young := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
-	s.add(ireland, instance{ID: "first", Created: young, Tags: tagged("hourgate-name", "orders")})
-	s.add(frankfurt, instance{ID: "configured", Tags: tagged()})
+	s.Add(ireland, awstest.Instance{ID: "first", Created: young, Tags: tagged("hourgate-name", "orders")})
+	s.Add(frankfurt, awstest.Instance{ID: "configured", Tags: tagged()})
 	both := func(c *discover.AWSRDS) { c.Regions = []string{"eu-west-1", "eu-central-1"} }
 	w := watch(t, discover.Options{Taken: []string{"configured"}}, rdsConfig(both))
 	w.until(t, "two", named("configured-111111111111-eu-central-1", "orders"))
-	thief := s.add(frankfurt, instance{ID: "thief", Created: young.AddDate(-1, 0, 0), Tags: tagged("hourgate-name", "orders")})
+	thief := s.Add(frankfurt, awstest.Instance{ID: "thief", Created: young.AddDate(-1, 0, 0), Tags: tagged("hourgate-name", "orders")})
 	all := w.until(t, "three", func(all []discover.Integration) bool { return len(all) == 3 })
 	if got := names(all); !slices.Equal(got, []string{"configured-111111111111-eu-central-1", "orders", "orders-111111111111-eu-central-1"}) || all[1].Identifier != "first" {
 		t.Errorf("names: %v", got)
 	}
 	// A gate that starts now gives the name to the older server.
-	s.change(func() { thief.Created = young.AddDate(1, 0, 0) })
+	s.Change(func() { thief.Created = young.AddDate(1, 0, 0) })
 	if got := find(t, once(t, rdsConfig(both)), "orders").Identifier; got != "first" {
 		t.Errorf("orders is %s", got)
 	}
@@ -406,20 +409,20 @@ func TestNamesAreNotTaken(t *testing.T) {
 
 // A service that plays RDS gives all instances one resource id.
 func TestResourceIDsThatAreNotUnique(t *testing.T) {
-	s := newStandIn(t)
-	first := s.add(ireland, instance{ID: "first", Resource: "db-SAME", Tags: tagged()})
+	s := awstest.New(t)
+	first := s.Add(ireland, awstest.Instance{ID: "first", Resource: "db-SAME", Tags: tagged()})
 	w := watch(t, discover.Options{}, rdsConfig(nil))
 	id := w.until(t, "one", named("first"))[0].ID
 	for _, name := range []string{"second", "third"} {
-		s.add(ireland, instance{ID: name, Resource: "db-SAME", Tags: tagged()})
+		s.Add(ireland, awstest.Instance{ID: name, Resource: "db-SAME", Tags: tagged()})
 	}
 	all := w.until(t, "three", named("first", "second", "third"))
 	if all[0].ID != id || all[1].ID == id || all[2].ID == id || all[1].ID == all[2].ID {
 		t.Errorf("identities: %s, %s, %s", all[0].ID, all[1].ID, all[2].ID)
 	}
 	second := all[1].ID
-	s.change(func() {
-		s.instances[ireland] = slices.DeleteFunc(s.instances[ireland], func(i *instance) bool { return i == first })
+	s.Change(func() {
+		s.Instances[ireland] = slices.DeleteFunc(s.Instances[ireland], func(i *awstest.Instance) bool { return i == first })
 	})
 	if all = w.until(t, "two", named("second", "third")); all[0].ID != second {
 		t.Errorf("the identity of the second became %s", all[0].ID)
@@ -427,14 +430,14 @@ func TestResourceIDsThatAreNotUnique(t *testing.T) {
 }
 
 func TestReaders(t *testing.T) {
-	s := newStandIn(t)
-	stock := s.addCluster(ireland, cluster{ID: "stock", Tags: tagged(), Writers: []string{"stock-1"}, Readers: []string{"stock-2", "stock-3"}})
+	s := awstest.New(t)
+	stock := s.AddCluster(ireland, awstest.Cluster{ID: "stock", Tags: tagged(), Writers: []string{"stock-1"}, Readers: []string{"stock-2", "stock-3"}})
 	for _, id := range []string{"stock-1", "stock-2", "stock-3"} {
-		s.add(ireland, instance{ID: id, Engine: "aurora-postgresql", Cluster: "stock"})
+		s.Add(ireland, awstest.Instance{ID: id, Engine: "aurora-postgresql", Cluster: "stock"})
 	}
-	s.add(ireland, instance{ID: "orders", Tags: tagged()})
-	s.add(ireland, instance{ID: "orders-ro", Source: "orders", Tags: tagged()})
-	s.add(ireland, instance{ID: "far", Source: "arn:aws:rds:us-east-1:111111111111:db:orders", Tags: tagged()})
+	s.Add(ireland, awstest.Instance{ID: "orders", Tags: tagged()})
+	s.Add(ireland, awstest.Instance{ID: "orders-ro", Source: "orders", Tags: tagged()})
+	s.Add(ireland, awstest.Instance{ID: "far", Source: "arn:aws:rds:us-east-1:111111111111:db:orders", Tags: tagged()})
 	readers := func(c *discover.AWSRDS) { c.Reader = true }
 	hosts := func(i discover.Integration) string {
 		var list []string
@@ -465,11 +468,11 @@ func TestReaders(t *testing.T) {
 	}
 
 	// A failover makes another instance the writer; without the sight of instances there is the cluster's alias.
-	s.change(func() { stock.Writers, stock.Readers = []string{"stock-2"}, []string{"stock-1", "stock-3"} })
+	s.Change(func() { stock.Writers, stock.Readers = []string{"stock-2"}, []string{"stock-1", "stock-3"} })
 	if got := hosts(find(t, once(t, rdsConfig(readers)), "stock")); got != "stock-1 stock-3" {
 		t.Errorf("readers after the failover: %s", got)
 	}
-	s.fault = func(_ where, action string) (int, string, string) {
+	s.Fault = func(_ awstest.Where, action string) (int, string, string) {
 		if action == "DescribeDBInstances" {
 			return http.StatusForbidden, "AccessDenied", "no"
 		}
@@ -481,10 +484,10 @@ func TestReaders(t *testing.T) {
 }
 
 func TestDial(t *testing.T) {
-	s := newStandIn(t)
-	s.add(ireland, instance{ID: "orders", Tags: tagged()})
-	s.add(ireland, instance{ID: "billing", Tags: tagged()})
-	s.add(ireland, instance{ID: "stock", Port: 6000, Tags: tagged()})
+	s := awstest.New(t)
+	s.Add(ireland, awstest.Instance{ID: "orders", Tags: tagged()})
+	s.Add(ireland, awstest.Instance{ID: "billing", Tags: tagged()})
+	s.Add(ireland, awstest.Instance{ID: "stock", Port: 6000, Tags: tagged()})
 	r := once(t, rdsConfig(func(c *discover.AWSRDS) {
 		c.Dial = map[string]string{
 			"*":                        "127.0.0.1:1",
@@ -502,9 +505,9 @@ func TestDial(t *testing.T) {
 
 // A service that goes in circles is left, and one that never answers is not waited for.
 func TestServicesThatMisbehave(t *testing.T) {
-	s := newStandIn(t)
+	s := awstest.New(t)
 	for n := range 120 {
-		s.add(ireland, instance{ID: fmt.Sprintf("i-%d", n), Tags: tagged()})
+		s.Add(ireland, awstest.Instance{ID: fmt.Sprintf("i-%d", n), Tags: tagged()})
 	}
 	again := s.Config.Handler
 	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

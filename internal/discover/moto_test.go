@@ -26,6 +26,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/rds/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
+	"github.com/hourgate/hourgate/internal/awstest"
 	"github.com/hourgate/hourgate/internal/discover"
 )
 
@@ -74,13 +75,13 @@ func startMoto(t *testing.T) *motoProxy {
 		region := p.failing.Load()
 		switch signed := r.Header.Get("Authorization"); {
 		case region != nil && strings.Contains(signed, "/"+*region+"/rds/"):
-			problem(w, http.StatusServiceUnavailable, "ServiceUnavailable", "down")
+			awstest.Problem(w, http.StatusServiceUnavailable, "ServiceUnavailable", "down")
 		case p.disturb.Load() && rand.IntN(4) == 0:
 			p.thrown.Add(1)
-			problem(w, http.StatusBadRequest, "Throttling", "Rate exceeded")
+			awstest.Problem(w, http.StatusBadRequest, "Throttling", "Rate exceeded")
 		case p.disturb.Load() && rand.IntN(20) == 0:
 			p.thrown.Add(1)
-			problem(w, http.StatusInternalServerError, "InternalFailure", "try again")
+			awstest.Problem(w, http.StatusInternalServerError, "InternalFailure", "try again")
 		default:
 			forward.ServeHTTP(w, r)
 		}

@@ -1,0 +1,419 @@
+package gate
+
+import (
+	"context"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hourgate/hourgate/internal/discover"
+	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/roles"
+)
+
+const (
+	// turns is how many integrations that nobody uses are looked at or swept at a time.
+	turns = 16
+	// lookAgain is how soon a server is looked at again that was not ready.
+	lookAgain = time.Minute
+	// lookInterval is how often the others are looked at.
+	lookInterval = 30 * time.Minute
+)
+
+// about is what is said of an integration besides how it is reached. It changes without a new connection.
+type about struct {
+	found    bool // by discovery; the configuration says the others
+	id       string
+	place    string
+	labels   policy.Labels
+	nameTags []string
+	notReady string // what discovery knows against it
+}
+
+// said is what the configuration says.
+func said(i Integration) about {
+	return about{id: i.Name, place: "configuration", labels: labelsOf(i.Labels, false)}
+}
+
+// labelsOf makes labels of plain ones, each trusted, or else each as trusted as a tag of its name.
+func labelsOf(plain map[string]string, tags bool) policy.Labels {
+	labels := make(policy.Labels, len(plain))
+	for key, value := range plain {
+		label := policy.Label{Value: value}
+		if tags {
+			label.Tags = []string{key}
+		}
+		labels[key] = label
+	}
+	return labels
+}
+
+// fromDiscovery is what was found, as the configuration would say it.
+func fromDiscovery(d discover.Integration) (Integration, about) {
+	labels := make(policy.Labels, len(d.Labels))
+	for key, label := range d.Labels {
+		labels[key] = policy.Label{Value: label.Value, Tags: label.Tags}
+	}
+	i := Integration{
+		Name: d.Name, Hostname: d.Writer.Host, Port: d.Writer.Port, Database: d.Database,
+		SSLMode: d.SSLMode, SSLRootCert: d.SSLRootCert, SSLNegotiation: d.SSLNegotiation, Secret: d.Secret,
+	}
+	if i.SSLMode != "disable" {
+		i.SSLServerName = d.Writer.Name
+	}
+	i.setDefaults()
+	return i, about{found: true, id: d.ID, place: d.Place.String(), labels: labels, nameTags: d.NameTags, notReady: d.NotReady}
+}
+
+// absent is an integration that was found and can't be used as things are.
+type absent struct {
+	database string
+	about    about
+}
+
+// Sync makes the fleet have exactly those integrations, of the found ones: it adds, changes and removes what differs, and
+// has the policy read again once. What is known by the name of a configured integration is left out.
+func (f *Fleet) Sync(ctx context.Context, found []discover.Integration) {
+	changed := false
+	keep := make(map[string]bool, len(found))
+	f.changing.Lock()
+	for _, d := range found {
+		i, a := fromDiscovery(d)
+		if f.configured(i.Name) {
+			continue
+		}
+		keep[i.Name] = true
+		changed = f.adopt(ctx, i, a) || changed
+	}
+	f.mu.Lock()
+	for name, m := range f.members {
+		if m.about.found && !keep[name] {
+			delete(f.members, name)
+			f.retire(m)
+			f.log.Info("integration is gone, its sessions go on until their grants end", "integration", name)
+			changed = true
+		}
+	}
+	for name := range f.absent {
+		if !keep[name] {
+			delete(f.absent, name)
+			changed = true
+		}
+	}
+	f.mu.Unlock()
+	f.changing.Unlock()
+	if changed {
+		f.changed()
+	}
+}
+
+func (f *Fleet) configured(name string) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	m := f.members[name]
+	return m != nil && !m.about.found
+}
+
+// adopt takes one found integration in. One that can't be used now, and has not been before, is only known of.
+func (f *Fleet) adopt(ctx context.Context, i Integration, a about) (changed bool) {
+	f.mu.RLock()
+	old, was := f.members[i.Name], f.absent[i.Name]
+	f.mu.RUnlock()
+	if a.notReady != "" && (old == nil || old.about.id != a.id) {
+		return f.know(i, a, old, was)
+	}
+	if a.notReady != "" { // what is known against it leaves the connections alone that work
+		i = old.settings
+	}
+	changed, err := f.putLocked(ctx, i, a)
+	if err != nil {
+		f.log.Error("integration can't be used", "integration", i.Name, "error", err)
+		a.notReady = "the gate's settings for it can't be used"
+		return f.know(i, a, old, was)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.absent, i.Name)
+	return changed || was != nil
+}
+
+// know notes an integration that can't be used. A member of its name, which is another server, is retired.
+func (f *Fleet) know(i Integration, a about, old *member, was *absent) (changed bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if old != nil {
+		delete(f.members, i.Name)
+		f.retire(old)
+	}
+	if was == nil || was.about.notReady != a.notReady {
+		f.log.Warn("integration is not ready", "integration", i.Name, "why", a.notReady, "place", a.place)
+	}
+	f.absent[i.Name] = &absent{i.Database, a}
+	return old != nil || was == nil || !was.about.same(a)
+}
+
+// same reports whether a policy means the same with both.
+func (a about) same(o about) bool {
+	return slices.Equal(a.nameTags, o.nameTags) && maps.EqualFunc(a.labels, o.labels, func(x, y policy.Label) bool {
+		return x.Value == y.Value && slices.Equal(x.Tags, y.Tags)
+	})
+}
+
+// Known is what the policy may choose integrations by. Those that still have sessions are among them.
+func (f *Fleet) Known() policy.Known {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	k := policy.Known{Labels: make(map[string]policy.Labels), NameTags: make(map[string][]string), Open: f.open}
+	note := func(name string, a about) { k.Labels[name], k.NameTags[name] = a.labels, a.nameTags }
+	for m := range f.retiring {
+		note(m.name, m.about)
+	}
+	for name, a := range f.absent {
+		note(name, a.about)
+	}
+	for name, m := range f.members {
+		note(name, m.about)
+	}
+	return k
+}
+
+// State is an integration as it stands, for people.
+type State struct {
+	Name     string            `json:"name"`
+	Place    string            `json:"place"` // where it was found, or "configuration"
+	Server   string            `json:"server"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	NotReady string            `json:"not_ready,omitempty"` // "" where nothing is known against it
+	SQL      []string          `json:"sql,omitempty"`       // what a DBA runs to make it ready
+}
+
+// States returns all integrations by name.
+func (f *Fleet) States() []State {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var all []State
+	for name, m := range f.members {
+		s := State{Name: name, Place: m.about.place, Server: m.server.Address(), Labels: plain(m.about.labels), NotReady: m.about.notReady}
+		if failed := m.failed; s.NotReady == "" && failed != nil {
+			s.NotReady, s.SQL = failed.detail, failed.sql
+		}
+		all = append(all, s)
+	}
+	for name, a := range f.absent {
+		all = append(all, State{Name: name, Place: a.about.place, Labels: plain(a.about.labels), NotReady: a.about.notReady})
+	}
+	slices.SortFunc(all, func(a, b State) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+func plain(labels policy.Labels) map[string]string {
+	text := make(map[string]string, len(labels))
+	for key, label := range labels {
+		text[key] = label.Value
+	}
+	return text
+}
+
+// failure is what a look at a server found that keeps people out.
+type failure struct {
+	reason string // for people who want to connect: nothing that a server or AWS said
+	detail string // for operators
+	sql    []string
+}
+
+// failureOf is the first check that fails and that is about more than one of several databases; nil if none does.
+func failureOf(checks []roles.Check, database string) *failure {
+	for _, c := range checks {
+		if c.Status == roles.Fail && (c.Database == "" || c.Database == database) {
+			reason := "its admin can't do the work (" + c.Name + ")"
+			if c.Name == "connection" || c.Name == "database" {
+				reason = "the gate can't log in to its server as the admin"
+			}
+			return &failure{reason: reason, detail: c.Name + ": " + c.Detail, sql: c.SQL}
+		}
+	}
+	return nil
+}
+
+// lookAfter looks at a found integration's server, in turn with the others, and again and again: one whose admin can't do
+// the work lets nobody in and says why.
+func (f *Fleet) lookAfter(m *member) {
+	database := m.keeper.Database()
+	for {
+		select {
+		case f.wiring.roles.Turns <- struct{}{}:
+		case <-m.ctx.Done():
+			return
+		}
+		checks := m.look(m.ctx, f.wiring.roles.Policy.Set())
+		<-f.wiring.roles.Turns
+		if m.ctx.Err() != nil {
+			return
+		}
+		now := failureOf(checks, database)
+		f.mu.Lock()
+		before := m.failed
+		m.failed = now
+		f.mu.Unlock()
+		if now != nil && (before == nil || before.detail != now.detail) {
+			f.log.Error("integration is not ready", "integration", m.name, "why", now.detail, "sql", now.sql)
+		}
+		if now == nil && before != nil {
+			f.log.Info("integration is ready", "integration", m.name)
+		}
+		pause := lookInterval
+		if now != nil {
+			pause = lookAgain
+		}
+		select {
+		case <-time.After(pause):
+		case <-m.ctx.Done():
+			return
+		}
+	}
+}
+
+// Discover asks all sources of the configuration once. The error is about the configuration of AWS; what could not be asked
+// is in the report.
+func (c *Config) Discover(ctx context.Context) (discover.Report, error) {
+	d, err := discover.New(ctx, c.Discovery, discover.Options{Taken: c.names()})
+	if err != nil {
+		return discover.Report{}, err
+	}
+	return d.Once(ctx), nil
+}
+
+// AddDiscovered returns the configuration with the integrations that discovery finds now and that can be used, and the
+// policy for all of them. It is for the commands that work without a gate. The error is about what could not be asked; what
+// is returned beside it is good.
+func (c Config) AddDiscovered(ctx context.Context, set *policy.Set) (Config, *policy.Set, error) {
+	cfg, set, _, err := c.addDiscovered(ctx, set)
+	return cfg, set, err
+}
+
+func (c Config) addDiscovered(ctx context.Context, set *policy.Set) (Config, *policy.Set, []State, error) {
+	if len(c.Discovery) == 0 {
+		return c, set, nil, nil
+	}
+	report, err := c.Discover(ctx)
+	if err != nil {
+		return c, set, nil, err
+	}
+	var unusable []State
+	c.Integrations, c.found = slices.Clone(c.Integrations), make(map[string]about)
+	databases, known := c.databases(), c.known()
+	for _, d := range report.Integrations {
+		i, a := fromDiscovery(d)
+		databases[i.Name], known.Labels[i.Name], known.NameTags[i.Name] = i.Database, a.labels, a.nameTags
+		if a.notReady != "" {
+			unusable = append(unusable, State{Name: i.Name, Place: a.place, Server: d.Writer.String(), Labels: plain(a.labels), NotReady: a.notReady})
+			continue
+		}
+		c.found[i.Name] = a
+		c.Integrations = append(c.Integrations, i)
+	}
+	known.Open = true
+	now, err := policy.Load(c.Policy, databases, known)
+	if err != nil {
+		return c, set, unusable, err
+	}
+	return c, now, unusable, report.Failures()
+}
+
+// States looks at each integration, those too that discovery finds now, several at a time. The error is about what could
+// not be asked.
+func (c Config) States(ctx context.Context, set *policy.Set) ([]State, error) {
+	c, set, states, unasked := c.addDiscovered(ctx, set)
+	looked := make([]State, len(c.Integrations))
+	var looking errgroup.Group
+	looking.SetLimit(turns)
+	for n, i := range c.Integrations {
+		looking.Go(func() error {
+			a, ok := c.found[i.Name]
+			if !ok {
+				a = said(i)
+			}
+			s := State{Name: i.Name, Place: a.place, Server: net.JoinHostPort(i.Hostname, strconv.Itoa(int(i.Port))), Labels: plain(a.labels)}
+			checks, err := c.Preflight(ctx, i, set)
+			if failed := failureOf(checks, i.Database); failed != nil {
+				s.NotReady, s.SQL = failed.detail, failed.sql
+			}
+			if err != nil {
+				s.NotReady = err.Error()
+			}
+			looked[n] = s
+			return nil
+		})
+	}
+	_ = looking.Wait()
+	states = append(states, looked...)
+	slices.SortFunc(states, func(a, b State) int { return strings.Compare(a.Name, b.Name) })
+	return states, unasked
+}
+
+func (c *Config) names() []string {
+	var names []string
+	for _, i := range c.Integrations {
+		names = append(names, i.Name)
+	}
+	return names
+}
+
+// databases are the default databases of the configured integrations.
+func (c *Config) databases() map[string]string {
+	databases := make(map[string]string)
+	for _, i := range c.Integrations {
+		databases[i.Name] = i.Database
+	}
+	return databases
+}
+
+func (c *Config) known() policy.Known {
+	k := policy.Known{Labels: make(map[string]policy.Labels), NameTags: make(map[string][]string), Open: len(c.Discovery) > 0}
+	for _, i := range c.Integrations {
+		k.Labels[i.Name] = labelsOf(i.Labels, false)
+	}
+	return k
+}
+
+// openDiscovery makes what finds integrations, if any is configured. From then on the policy follows what there is.
+func (g *Gate) openDiscovery(ctx context.Context) (err error) {
+	if len(g.cfg.Discovery) == 0 {
+		return nil
+	}
+	if g.sources, err = policy.Read(g.cfg.Policy); err != nil {
+		return err
+	}
+	g.fleet.changed = g.fleetChanged
+	g.discovery, err = discover.New(ctx, g.cfg.Discovery, discover.Options{Taken: g.cfg.names(), Log: g.log, Registry: g.registry})
+	return err
+}
+
+// discover keeps the fleet as discovery finds it, until ctx is done.
+func (g *Gate) discover(ctx context.Context) {
+	if g.discovery != nil {
+		g.discovery.Watch(ctx, func(found []discover.Integration) {
+			g.fleet.Sync(ctx, found)
+			g.log.Info("integrations discovered", "found", len(found))
+		})
+	}
+}
+
+// fleetChanged has the policy mean the integrations that there are now. It takes the files as they were when they were last
+// loaded: files that are not valid at the moment must not keep a label that has changed from being acted upon.
+func (g *Gate) fleetChanged() {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	databases, known := g.fleet.Databases(), g.fleet.Known()
+	set, err := policy.Parse(g.sources, databases, known)
+	if err != nil {
+		g.log.Error("the policy in force can't be applied to the integrations that there are now", "error", err)
+		return
+	}
+	g.live.Put(set)
+}

@@ -64,7 +64,7 @@ func TestSettingNames(t *testing.T) {
 	}
 	want := strings.Join(slices.Sorted(maps.Keys(names)), "\n") + "\n"
 	if *update {
-		if err := os.WriteFile("settings.txt", []byte(want), 0o644); err != nil { //nolint:gosec // it is a source file
+		if err := os.WriteFile("settings.txt", []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

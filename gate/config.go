@@ -73,6 +73,7 @@ type Audit struct {
 	SpoolFolder string `yaml:"spool_folder"`
 	Sync        bool   `yaml:"sync"`
 	Statements  bool   `yaml:"statements"`
+	Parameters  bool   `yaml:"parameters"`
 }
 
 // Integration is one PostgreSQL server that is guarded.
@@ -102,7 +103,7 @@ func defaultConfig() Config {
 			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
 			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
 		},
-		Audit:        Audit{Statements: true},
+		Audit:        Audit{Statements: true, Parameters: true},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
 		LoginTimeout: time.Minute,

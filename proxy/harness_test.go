@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -440,7 +441,15 @@ func (m *memoryTrail) Statement(_ context.Context, s *audit.Statement) error {
 	if m.full {
 		return errors.New("no space left on device")
 	}
-	m.statements = append(m.statements, fmt.Sprintf("%s %q %q %d %d: %s", s.Kind, s.Portal, s.Name, s.Function, s.Length, s.Text))
+	values := ""
+	if s.Parameters != nil && !s.Parameters.Empty() {
+		b, err := json.Marshal(s.Parameters.List())
+		if err != nil {
+			return err
+		}
+		values = string(b)
+	}
+	m.statements = append(m.statements, fmt.Sprintf("%s %q %q %d %d: %s%s", s.Kind, s.Portal, s.Name, s.Function, s.Length, s.Text, values))
 	return nil
 }
 

@@ -42,6 +42,8 @@ type Config struct {
 	AllowPlaintextLoopback bool
 	// DiscardStatements keeps what people ask for out of the trail. Default: all is recorded.
 	DiscardStatements bool
+	// DiscardParameters keeps the values that go with statements out of the trail. Default: they are recorded.
+	DiscardParameters bool
 	// ProxyProtocol is where load balancers are that say in a PROXY protocol version 2 header where their clients are.
 	// Connections from there must begin with one. Default: none.
 	ProxyProtocol []netip.Prefix

@@ -290,6 +290,7 @@ func (s *session) relayMessages(ctx context.Context) error {
 	if !s.server.cfg.DiscardStatements {
 		watcher = &statements{
 			trail: s.server.cfg.Trail, ctx: ctx, who: audit.Statement{Session: s.id, User: s.user, Grant: s.decision.Grant.Name},
+			noValues: s.server.cfg.DiscardParameters,
 		}
 	}
 	r := relay.New(s.client, s.upstream.Conn, watcher)

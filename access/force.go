@@ -34,6 +34,10 @@ func (s *Service) Refresh(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if snapshot.Revision != s.snapshot.Revision {
+		close(s.news)
+		s.news = make(chan struct{})
+	}
 	s.contact, s.stale, s.snapshot = s.cfg.Clock(), false, snapshot
 	if (skew - s.skew).Abs() > skewTolerated {
 		s.log.Warn("the clock of the state and of this machine differ", "ahead", skew)

@@ -200,3 +200,13 @@ func shorten(text string) string {
 	}
 	return text[:longest] + "…"
 }
+
+// Killing records that somebody is about to end a session.
+func (s *Service) Killing(who Actor, session, user string) {
+	r := audit.Record{Event: audit.SessionKilled, Detail: map[string]string{"by": who.Name}}
+	r.Session, r.User = session, user
+	if err := s.cfg.Trail.Append(r); err != nil {
+		s.metrics.trailErrors.Inc()
+		s.log.Error("the end of a session can't be recorded; it is ended all the same", "error", err)
+	}
+}

@@ -17,7 +17,6 @@ type metrics struct {
 	skew        prometheus.Gauge
 	restored    prometheus.Counter
 	trailErrors prometheus.Counter
-	notices     *prometheus.CounterVec
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -50,9 +49,6 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		trailErrors: f.NewCounter(prometheus.CounterOpts{
 			Name: "hourgate_request_trail_errors_total", Help: "Records about requests and locks that the trail could not take.",
 		}),
-		notices: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "hourgate_notifications_total", Help: "Notifications that were sent, failed to be sent and will be tried again, or were given up.",
-		}, []string{"channel", "result"}),
 	}
 }
 

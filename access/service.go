@@ -64,7 +64,8 @@ type Service struct {
 	stale    bool
 	skew     time.Duration // of the store's clock, ahead of ours
 	local    []Lock
-	inForce  string // what the policy in force was made of
+	inForce  string        // what the policy in force was made of
+	news     chan struct{} // closed, and another made, with each new snapshot
 	mark     mark
 }
 
@@ -76,7 +77,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), wake: make(chan struct{}, 1),
-		files: cfg.Files, snapshot: &Snapshot{}, contact: cfg.Clock(),
+		files: cfg.Files, snapshot: &Snapshot{}, news: make(chan struct{}), contact: cfg.Clock(),
 	}
 	var err error
 	if s.local, err = readLocks(cfg.LockFile); err != nil {

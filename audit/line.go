@@ -133,16 +133,10 @@ func (b *batch) add(e *entry) {
 	l = append(l, `,"kind":"`...)
 	l = append(l, statementKinds[e.kind]...)
 	l = append(l, '"')
-	hasValues := statementKinds[e.kind].hasValues()
-	if !hasValues {
-		l = appendBytes(l, "statement", uncut(e))
-	}
+	l = appendBytes(l, "statement", uncut(e))
 	l = appendBytes(l, "prepared", e.name)
 	l = appendBytes(l, "portal", e.portal)
 	l = appendNumber(l, "function_oid", uint64(e.function))
-	if hasValues {
-		l = appendParameters(l, e.text)
-	}
 	l = appendNumber(l, "statement_bytes", uint64(e.length)) //nolint:gosec // G115: never negative, see check and readEntry
 	if e.redacted {
 		l = append(l, `,"redacted":true`...)
@@ -192,21 +186,16 @@ func uncut(e *entry) []byte {
 	if e.length <= int64(len(e.text)) {
 		return e.text
 	}
-	return wholeCharacters(e.text)
-}
-
-// wholeCharacters is a text without the part of a UTF-8 character at its end that lacks the rest.
-func wholeCharacters(text []byte) []byte {
-	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
-		tail := text[len(text)-n:]
+	for n := 1; n < utf8.UTFMax && n <= len(e.text); n++ {
+		tail := e.text[len(e.text)-n:]
 		if utf8.RuneStart(tail[0]) {
 			if utf8.FullRune(tail) {
 				break
 			}
-			return text[:len(text)-n]
+			return e.text[:len(e.text)-n]
 		}
 	}
-	return text
+	return e.text
 }
 
 // appendBytes adds a field with a client's bytes: as a string when they are UTF-8, else as base64 and under another

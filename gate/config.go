@@ -27,6 +27,11 @@ type Config struct {
 	ProxyProtocol []netip.Prefix `yaml:"proxy_protocol"`
 	Limits        Limits         `yaml:"limits"`
 
+	State         *StateConfig    `yaml:"state"`
+	AdminSocket   string          `yaml:"admin_socket"`
+	EndNotices    []time.Duration `yaml:"end_notices"`
+	Notifications []Notification  `yaml:"notifications"`
+
 	Deployment   string        `yaml:"deployment"`
 	RoleLinger   time.Duration `yaml:"role_linger"`
 	LoginTimeout time.Duration `yaml:"login_timeout"`
@@ -73,7 +78,6 @@ type Audit struct {
 	SpoolFolder string `yaml:"spool_folder"`
 	Sync        bool   `yaml:"sync"`
 	Statements  bool   `yaml:"statements"`
-	Parameters  bool   `yaml:"parameters"`
 }
 
 // Integration is one PostgreSQL server that is guarded.
@@ -99,11 +103,13 @@ func defaultConfig() Config {
 		Listen:        "127.0.0.1:6432",
 		OpsListen:     "127.0.0.1:9187",
 		ProxyProtocol: []netip.Prefix{},
+		Notifications: []Notification{},
 		Limits: Limits{
 			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
 			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
 		},
-		Audit:        Audit{Statements: true, Parameters: true},
+		Audit:        Audit{Statements: true},
+		EndNotices:   []time.Duration{15 * time.Minute, 5 * time.Minute, time.Minute},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
 		LoginTimeout: time.Minute,

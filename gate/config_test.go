@@ -49,6 +49,7 @@ func TestExampleConfigHasTheDefaults(t *testing.T) {
 	for _, cfg := range []*Config{&example, &defaults} {
 		// What has no default.
 		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.Audit.File, cfg.Policy = "", "", "", nil
+		cfg.State = nil
 		for i := range cfg.Integrations {
 			it := &cfg.Integrations[i]
 			it.Name, it.Hostname, it.Database, it.SSLRootCert, it.Secret = "", "", "", "", secrets.Config{}
@@ -114,16 +115,18 @@ func TestConfigDefaults(t *testing.T) {
 		OpsListen: "127.0.0.1:9187",
 		TLS:       TLS{CertFile: in("server.crt"), KeyFile: in("server.key")},
 		Policy:    []string{in("policy.yaml")},
-		Audit:     Audit{File: in("trail.jsonl"), Statements: true, Parameters: true},
+		Audit:     Audit{File: in("trail.jsonl"), Statements: true},
 		Integrations: []Integration{{
 			Name: "orders", Hostname: "db.example.com", Port: 5432, Database: "orders",
 			SSLMode: upstream.VerifyFull, SSLRootCert: in("ca.pem"), SSLNegotiation: upstream.Postgres, Secret: secrets.Config{File: in("secret.json")},
 		}},
 		ProxyProtocol: []netip.Prefix{},
+		Notifications: []Notification{},
 		Limits: Limits{
 			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
 			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
 		},
+		EndNotices:   []time.Duration{15 * time.Minute, 5 * time.Minute, time.Minute},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
 		LoginTimeout: time.Minute,
@@ -169,7 +172,7 @@ func TestBadConfig(t *testing.T) {
 	const (
 		integration = "  - name: orders\n    hostname: db.example.com\n    database: orders\n"
 		secret      = "    ssl_mode: require\n    secret: {env: S}\n"
-		known       = "(known: listen, ops_listen, tls, policy, audit, integrations, discovery, proxy_protocol, limits, deployment, role_linger, login_timeout, drain_timeout, log_level)"
+		known       = "(known: listen, ops_listen, tls, policy, audit, integrations, discovery, proxy_protocol, limits, state, admin_socket, end_notices, notifications, deployment, role_linger, login_timeout, drain_timeout, log_level)"
 	)
 	tests := []struct {
 		name, yaml string

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hourgate/hourgate/access"
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -38,6 +39,10 @@ type Gate struct {
 	fleet    *Fleet
 	server   *proxy.Server
 	reloads  reloadMetrics
+	access   *access.Service
+
+	background []func(context.Context) // what runs while the gate does
+	closers    []func() error          // what is closed at its end
 
 	discovery *discover.Discovery // nil: all integrations are in the configuration
 	reloading sync.Mutex          // held while a policy is put in force
@@ -60,7 +65,7 @@ func New(ctx context.Context, cfg Config, set *policy.Set, version string, log *
 	g.trail = trail
 	trail.Register(g.registry)
 	if err := g.wire(ctx, set); err != nil {
-		return nil, errors.Join(err, trail.Close())
+		return nil, errors.Join(err, g.close())
 	}
 	return g, nil
 }
@@ -84,6 +89,9 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 	if err := g.openDiscovery(ctx); err != nil {
 		return err
 	}
+	if err := g.openAccess(ctx, set); err != nil {
+		return err
+	}
 	cert, clientCAs, err := g.cfg.TLS.load()
 	if err != nil {
 		return err
@@ -94,7 +102,7 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 		ProxyProtocol: g.cfg.ProxyProtocol, LoginTimeout: g.cfg.LoginTimeout,
 		FirstByteTimeout: g.cfg.Limits.FirstByteTimeout, StartupTimeout: g.cfg.Limits.StartupTimeout,
 		MaxUnauthenticated: int(g.cfg.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(g.cfg.Limits.UnauthenticatedPerAddress),
-		Trail: g.trail, DiscardStatements: !g.cfg.Audit.Statements, DiscardParameters: !g.cfg.Audit.Parameters, Logger: g.log, Registry: g.registry,
+		Trail: g.trail, DiscardStatements: !g.cfg.Audit.Statements, Logger: g.log, Registry: g.registry,
 	})
 	g.reloads.loaded(set)
 	return err
@@ -117,7 +125,7 @@ func (g *Gate) Run(ctx context.Context, reload <-chan os.Signal) error {
 	var listen net.ListenConfig
 	listener, err := listen.Listen(ctx, "tcp", g.cfg.Listen)
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen: %w", err), g.trail.Close())
+		return errors.Join(fmt.Errorf("listen: %w", err), g.close())
 	}
 	return g.Serve(ctx, listener, reload)
 }
@@ -125,17 +133,21 @@ func (g *Gate) Run(ctx context.Context, reload <-chan os.Signal) error {
 // Serve is run with a listener that is open already.
 func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan os.Signal) error {
 	if err := g.trail.Append(audit.Record{Event: audit.ProxyStarted}); err != nil {
-		return errors.Join(fmt.Errorf("audit.file: %w", err), listener.Close(), g.trail.Close())
+		return errors.Join(fmt.Errorf("audit.file: %w", err), listener.Close(), g.close())
 	}
 	ops, err := g.startOps(ctx)
 	if err != nil {
-		return errors.Join(err, listener.Close(), g.trail.Close())
+		return errors.Join(err, listener.Close(), g.close())
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	g.fleet.Start(background)
 	running.Go(func() { g.watch(background, reload) })
 	running.Go(func() { g.discover(background) })
+	running.Go(func() { g.access.Run(background) })
+	for _, run := range g.background {
+		running.Go(func() { run(background) })
+	}
 	running.Go(func() { g.giveBack(background) })
 
 	served := make(chan error, 1)
@@ -157,7 +169,16 @@ func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan o
 	if errors.Is(err, proxy.ErrServerClosed) {
 		err = nil
 	}
-	return errors.Join(err, ops.close(), g.trail.Append(audit.Record{Event: audit.ProxyStopped}), g.trail.Close())
+	return errors.Join(err, ops.close(), g.trail.Append(audit.Record{Event: audit.ProxyStopped}), g.close())
+}
+
+// close closes what New has opened.
+func (g *Gate) close() error {
+	var err error
+	for _, c := range g.closers {
+		err = errors.Join(err, c())
+	}
+	return errors.Join(err, g.trail.Close())
 }
 
 // drain lets sessions finish their transactions, then settles all roles.

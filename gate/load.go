@@ -33,6 +33,9 @@ func parseConfig(file string, data []byte) (Config, error) {
 	for i := range cfg.Integrations {
 		cfg.Integrations[i].setDefaults()
 	}
+	if cfg.State != nil && cfg.State.Postgres != nil {
+		cfg.State.Postgres.setDefaults()
+	}
 	cfg.doc = doc
 	v := validation{doc: doc, problems: problems}
 	v.config(&cfg)
@@ -73,6 +76,7 @@ func (c *Config) fileProblems() strictyaml.Problems {
 			v.report("audit.file", "the folder %s does not exist", folder)
 		}
 	}
+	v.state(c.State)
 	for i, integration := range c.Integrations {
 		settings := integration.server()
 		var problem upstream.Problem
@@ -107,8 +111,22 @@ func (c *Config) resolvePaths(folder string) {
 			resolve(&a.Defaults.SSLRootCert)
 		}
 	}
+	resolve(&c.AdminSocket)
+	for i := range c.Notifications {
+		resolve(&c.Notifications[i].URLFile)
+		resolve(&c.Notifications[i].SecretFile)
+	}
+	servers := make([]*Integration, 0, len(c.Integrations)+1)
 	for i := range c.Integrations {
-		in := &c.Integrations[i]
+		servers = append(servers, &c.Integrations[i])
+	}
+	if c.State != nil {
+		resolve(&c.State.File)
+		if c.State.Postgres != nil {
+			servers = append(servers, c.State.Postgres)
+		}
+	}
+	for _, in := range servers {
 		if in.SSLRootCert != upstream.RootsSystem && in.SSLRootCert != upstream.RootsRDS {
 			resolve(&in.SSLRootCert)
 		}

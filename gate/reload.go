@@ -184,7 +184,7 @@ func (g *Gate) reloadPolicy() error {
 		g.log.Error("the policy's loading could not be recorded", "error", err)
 	}
 	g.sources = sources
-	g.live.Put(set)
+	g.access.SetFiles(set)
 	g.reloads.loaded(set)
 	users, grants := set.Size()
 	g.log.Info("policy loaded", "users", users, "grants", grants)

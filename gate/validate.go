@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -59,6 +60,15 @@ func (v *validation) config(c *Config) {
 			v.report(cmp.Or(p.Path, path), "%s", p.Message)
 		}
 	}
+	if s := c.State; s != nil {
+		v.stateConfig(s)
+	}
+	for i, d := range c.EndNotices {
+		if d <= 0 || d > 24*time.Hour {
+			v.report(fmt.Sprintf("end_notices[%d]", i), "want up to 24h")
+		}
+	}
+	v.notifications(c.Notifications, c.State != nil)
 	names := make(map[string]string)
 	for i := range c.Integrations {
 		path := fmt.Sprintf("integrations[%d]", i)
@@ -73,6 +83,11 @@ func (v *validation) config(c *Config) {
 
 func (v *validation) integration(path string, i *Integration) {
 	v.required(path+".name", i.Name)
+	v.server(path, i)
+}
+
+// server checks how a server is reached.
+func (v *validation) server(path string, i *Integration) {
 	v.required(path+".hostname", i.Hostname)
 	v.required(path+".database", i.Database)
 	if strings.ContainsFunc(i.Name, func(r rune) bool { return r < ' ' || r == '/' || r == 0x7f }) {

@@ -21,7 +21,7 @@ func (s *Set) denied(r Request, now time.Time, matches func(*Grant) (database st
 		Message: fmt.Sprintf("no live grant for %q", shorten(r.Database)),
 		Hint:    s.offers(r.User, now),
 	}
-	if ask := s.asking(r); ask != "" {
+	if ask := s.howToAsk(r); ask != "" {
 		d.Hint = ask
 		if len(s.usable(r.User, now)) > 0 {
 			d.Hint += ". " + s.offers(r.User, now)

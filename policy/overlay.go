@@ -86,8 +86,8 @@ func deniedByLock(l Lock) Decision {
 	return d
 }
 
-// asking tells what the person could ask for where they were denied, or "".
-func (s *Set) asking(r Request) string {
+// howToAsk tells what the person could ask for where they were denied, or "".
+func (s *Set) howToAsk(r Request) string {
 	if !s.overlay.Asking {
 		return ""
 	}
@@ -110,7 +110,7 @@ func (s *Set) asking(r Request) string {
 				}
 				if target != "" {
 					return fmt.Sprintf(`Flow %s lets you ask: connect to database "hourgate" and type REQUEST %s ON %s FOR '%s' REASON '…'; or run: hourgate request %s --access %s`,
-						f.Name, quoteWord(t.Access[0].String()), quoteWord(target), inWords(f.defaultDuration()), quoteShell(target), quoteShell(t.Access[0].String()))
+						f.Name, QuoteWord(t.Access[0].String()), QuoteWord(target), inWords(f.defaultDuration()), quoteShell(target), quoteShell(t.Access[0].String()))
 				}
 			}
 		}
@@ -118,8 +118,8 @@ func (s *Set) asking(r Request) string {
 	return ""
 }
 
-// quoteWord writes a word so that a statement of database hourgate takes it for one.
-func quoteWord(word string) string {
+// QuoteWord writes a word so that a statement of database hourgate takes it for one.
+func QuoteWord(word string) string {
 	if plain(word) {
 		return word
 	}
@@ -138,4 +138,37 @@ func plain(word string) bool {
 	return word != "" && !strings.ContainsFunc(word, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-./@", r)
 	})
+}
+
+// Asking reports whether there is somebody to ask.
+func (s *Set) Asking() bool { return s.overlay.Asking }
+
+// An Offer is something that can be asked for.
+type Offer struct {
+	Integration, Database, Access string
+	For, Longest                  time.Duration
+	BreakGlass                    bool
+}
+
+// Offers returns what user can ask for under a flow.
+func (s *Set) Offers(f *Flow, user string) []Offer {
+	var offers []Offer
+	add := func(longest time.Duration, breakGlass bool) {
+		for _, t := range f.Targets {
+			for _, integration := range t.Integrations {
+				for _, database := range s.databasesOf(t, integration) {
+					for _, a := range t.Access {
+						offers = append(offers, Offer{integration, database, a.String(), min(f.defaultDuration(), longest), longest, breakGlass})
+					}
+				}
+			}
+		}
+	}
+	if s.Includes(f.Requestors, user) {
+		add(f.MaxDuration, false)
+	}
+	if f.BreakGlass != nil && s.Includes(f.BreakGlass.people(), user) {
+		add(f.BreakGlass.MaxDuration, true)
+	}
+	return offers
 }

@@ -6,29 +6,32 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/hourgate/hourgate/access"
 	"github.com/hourgate/hourgate/access/postgres"
 	"github.com/hourgate/hourgate/access/storetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
+	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/secrets"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// connectTo logs in as an ordinary user who owns the database: nothing more is needed.
-func connectTo(db *pgtest.Database) postgres.Connect {
-	return func(context.Context) (*pgx.ConnConfig, error) {
-		return pgx.ParseConfig(db.Server.URL(db.Owner, db.OwnerPassword, db.Name).String())
-	}
+// secret is that of an ordinary user who owns the database: nothing more is needed.
+type secret secrets.Credential
+
+func (s secret) Use(ctx context.Context, try func(context.Context, secrets.Credential) error) error {
+	return try(ctx, secrets.Credential(s))
 }
 
 func open(t testing.TB, db *pgtest.Database) *postgres.Store {
 	t.Helper()
-	s, err := postgres.Open(t.Context(), connectTo(db))
+	server, err := upstream.New(upstream.Config{
+		Host: "localhost", Port: uint16(db.Server.Port), SSLMode: upstream.VerifyFull, RootCert: db.Server.CAFile,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := postgres.Open(postgres.Config{Server: server, Database: db.Name, Secret: secret{Username: db.Owner, Password: secrets.NewPassword(db.OwnerPassword)}})
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }

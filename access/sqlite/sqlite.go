@@ -43,9 +43,9 @@ func OpenAt(ctx context.Context, file string, clock func() time.Time) (*Store, e
 		}
 		return nil, errors.Join(fmt.Errorf("state %s can't be used (another process may hold it, or it is damaged: restore a copy, or move it away to begin without requests): %w", file, err), db.Close())
 	}
-	store, err := sqlstore.New(ctx, db, sqlstore.Dialect{Clock: clock})
-	if err != nil {
-		return nil, fmt.Errorf("state %s: %w", file, err)
+	store := sqlstore.New(db, sqlstore.Dialect{Clock: clock})
+	if _, err := store.Revision(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("state %s: %w", file, err), db.Close())
 	}
 	return &Store{store}, nil
 }

@@ -26,7 +26,7 @@ func (s *Store) Claim(ctx context.Context, limit int, lease time.Duration) ([]ac
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.db.QueryContext(ctx, `
+	rows, err := s.conn.QueryContext(ctx, `
 		UPDATE hourgate_outbox SET due = $1, attempts = attempts + 1
 		WHERE due <= $2 AND id IN (SELECT id FROM hourgate_outbox WHERE due <= $2 ORDER BY due LIMIT $3)
 		RETURNING id, channel, attempts, created, body`, now.Add(lease).UnixMicro(), now.UnixMicro(), limit)
@@ -54,12 +54,12 @@ func (s *Store) Delay(ctx context.Context, id string, by time.Duration) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.db.ExecContext(ctx, `UPDATE hourgate_outbox SET due = $1 WHERE id = $2`, now.Add(by).UnixMicro(), id)
+	_, err = s.conn.ExecContext(ctx, `UPDATE hourgate_outbox SET due = $1 WHERE id = $2`, now.Add(by).UnixMicro(), id)
 	return err
 }
 
 // Done implements access.Store.
 func (s *Store) Done(ctx context.Context, id string) error {
-	_, err := s.db.ExecContext(ctx, `DELETE FROM hourgate_outbox WHERE id = $1`, id)
+	_, err := s.conn.ExecContext(ctx, `DELETE FROM hourgate_outbox WHERE id = $1`, id)
 	return err
 }

@@ -13,7 +13,11 @@ import (
 
 // Request implements access.Store.
 func (s *Store) Request(ctx context.Context, id int64) (*access.Request, error) {
-	found, err := requests(s.db.QueryContext(ctx, `SELECT body FROM hourgate_requests WHERE id = $1`, id))
+	db, err := s.db(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found, err := requests(db.QueryContext(ctx, `SELECT body FROM hourgate_requests WHERE id = $1`, id))
 	switch {
 	case err != nil:
 		return nil, err
@@ -25,7 +29,11 @@ func (s *Store) Request(ctx context.Context, id int64) (*access.Request, error) 
 
 // Requests implements access.Store.
 func (s *Store) Requests(ctx context.Context, f access.Filter) ([]*access.Request, error) {
-	return requests(s.db.QueryContext(ctx, `
+	db, err := s.db(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return requests(db.QueryContext(ctx, `
 		SELECT body FROM hourgate_requests
 		WHERE ($1 = '' OR person = $1) AND ($2 = 0 OR open = 1) AND ($3 = 0 OR owes_review = 1)
 		ORDER BY id DESC LIMIT $4`,

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hourgate/hourgate/access"
@@ -26,21 +27,32 @@ type Dialect struct {
 
 // Store is an access.Store. Its Watch is for those who open it to write.
 type Store struct {
-	db      *sql.DB
+	conn    *sql.DB
 	dialect Dialect
+
+	migrating sync.Mutex
+	migrated  bool
 }
 
-// New brings the tables up to date and returns the store. It closes db when it fails.
-func New(ctx context.Context, db *sql.DB, dialect Dialect) (*Store, error) {
-	s := &Store{db, dialect}
-	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("bringing the tables of the state up to date: %w", err), db.Close())
-	}
-	return s, nil
-}
+// New returns the store in a database, whose tables are brought up to date before they are used first.
+func New(db *sql.DB, dialect Dialect) *Store { return &Store{conn: db, dialect: dialect} }
 
 // Close closes the database.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error { return s.conn.Close() }
+
+// db is the database, with its tables up to date.
+func (s *Store) db(ctx context.Context) (*sql.DB, error) {
+	s.migrating.Lock()
+	defer s.migrating.Unlock()
+	if s.migrated {
+		return s.conn, nil
+	}
+	if err := s.migrate(ctx); err != nil {
+		return nil, fmt.Errorf("bringing the tables of the state up to date: %w", err)
+	}
+	s.migrated = true
+	return s.conn, nil
+}
 
 // migrations are run in order, each once. One that is released is never changed.
 var migrations = []string{
@@ -57,7 +69,7 @@ var migrations = []string{
 
 // migrate is one transaction: it happens whole or not at all.
 func (s *Store) migrate(ctx context.Context) error {
-	return s.transaction(ctx, func(tx *sql.Tx) error {
+	return transaction(ctx, s.conn, func(tx *sql.Tx) error {
 		if s.dialect.Lock != "" {
 			if _, err := tx.ExecContext(ctx, s.dialect.Lock); err != nil {
 				return err
@@ -88,8 +100,8 @@ func (s *Store) migrate(ctx context.Context) error {
 }
 
 // transaction runs f in one, which is committed if f returns nil.
-func (s *Store) transaction(ctx context.Context, f func(*sql.Tx) error) error {
-	tx, err := s.db.BeginTx(ctx, nil)
+func transaction(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -110,7 +122,11 @@ func ignoreDone(err error) error {
 // change is a transaction that others wait for from its first statement on: the row of the revision is locked by it. So
 // changes are made one after the other, and each sees all those before it.
 func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
-	return s.transaction(ctx, func(tx *sql.Tx) error {
+	db, err := s.db(ctx)
+	if err != nil {
+		return err
+	}
+	return transaction(ctx, db, func(tx *sql.Tx) error {
 		var revision int64
 		if err := tx.QueryRowContext(ctx, `UPDATE hourgate_state SET value = value + 1 WHERE name = 'revision' RETURNING value`).Scan(&revision); err != nil {
 			return err
@@ -128,7 +144,10 @@ func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
 
 // Revision implements access.Store.
 func (s *Store) Revision(ctx context.Context) (revision int64, err error) {
-	err = s.db.QueryRowContext(ctx, `SELECT value FROM hourgate_state WHERE name = 'revision'`).Scan(&revision)
+	db, err := s.db(ctx)
+	if err == nil {
+		err = db.QueryRowContext(ctx, `SELECT value FROM hourgate_state WHERE name = 'revision'`).Scan(&revision)
+	}
 	return revision, err
 }
 
@@ -138,19 +157,25 @@ func (s *Store) Now(ctx context.Context) (time.Time, error) {
 		return s.dialect.Clock().UTC(), nil
 	}
 	var now int64
-	err := s.db.QueryRowContext(ctx, s.dialect.Now).Scan(&now)
+	db, err := s.db(ctx)
+	if err == nil {
+		err = db.QueryRowContext(ctx, s.dialect.Now).Scan(&now)
+	}
 	return time.UnixMicro(now).UTC(), err
 }
 
 // Load implements access.Store.
 func (s *Store) Load(ctx context.Context) (*access.Snapshot, error) {
 	snapshot := &access.Snapshot{}
+	if _, err := s.db(ctx); err != nil {
+		return nil, err
+	}
 	now, err := s.Now(ctx)
 	if err != nil {
 		return nil, err
 	}
 	snapshot.Now = now
-	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: s.readIsolation()})
+	tx, err := s.conn.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: s.readIsolation()})
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,8 @@ const (
 
 	SessionForeign Event = "session_foreign" // a session under an ephemeral role that did not come through the gate was terminated
 
+	SessionInside Event = "session_inside" // a session of somebody else was inside code that the role made when access ended
+
 	SessionStatement Event = "statement" // a session is about to ask the server for something; written by Trail.Statement only
 
 	RoleMade         Event = "role_made"          // an ephemeral role is about to be made
@@ -58,7 +60,7 @@ const (
 )
 
 var events = []Event{
-	SessionStart, SessionRefused, SessionEnd, SessionForeign, SessionStatement,
+	SessionStart, SessionRefused, SessionEnd, SessionForeign, SessionInside, SessionStatement,
 	RoleMade, RoleMakeFailed, RoleSettled, RoleSettleFailed, RoleTombstoned,
 	RequestFiled, RequestSeconded, RequestApproved, RequestActive, RequestDenied, RequestWithdrawn, RequestLapsed,
 	RequestExtended, RequestShortened, RequestEnded, RequestReviewed, ExtensionFiled, ExtensionDenied, ExtensionLapsed,
@@ -160,7 +162,8 @@ type Traffic struct {
 type Remains struct {
 	Dropped     []string `json:"dropped,omitempty"`
 	Quarantined []string `json:"quarantined,omitempty"` // handed to a powerless role, because others depend on it
-	HeldBy      []string `json:"held_by,omitempty"`     // what keeps a tombstone from being dropped
+	HeldBy      []string `json:"held_by,omitempty"`     // what keeps a role from being dropped
+	Left        []string `json:"left,omitempty"`        // what may be other people's, and was left where it is
 }
 
 // Asked is what a session asked for: see Statement. What is not UTF-8 is in the field whose name ends in _base64 instead.

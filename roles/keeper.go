@@ -59,7 +59,7 @@ const (
 	settleTimeout    = time.Minute      // for one try; the sweep tries again
 	heartbeat        = 5 * time.Second  // how soon a lost admin connection is noticed
 	sweepInterval    = time.Minute
-	sessionsGrace    = 300 * time.Millisecond // for sessions to end by themselves before they are terminated
+	sessionsGrace    = 150 * time.Millisecond // for sessions to end by themselves before they are terminated
 	retryInterval    = 10 * time.Second       // of the sweep, while something could not be settled
 )
 
@@ -133,6 +133,8 @@ func (k *Keeper) Run(ctx context.Context) {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() { k.watchSessions(ctx) })
+	watching.Go(func() { k.watchClock(ctx) })
+	watching.Go(func() { k.watchLedger(ctx) })
 	for away := true; ; {
 		away = k.rest(ctx) || away
 		err := k.ping(ctx)
@@ -166,7 +168,9 @@ func (k *Keeper) Run(ctx context.Context) {
 func (k *Keeper) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
 	defer cancel()
-	return k.pool.Use(ctx, func(c *admin.Conn) error { return c.Ping(ctx) })
+	return errors.Join(
+		k.pool.Use(ctx, func(c *admin.Conn) error { return c.Ping(ctx) }),
+		k.pool.Ready(ctx))
 }
 
 // apply decides every role again under a new policy. Roles whose grant is gone, or means something else, are settled. A

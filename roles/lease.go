@@ -9,6 +9,7 @@ import (
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/settle"
 )
 
 // leaseKey: one role for each person and grant, so that two people of one grant can't signal each other's backends.
@@ -95,7 +96,7 @@ func (k *Keeper) join(key leaseKey, grant *policy.Grant, database string) (*leas
 		backends:  newBackends(),
 		role: ledger.Role{Name: ledger.NewRoleName(key.user, key.grant), Entry: ledger.Entry{
 			Deployment: k.cfg.Deployment, Proxy: k.proxy, Integration: k.cfg.Integration,
-			User: key.user, Grant: key.grant, Until: grant.Until.UTC(),
+			User: key.user, Grant: key.grant, Until: grant.Until.UTC(), Made: time.Now().UTC(),
 		}},
 	}
 	if !grant.Access.Dangerous {
@@ -204,8 +205,9 @@ func (l *lease) tend(key leaseKey) {
 		}
 		timer.Stop()
 	}
-	l.awaitSessions()
-	l.finish()
+	told := make(chan struct{})
+	k.tended.Go(func() { l.awaitSessions(); close(told) })
+	l.finish(told)
 }
 
 // awaitSessions gives the sessions, which end for the same reason at the same moment, the time to tell their clients why.
@@ -250,15 +252,12 @@ func (l *lease) remaining(key leaseKey) (wait time.Duration, over bool) {
 }
 
 // finish settles the role. What can't be settled now is the sweep's, so the role is no longer ours.
-func (l *lease) finish() {
+func (l *lease) finish(told <-chan struct{}) {
 	k := l.keeper
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	l.making.Lock() // a session may still be making the role
-	committing := l.role.OID != 0
-	l.making.Unlock()
-	if committing {
-		if err := k.settler.Settle(ctx, l.role); err != nil {
+	if l.known() {
+		if err := k.settler.Settle(ctx, settle.End{Role: l.role, Told: told}); err != nil {
 			k.log.Error("role could not be settled, the sweep goes on", "role", l.role.Name, "grant", l.grant.Name, "error", err)
 		}
 	}
@@ -266,6 +265,20 @@ func (l *lease) finish() {
 	delete(k.ours, l.role.Name)
 	k.mu.Unlock()
 	k.metrics.live.Dec()
+}
+
+// known reports whether the role may be on the server. Once a session has it, nothing is waited for: another session may take
+// its time to be admitted to a further database. Before that a session may still be making the role.
+func (l *lease) known() bool {
+	l.keeper.mu.Lock()
+	used := l.backends.oid != 0
+	l.keeper.mu.Unlock()
+	if used {
+		return true
+	}
+	l.making.Lock()
+	defer l.making.Unlock()
+	return l.role.OID != 0
 }
 
 // Live reports whether this process still has the role of that name: in use, lingering or being settled.

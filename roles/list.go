@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/settle"
 )
 
 // Listed is an ephemeral role as it is on the server.
@@ -57,7 +58,7 @@ func (k *Keeper) Settle(ctx context.Context, name string) error {
 	}
 	for _, o := range orphans {
 		if e, ok := ledger.Parse(o.Comment); ok && o.Name == name && e.Deployment == k.cfg.Deployment {
-			return k.settler.Settle(ctx, ledger.Role{Name: o.Name, OID: o.OID, Entry: e})
+			return k.settler.Settle(ctx, settle.End{Role: ledger.Role{Name: o.Name, OID: o.OID, Entry: e}, Once: true})
 		}
 	}
 	return fmt.Errorf("%w: %s", ErrNoRole, name)

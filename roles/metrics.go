@@ -29,6 +29,7 @@ const (
 	metricSettled    = "hourgate_roles_settled_total"
 	metricFailed     = "hourgate_roles_settle_failures_total"
 	metricTombstones = "hourgate_roles_tombstones_total"
+	metricBugs       = "hourgate_statements_misunderstood_total"
 	metricForeign    = "hourgate_foreign_sessions_total"
 	metricLive       = "hourgate_roles"
 	metricConnected  = "hourgate_admin_connected"
@@ -48,6 +49,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		metricSettled:    "Ephemeral roles removed and verified to be gone.",
 		metricFailed:     "Tries at settling a role that failed; each is tried again by the sweep.",
 		metricTombstones: "Tries at settling a role that ended with the role disabled but held by other people's objects.",
+		metricBugs:       "Statements of Hourgate that a server could not understand: each is a bug to be reported.",
 		metricForeign:    "Sessions under an ephemeral role that did not come through the gate, and were terminated.",
 	} {
 		m.counters[name] = f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, label)
@@ -78,7 +80,8 @@ func (m *Metrics) of(integration string) *metrics {
 		made: counter(metricMade), foreign: counter(metricForeign),
 		live: gauge(metricLive), connected: gauge(metricConnected), provision: histogram(metricProvision),
 		settle: settle.Metrics{
-			Settled: counter(metricSettled), Failed: counter(metricFailed), Tombstones: counter(metricTombstones), Took: histogram(metricSettle),
+			Settled: counter(metricSettled), Failed: counter(metricFailed), Tombstones: counter(metricTombstones),
+			Bugs: counter(metricBugs), Took: histogram(metricSettle),
 		},
 	}
 }

@@ -3,6 +3,7 @@ package roles
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,6 +17,9 @@ import (
 // lost its admin connection for a moment still serves people.
 const suspectGrace = 15 * time.Second
 
+// aliveGrace is how long a proxy that is alive may take to end a role.
+const aliveGrace = 500 * time.Millisecond
+
 // orphan is a role on the server that looks like ours.
 type orphan struct {
 	OID      uint32
@@ -23,7 +27,8 @@ type orphan struct {
 	Comment  string
 	Sessions int
 	CanLogin bool
-	Alive    bool // a proxy of the name in the comment has an admin connection
+	Alive    bool      // a proxy of the name in the comment has an admin connection
+	Now      time.Time // the server's clock
 }
 
 // Sweep settles every role of this deployment that no running proxy answers for: leftovers of a crash, tombstones,
@@ -38,13 +43,7 @@ func (k *Keeper) Sweep(ctx context.Context) error {
 		k.log.Error("sweep failed", "error", err)
 		return err
 	}
-	var errs []error
-	live := k.live()
-	for _, o := range orphans {
-		if role, ok := k.orphaned(o, live); ok {
-			errs = append(errs, k.sweepOne(ctx, role))
-		}
-	}
+	errs := k.sweepAll(ctx, orphans)
 	if err := k.settler.Profiles(ctx); err != nil {
 		k.log.Error("profiles could not be tidied, trying again", "error", err)
 		errs = append(errs, err)
@@ -74,9 +73,10 @@ func (k *Keeper) ledger(ctx context.Context) ([]orphan, error) {
 	var orphans []orphan
 	err := k.pool.Use(ctx, func(c *admin.Conn) error {
 		rows, err := c.Query(ctx, `
-			SELECT r.oid, r.rolname::text, coalesce(d.description, ''),
-			       (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid)::int, r.rolcanlogin, false
-			  FROM pg_roles r LEFT JOIN pg_shdescription d ON d.classoid = 'pg_authid'::regclass AND d.objoid = r.oid
+			SELECT r.oid, r.rolname::text, coalesce(d.description, ''), coalesce(a.sessions, 0)::int, r.rolcanlogin, false, clock_timestamp()
+			  FROM pg_roles r
+			  LEFT JOIN pg_shdescription d ON d.classoid = 'pg_authid'::regclass AND d.objoid = r.oid
+			  LEFT JOIN (SELECT usesysid, count(*) AS sessions FROM pg_stat_activity GROUP BY 1) a ON a.usesysid = r.oid
 			 WHERE r.rolname ~ '^hg_' OR d.description LIKE '{"hourgate":%' ORDER BY r.oid`)
 		if err != nil {
 			return err
@@ -136,32 +136,59 @@ func (k *Keeper) orphaned(o orphan, live liveRoles) (ledger.Role, bool) {
 	if !ok || e.Deployment != k.cfg.Deployment || live.names[o.Name] || live.oids[o.OID] {
 		return ledger.Role{}, false
 	}
-	if e.Proxy != k.proxy {
-		if o.Alive {
-			delete(k.suspects, o.Name)
-			return ledger.Role{}, false
-		}
-		since, known := k.suspects[o.Name]
-		if !known {
-			since = time.Now()
-			k.suspects[o.Name] = since
-		}
-		if o.Sessions > 0 && time.Since(since) < suspectGrace && time.Now().Before(e.Until) {
-			return ledger.Role{}, false
-		}
+	if e.Proxy != k.proxy && !k.abandoned(o, e) {
+		return ledger.Role{}, false
 	}
 	return ledger.Role{Name: o.Name, OID: o.OID, Entry: e}, true
 }
 
-func (k *Keeper) sweepOne(ctx context.Context, role ledger.Role) error {
+// abandoned decides whether a role of another proxy is nobody's. Whoever is believed to be alive is believed until the
+// grant's end and the moment that it takes to end it, since everybody could claim to be that proxy.
+func (k *Keeper) abandoned(o orphan, e ledger.Entry) bool {
+	overdue := o.Now.Sub(e.Until)
+	if o.Alive {
+		delete(k.suspects, o.Name)
+		return overdue > aliveGrace && (o.CanLogin || overdue > settleTimeout)
+	}
+	since, known := k.suspects[o.Name]
+	if !known {
+		since = time.Now()
+		k.suspects[o.Name] = since
+	}
+	return o.Sessions == 0 || time.Since(since) >= suspectGrace || overdue >= 0
+}
+
+// sweepAll settles the orphans among the roles, together: their power is taken in one batch. k.sweeping is held.
+func (k *Keeper) sweepAll(ctx context.Context, found []orphan) []error {
+	live := k.live()
+	roles, errs := make([]ledger.Role, len(found)), make([]error, len(found))
+	var settled sync.WaitGroup
+	for i, o := range found {
+		var ok bool
+		if roles[i], ok = k.orphaned(o, live); ok {
+			settled.Go(func() { errs[i] = k.sweepOne(ctx, roles[i], o.Comment) })
+		}
+	}
+	settled.Wait()
+	for i, r := range roles {
+		if errs[i] == nil && r.OID != 0 {
+			delete(k.suspects, r.Name)
+		}
+	}
+	return errs
+}
+
+func (k *Keeper) sweepOne(ctx context.Context, role ledger.Role, comment string) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	err := k.settler.Settle(ctx, role)
-	if err == nil {
-		delete(k.suspects, role.Name)
-		k.log.Info("swept a role that no proxy answers for", "role", role.Name, "grant", role.Entry.Grant, "user", role.Entry.User)
+	err := k.settler.Settle(ctx, settle.End{Role: role, Comment: comment, Once: true})
+	switch {
+	case errors.Is(err, settle.ErrTaken):
 		return nil
+	case err != nil:
+		k.log.Error("role could not be swept, trying again", "role", role.Name, "grant", role.Entry.Grant, "error", err)
+		return err
 	}
-	k.log.Error("role could not be swept, trying again", "role", role.Name, "grant", role.Entry.Grant, "error", err)
-	return err
+	k.log.Info("swept a role that no proxy answers for", "role", role.Name, "grant", role.Entry.Grant, "user", role.Entry.User)
+	return nil
 }

@@ -30,6 +30,8 @@ type Pool struct {
 	free   chan struct{} // a token is the right to open one more connection
 	logins chan struct{} // bounds the log-ins that hold a connection, so that one is left for settling
 
+	urgent chan *Conn // of one: the connection that ends access, nil while it is not open
+
 	mu   sync.Mutex // guards what follows
 	live int
 	none chan struct{} // closed while none is live
@@ -42,8 +44,10 @@ func NewPool(cfg Config) *Pool {
 		idle:   make(chan *Conn, PoolSize),
 		free:   make(chan struct{}, PoolSize),
 		logins: make(chan struct{}, PoolSize-1),
+		urgent: make(chan *Conn, 1),
 		none:   make(chan struct{}),
 	}
+	p.urgent <- nil
 	p.open = func(ctx context.Context) (*Conn, error) { return p.connect(ctx, cfg.Database) }
 	close(p.none)
 	for range PoolSize {
@@ -62,6 +66,71 @@ func (p *Pool) Use(ctx context.Context, fn func(*Conn) error) error {
 	err = fn(conn)
 	conn.demoted = SQLState(err) == ReadOnly
 	return err
+}
+
+// Urgent runs fn on a connection that nothing else uses, so that ending access waits neither for log-ins nor for roles that
+// are being removed. Where that connection is not open and can't be opened, fn gets one of the others.
+func (p *Pool) Urgent(ctx context.Context, fn func(*Conn) error) error {
+	var conn *Conn
+	select {
+	case conn = <-p.urgent:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	conn, err := p.revive(ctx, conn)
+	if err != nil {
+		p.urgent <- nil
+		return p.Use(ctx, fn)
+	}
+	err = fn(conn)
+	conn.demoted = SQLState(err) == ReadOnly
+	p.urgent <- p.keep(conn)
+	return err
+}
+
+// Ready opens the connection of Urgent, or asks whether it still works.
+func (p *Pool) Ready(ctx context.Context) error {
+	select {
+	case conn := <-p.urgent:
+		conn, err := p.revive(ctx, conn)
+		p.urgent <- conn
+		return err
+	default:
+		return nil // it is being used
+	}
+}
+
+// revive returns conn if it works, else a new one.
+func (p *Pool) revive(ctx context.Context, conn *Conn) (*Conn, error) {
+	if conn != nil && (time.Since(conn.used) < idleCheck || conn.writable(ctx) == nil) {
+		return conn, nil
+	}
+	if conn != nil {
+		shut(conn)
+	}
+	conn, err := p.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn.used = time.Now()
+	return conn, nil
+}
+
+// keep returns conn as it may be used again, or nil.
+func (p *Pool) keep(conn *Conn) *Conn {
+	if conn.IsClosed() || conn.demoted || conn.PgConn().TxStatus() != 'I' {
+		shut(conn)
+		return nil
+	}
+	conn.notices, conn.used = nil, time.Now()
+	return conn
+}
+
+// shut says goodbye to the server.
+func shut(conn *Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = conn.Close(ctx)
 }
 
 // Reserve waits until a log-in may use a connection. Call release when it is done.
@@ -119,18 +188,19 @@ func (p *Pool) next(ctx context.Context) (*Conn, error) {
 }
 
 func (p *Pool) release(conn *Conn) {
-	if conn.IsClosed() || conn.demoted || conn.PgConn().TxStatus() != 'I' {
-		p.discard(conn)
+	if conn = p.keep(conn); conn == nil {
+		p.dropped()
 		return
 	}
-	conn.notices, conn.used = nil, time.Now()
 	p.idle <- conn
 }
 
 func (p *Pool) discard(conn *Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	_ = conn.Close(ctx)
+	shut(conn)
+	p.dropped()
+}
+
+func (p *Pool) dropped() {
 	p.count(-1)
 	p.free <- struct{}{}
 }
@@ -157,6 +227,14 @@ func (p *Pool) noneLive() <-chan struct{} {
 
 // Close closes the idle connections; the others are closed by whoever uses them.
 func (p *Pool) Close() {
+	select {
+	case conn := <-p.urgent:
+		if conn != nil {
+			shut(conn)
+		}
+		p.urgent <- nil
+	default:
+	}
 	for {
 		select {
 		case conn := <-p.idle:

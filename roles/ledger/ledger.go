@@ -60,6 +60,7 @@ type Entry struct {
 	User        string    `json:"user"`
 	Grant       string    `json:"grant"`
 	Until       time.Time `json:"until"`
+	Made        time.Time `json:"made,omitzero"` // when the role was made, by the gate's clock
 
 	// Roles are existing ones that the role is a member of and that owned nothing when it was made. What they own when
 	// it is settled, a member has made them own.

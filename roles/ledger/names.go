@@ -3,6 +3,7 @@ package ledger
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"regexp"
 	"strings"
 )
 
@@ -38,3 +39,8 @@ func Application(deployment, proxy string) string {
 	name := "hourgate " + proxy + " " + deployment
 	return name[:min(len(name), MaxIdentifier)]
 }
+
+var profileNames = regexp.MustCompile(ProfilePattern)
+
+// IsProfile reports whether the name is one of a profile.
+func IsProfile(name string) bool { return profileNames.MatchString(name) }

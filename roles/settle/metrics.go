@@ -12,6 +12,7 @@ type Metrics struct {
 	Settled    prometheus.Counter  // roles removed and verified to be gone
 	Failed     prometheus.Counter  // tries that failed and will be made again
 	Tombstones prometheus.Counter  // tries that ended with the role disabled but held by others
+	Bugs       prometheus.Counter  // statements that the server could not understand
 	Took       prometheus.Observer // seconds of one try
 }
 

@@ -1,9 +1,10 @@
 package settle
 
 import (
-	"fmt"
+	"context"
+	"errors"
 	"log/slog"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,37 +30,113 @@ type Trail interface {
 
 // Settler settles the ephemeral roles of one integration. It is safe for concurrent use.
 type Settler struct {
-	cfg Config
+	cfg   Config
+	fresh lane // ends that come for the first time
+	again lane // ends that are tried again
 
-	mu         sync.Mutex
-	tombstones map[uint32]string // what held each of them when it was last recorded, by OID
+	mu       sync.Mutex
+	failures map[uint32]failure // by the role's OID
 
 	scrubbing sync.Mutex
-	scrubbed  map[string]time.Time // profiles, and when the last scrub of each began; belongs to scrubbing
+	scrubbed  map[string]time.Time // roles, and when the last scrub of each began; belongs to scrubbing
 
-	evicting sync.Mutex // held while profiles are rid of what members handed to them
+	evicting sync.Mutex // held while groups are rid of what members left with them
 }
 
 // New returns a Settler, which talks to the server only when it is asked to.
 func New(cfg Config) *Settler {
-	return &Settler{
-		cfg:        cfg,
-		tombstones: make(map[uint32]string),
-		scrubbed:   make(map[string]time.Time),
+	st := &Settler{
+		cfg:      cfg,
+		failures: make(map[uint32]failure),
+		scrubbed: make(map[string]time.Time),
 	}
+	st.fresh = lane{use: cfg.Pool.Urgent, run: st.round}
+	st.again = lane{use: cfg.Pool.Use, run: st.round}
+	return st
+}
+
+// End is one role that ends.
+type End struct {
+	Role ledger.Role
+
+	// Told is closed once the role's sessions have told their clients why they end, or have had the time to. Optional: nil ends
+	// them at once.
+	Told <-chan struct{}
+
+	// Comment is the ledger's text by which it was decided that the role ends. The role is left alone, with ErrTaken, if it says
+	// something else by now: another process has taken it over, or its grant was prolonged. Empty for a role of this process.
+	Comment string
+
+	// Once says that whoever asks will ask again: there is one try.
+	Once bool
+}
+
+// ErrTaken is returned by Settle for an orphan that another process has taken over.
+var ErrTaken = errTaken
+
+const (
+	retryPause = time.Second      // between two tries while somebody's lock or a lost connection is in the way
+	tryLimit   = 30 * time.Second // of one try
+)
+
+// Settle ends a role. First its power is taken, together with that of others that end at the same time; then what it left is
+// removed, piece by piece. What fails because of locks or connections is tried again each second until ctx is done. A
+// [TombstoneError] says that others hold on to what is left; that is not tried again here.
+func (st *Settler) Settle(ctx context.Context, x End) error {
+	l := &st.fresh
+	for {
+		began := time.Now()
+		err := st.try(ctx, x, l)
+		if errors.Is(err, ErrTaken) {
+			return err
+		}
+		st.cfg.Metrics.settled(err, time.Since(began))
+		st.tell(x.Role, err)
+		if err == nil || x.Once || !passes(err) || admin.Pause(ctx, retryPause) != nil {
+			return err
+		}
+		l, x.Told = &st.again, nil
+	}
+}
+
+// passes reports whether any of an error's causes is one that another try soon may get past.
+func passes(err error) bool {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		return slices.ContainsFunc(several.Unwrap(), passes)
+	}
+	if one := errors.Unwrap(err); one != nil {
+		return passes(one)
+	}
+	return admin.Transient(err) || admin.Passing(err) || errors.Is(err, errInside)
+}
+
+func (st *Settler) try(ctx context.Context, x End, l *lane) error {
+	began := time.Now()
+	e := &end{role: x.Role, told: x.Told, decided: x.Comment}
+	l.close(e)
+	if e.taken {
+		return ErrTaken
+	}
+	var s *settlement
+	err := st.cfg.Pool.Use(ctx, func(c *admin.Conn) error {
+		ctx, cancel := context.WithTimeout(ctx, tryLimit)
+		defer cancel()
+		s = newSettlement(st, c, e)
+		return s.run(ctx)
+	})
+	if s == nil { // no connection
+		return errors.Join(e.err, err)
+	}
+	st.cfg.Log.Info("role settled", "role", x.Role.Name, "grant", x.Role.Entry.Grant, "user", x.Role.Entry.User,
+		"sessions_terminated", e.terminated, "objects_dropped", len(s.dropped), "objects_quarantined", len(s.kept),
+		"duration", time.Since(began), "gone", err == nil)
+	if err == nil {
+		st.removeProfiles(ctx, s.groups)
+	}
+	return err
 }
 
 // record starts a trail record about a role.
 func (st *Settler) record(event audit.Event, r ledger.Role, fill func(*audit.Record)) audit.Record {
 	return r.Record(event, st.cfg.Integration, fill)
-}
-
-// TombstoneError is a role that can no longer log in, but that can't be dropped while others hold on to it.
-type TombstoneError struct {
-	Role   string
-	HeldBy []string // pg_describe_object's words
-}
-
-func (e *TombstoneError) Error() string {
-	return fmt.Sprintf("role %s is disabled but can't be dropped, it is held by: %s", e.Role, strings.Join(e.HeldBy, "; "))
 }

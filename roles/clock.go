@@ -1,0 +1,104 @@
+package roles
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
+)
+
+// A grant ends by the wall clock. Timers run by another one, which stands still while the machine is suspended and knows
+// nothing of a clock that is set. And the roles of a proxy that was killed have nobody's timer.
+
+const (
+	clockCheck = time.Second            // how soon a step of the wall clock is noticed
+	clockStep  = 250 * time.Millisecond // by how much the clocks must differ to be a step
+)
+
+// watchClock makes all leases look at the time again when the wall clock has been set or the machine was suspended.
+func (k *Keeper) watchClock(ctx context.Context) {
+	tick := time.NewTicker(clockCheck)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now()
+		if step := stepped(last, now); step > clockStep || step < -clockStep {
+			k.log.Warn("the wall clock does not agree with the time that has passed, looking at all grants again", "step", step)
+			k.wakeAll()
+		}
+		last = now
+	}
+}
+
+// stepped is by how much the wall clock went further than the time that passed.
+func stepped(last, now time.Time) time.Duration {
+	return now.Round(0).Sub(last.Round(0)) - now.Sub(last)
+}
+
+func (k *Keeper) wakeAll() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, l := range k.ours {
+		l.wake()
+	}
+}
+
+// watchLedger ends the roles that no running proxy answers for at the end of their grants.
+func (k *Keeper) watchLedger(ctx context.Context) {
+	for {
+		wait := clockCheck
+		due, next, err := k.due(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			k.log.Warn("the ends of grants could not be read from the server, trying again", "error", err)
+		case len(due) > 0:
+			k.sweeping.Lock()
+			k.sweepAll(ctx, due)
+			k.sweeping.Unlock()
+		case !next.IsZero():
+			wait = min(wait, max(time.Until(next), 10*time.Millisecond))
+		}
+		if admin.Pause(ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+// due returns the roles of others that can log in although their grant is over, and when the next one's is. VALID UNTIL says
+// which to look at: nobody but the admin can change it. It has no fraction of a second; the entry does.
+func (k *Keeper) due(ctx context.Context) (due []orphan, next time.Time, err error) {
+	var near []orphan
+	err = k.pool.Use(ctx, func(c *admin.Conn) error {
+		rows, err := c.Query(ctx, `
+			SELECT r.oid, r.rolname::text, coalesce(d.description, ''), 1, r.rolcanlogin, true, clock_timestamp()
+			  FROM pg_roles r LEFT JOIN pg_shdescription d ON d.classoid = 'pg_authid'::regclass AND d.objoid = r.oid
+			 WHERE r.rolcanlogin AND r.rolname ~ '^hg_' AND r.rolvaliduntil < clock_timestamp() + '2 s'::interval`)
+		if err == nil {
+			near, err = pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
+		}
+		return err
+	})
+	live := k.live()
+	for _, o := range near {
+		e, ok := ledger.Parse(o.Comment)
+		if !ok || e.Deployment != k.cfg.Deployment || live.names[o.Name] || live.oids[o.OID] {
+			continue
+		}
+		at := e.Until.Add(aliveGrace)
+		if wait := at.Sub(o.Now); wait > 0 {
+			if next.IsZero() || time.Now().Add(wait).Before(next) {
+				next = time.Now().Add(wait)
+			}
+			continue
+		}
+		due = append(due, o)
+	}
+	return due, next, err
+}

@@ -1,0 +1,112 @@
+package settle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/admin"
+	"github.com/hourgate/hourgate/roles/ledger"
+)
+
+// kindQuarantine is in the names of quarantine roles.
+const kindQuarantine = "quarantine"
+
+// disarm takes from an object the power to act for its owner, and everybody's right to it. None of these statements waits for
+// whoever uses the object.
+func disarm(ctx context.Context, c *admin.Conn, o object) error {
+	on := o.grantedOn()
+	if on == "" {
+		return nil
+	}
+	others, err := grantees(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	var list []string
+	if o.routine() && o.Type != "aggregate" { // an aggregate acts as whoever calls it
+		list = append(list, "ALTER ROUTINE "+o.Identity+" SECURITY INVOKER")
+	}
+	for _, who := range others {
+		list = append(list, fmt.Sprintf("REVOKE ALL ON %s %s FROM %s CASCADE", on, o.Identity, who))
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	_, err = c.Script(ctx, list...)
+	return err
+}
+
+// quarantine hands an object to a role that can't log in and holds nothing, because other people's objects depend on it.
+// Functions lose the power to act as their owner and everybody's right to call them first, tables their triggers: a new owner
+// with rights is how a tenant would gain them. The new owner needs CREATE for the moment.
+func (s *estate) quarantine(ctx context.Context, c *admin.Conn, o object) error {
+	err := admin.Retry(ctx, func() error {
+		return c.Exclusively(ctx, func() error { return s.hand(ctx, c, o) })
+	})
+	return s.st.told(err)
+}
+
+func (s *estate) hand(ctx context.Context, c *admin.Conn, o object) error {
+	keeper, err := ensureQuarantine(ctx, c)
+	if err != nil {
+		return err
+	}
+	if o.routine() {
+		if err := disarm(ctx, c, o); err != nil {
+			return err
+		}
+	}
+	if o.relation() {
+		if err := dropTriggers(ctx, c, o); err != nil {
+			return err
+		}
+	}
+	creates, err := statements(ctx, c, pgx.RowTo[string], `
+		SELECT quote_ident(nspname) FROM pg_namespace
+		 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND pg_has_role(nspowner, 'USAGE')`)
+	if err != nil {
+		return err
+	}
+	var list, after []string
+	for _, schema := range creates {
+		list = append(list, "GRANT CREATE ON SCHEMA "+schema+" TO "+keeper)
+		after = append(after, "REVOKE CREATE ON SCHEMA "+schema+" FROM "+keeper)
+	}
+	_, err = c.Script(ctx, append(append(list, o.give(keeper)), after...)...)
+	return err
+}
+
+// dropTriggers drops what people made to run when a relation is written to.
+func dropTriggers(ctx context.Context, c *admin.Conn, o object) error {
+	triggers, err := objects(ctx, c, `
+		SELECT 'pg_trigger'::regclass::oid, t.oid, i.type, i.identity FROM pg_trigger t, pg_identify_object('pg_trigger'::regclass, t.oid, 0) i
+		 WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgparentid = 0`, o.OID)
+	if err != nil || len(triggers) == 0 {
+		return err
+	}
+	var list []string
+	for _, t := range triggers {
+		list = append(list, t.drop())
+	}
+	_, err = c.Script(ctx, list...)
+	return err
+}
+
+// ensureQuarantine makes this database's quarantine role and the admin a member of it, and returns its quoted name.
+func ensureQuarantine(ctx context.Context, c *admin.Conn) (string, error) {
+	name := ledger.DatabaseRole(kindQuarantine, c.Config().Database)
+	quoted := admin.QuoteIdentifier(name)
+	var member bool
+	err := c.QueryOne(ctx, "SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = $1", []any{name}, &member)
+	if errors.Is(err, pgx.ErrNoRows) {
+		_, err = c.Script(ctx, "CREATE ROLE "+quoted+" NOLOGIN",
+			"COMMENT ON ROLE "+quoted+" IS 'Hourgate: owns what ended grants left behind and others depend on; holds no rights'")
+	}
+	if err == nil && !member {
+		_, err = c.Script(ctx, c.Join(quoted))
+	}
+	return quoted, err
+}

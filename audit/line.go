@@ -133,10 +133,16 @@ func (b *batch) add(e *entry) {
 	l = append(l, `,"kind":"`...)
 	l = append(l, statementKinds[e.kind]...)
 	l = append(l, '"')
-	l = appendBytes(l, "statement", uncut(e))
+	hasValues := statementKinds[e.kind].hasValues()
+	if !hasValues {
+		l = appendBytes(l, "statement", uncut(e))
+	}
 	l = appendBytes(l, "prepared", e.name)
 	l = appendBytes(l, "portal", e.portal)
 	l = appendNumber(l, "function_oid", uint64(e.function))
+	if hasValues {
+		l = appendParameters(l, e.text)
+	}
 	l = appendNumber(l, "statement_bytes", uint64(e.length)) //nolint:gosec // G115: never negative, see check and readEntry
 	if e.redacted {
 		l = append(l, `,"redacted":true`...)
@@ -186,16 +192,21 @@ func uncut(e *entry) []byte {
 	if e.length <= int64(len(e.text)) {
 		return e.text
 	}
-	for n := 1; n < utf8.UTFMax && n <= len(e.text); n++ {
-		tail := e.text[len(e.text)-n:]
+	return wholeCharacters(e.text)
+}
+
+// wholeCharacters is a text without the part of a UTF-8 character at its end that lacks the rest.
+func wholeCharacters(text []byte) []byte {
+	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
+		tail := text[len(text)-n:]
 		if utf8.RuneStart(tail[0]) {
 			if utf8.FullRune(tail) {
 				break
 			}
-			return e.text[:len(e.text)-n]
+			return text[:len(text)-n]
 		}
 	}
-	return e.text
+	return text
 }
 
 // appendBytes adds a field with a client's bytes: as a string when they are UTF-8, else as base64 and under another

@@ -2,8 +2,10 @@ package audit
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,12 +23,16 @@ func wantLine(t testing.TB, e *entry, opts Options, seq uint64, prev string) str
 			Kind: statementKinds[e.kind], FunctionOID: e.function, StatementBytes: e.length, Redacted: e.redacted, StatementNumber: e.number,
 		},
 	}
+	text := e.text
+	if statementKinds[e.kind].hasValues() {
+		r.Parameters, text = (&Parameters{b: e.text}).List(), nil
+	}
 	for _, f := range []struct {
 		value  []byte
 		text   *string
 		base64 *[]byte
 	}{
-		{e.text, &r.Statement, &r.StatementBase64}, {e.name, &r.Prepared, &r.PreparedBase64}, {e.portal, &r.Portal, &r.PortalBase64},
+		{text, &r.Statement, &r.StatementBase64}, {e.name, &r.Prepared, &r.PreparedBase64}, {e.portal, &r.Portal, &r.PortalBase64},
 	} {
 		if utf8.Valid(f.value) {
 			*f.text = string(f.value)
@@ -61,6 +67,7 @@ func TestLinesAreWhatEncodingJSONMakes(t *testing.T) {
 			entry{kind: 2, name: text, text: text, number: math.MaxUint64, at: noonNano + int64(i)},
 			entry{kind: 3, name: text, portal: text, session: text, at: noonNano - noonNano%1e9},
 			entry{kind: 4, function: math.MaxUint32, redacted: true, at: -1},
+			entry{kind: 6, text: parametersOf(text)},
 			entry{kind: 5, length: math.MaxInt64, at: math.MaxInt64},
 			entry{kind: 5, at: math.MinInt64},
 		)
@@ -84,6 +91,54 @@ func TestLinesAreWhatEncodingJSONMakes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// parametersOf is a text as values of each form.
+func parametersOf(text []byte) []byte {
+	var p Parameters
+	p.Null()
+	for i, length := range []int{len(text), len(text) + 7} {
+		for _, isBinary := range []bool{false, true} {
+			if p.Holds(int64(length)) {
+				p.Begin(int64(length), isBinary, uint32(i)) //nolint:gosec // G115: 0 or 1
+				p.Add(text, 0)
+			}
+		}
+		if length > len(text) {
+			break
+		}
+	}
+	return p.b
+}
+
+// FuzzParameters: whatever the values, they are read back as they were; whatever the bytes, reading them ends.
+func FuzzParameters(f *testing.F) {
+	f.Add([]byte("a"), []byte("\xff"), uint32(17))
+	f.Add([]byte{formText, 0, 0, 0, 0, 255, 255, 255, 255, 'x'}, []byte(nil), uint32(0))
+	f.Fuzz(func(t *testing.T, text, data []byte, oid uint32) {
+		if len(text) > MaxParameter || len(data) > MaxParameter || len(text)+len(data) > MaxStatementText-100 {
+			return
+		}
+		var p Parameters
+		p.Begin(int64(len(text)), false, 0)
+		p.Add(text, 0)
+		p.Null()
+		p.Begin(int64(len(data)), true, oid)
+		p.Add(data, 0)
+		list := p.List()
+		if len(list) != 3 || list[0].Text+string(list[0].Base64) != string(text) || !list[1].Null ||
+			list[2].Hex != hex.EncodeToString(data) || list[2].Type != oid || !list[2].Binary {
+			t.Fatalf("%q and %x became %+v", text, data, list)
+		}
+		line := appendParameters([]byte("{\"x\":0"), p.b)
+		var r Record
+		if err := json.Unmarshal(append(line, '}'), &r); err != nil || !slices.EqualFunc(r.Parameters, list, func(a, b Parameter) bool {
+			return a.Text == b.Text && bytes.Equal(a.Base64, b.Base64) && a.Hex == b.Hex && a.Null == b.Null && a.Type == b.Type
+		}) {
+			t.Fatalf("%v: %s became %+v", err, line, r.Parameters)
+		}
+		_ = (&Parameters{b: text}).List()
+	})
 }
 
 var noonNano = time.Date(2026, 11, 22, 12, 0, 0, 123456780, time.UTC).UnixNano()

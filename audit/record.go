@@ -176,6 +176,7 @@ type Asked struct {
 	Portal          string        `json:"portal,omitempty"`
 	PortalBase64    []byte        `json:"portal_base64,omitempty"`
 	FunctionOID     uint32        `json:"function_oid,omitempty"`
+	Parameters      []Parameter   `json:"parameters,omitempty"`      // of a Bind, or the arguments of a FunctionCall
 	StatementBytes  int64         `json:"statement_bytes,omitempty"` // length of COPY's data
 	Redacted        bool          `json:"redacted,omitempty"`        // a password was replaced
 

@@ -32,12 +32,19 @@ const (
 	StatementParse        StatementKind = "parse"
 	StatementBind         StatementKind = "bind"
 	StatementFunctionCall StatementKind = "function_call"
-	StatementMore         StatementKind = "more"      // Text goes on with that of the session's statement before
-	StatementCopyData     StatementKind = "copy_data" // the end of a COPY from the client; Length counts its data
+	StatementMore         StatementKind = "more"        // Text goes on with that of the session's statement before
+	StatementMoreValues   StatementKind = "more_values" // Parameters goes on with that of the session's statement before
+	StatementCopyData     StatementKind = "copy_data"   // the end of a COPY from the client; Length counts its data
 )
 
 var statementKinds = [...]StatementKind{
 	1: StatementQuery, StatementParse, StatementBind, StatementFunctionCall, StatementCopyData, StatementMore,
+	StatementMoreValues,
+}
+
+// hasValues says that records of the kind have parameters and no text.
+func (k StatementKind) hasValues() bool {
+	return k == StatementBind || k == StatementFunctionCall || k == StatementMoreValues
 }
 
 // code returns a kind's number, 0 when it is unknown.
@@ -64,7 +71,10 @@ type Statement struct {
 	Text     []byte // SQL of Query and Parse, at most MaxStatementText bytes, in the client's encoding
 	GoesOn   bool   // the text is longer than a record: a StatementMore follows
 	Function uint32 // OID of the function (FunctionCall)
-	Length   int64  // of the data in bytes (CopyData)
+
+	// Parameters are the values that go with a Bind, a FunctionCall or a StatementMoreValues. Optional.
+	Parameters *Parameters
+	Length     int64 // of the data in bytes (CopyData)
 }
 
 // check refuses what does not fit into a record.
@@ -78,6 +88,8 @@ func (s *Statement) check() error {
 		return fmt.Errorf("name of statement or portal has more than %d bytes", MaxStatementName)
 	case len(s.Session) > maxSession || len(s.User) > maxSession || len(s.Grant) > maxSession:
 		return fmt.Errorf("name of session, user or grant has more than %d bytes", maxSession)
+	case s.Parameters != nil && (len(s.Parameters.b) > MaxStatementText || len(s.Text) > 0 || !s.Kind.hasValues()):
+		return errors.New("statement has too many parameters, or none of its kind has any")
 	case s.Length < 0:
 		return errors.New("length of statement is negative")
 	}
@@ -99,7 +111,10 @@ func (t *Trail) Statement(ctx context.Context, s *Statement) error {
 			at: s.At.UnixNano(), kind: s.Kind.code(), session: bytesOf(s.Session), user: bytesOf(s.User), grant: bytesOf(s.Grant),
 			name: s.Name, portal: s.Portal, text: s.Text, function: s.Function, length: s.Length,
 		}
-		if !s.GoesOn && s.Kind != StatementMore { // a part may mean something else than the whole
+		if s.Parameters != nil {
+			e.text = s.Parameters.b
+		}
+		if !s.Kind.hasValues() && !s.GoesOn && s.Kind != StatementMore { // a part may mean something else than the whole
 			e.redact()
 		}
 		err = t.statement(ctx, &e)

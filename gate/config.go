@@ -78,6 +78,7 @@ type Audit struct {
 	SpoolFolder string `yaml:"spool_folder"`
 	Sync        bool   `yaml:"sync"`
 	Statements  bool   `yaml:"statements"`
+	Parameters  bool   `yaml:"parameters"`
 }
 
 // Integration is one PostgreSQL server that is guarded.
@@ -108,7 +109,7 @@ func defaultConfig() Config {
 			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
 			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
 		},
-		Audit:        Audit{Statements: true},
+		Audit:        Audit{Statements: true, Parameters: true},
 		EndNotices:   []time.Duration{15 * time.Minute, 5 * time.Minute, time.Minute},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,

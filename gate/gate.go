@@ -102,7 +102,7 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 		ProxyProtocol: g.cfg.ProxyProtocol, LoginTimeout: g.cfg.LoginTimeout,
 		FirstByteTimeout: g.cfg.Limits.FirstByteTimeout, StartupTimeout: g.cfg.Limits.StartupTimeout,
 		MaxUnauthenticated: int(g.cfg.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(g.cfg.Limits.UnauthenticatedPerAddress),
-		Trail: g.trail, DiscardStatements: !g.cfg.Audit.Statements, Logger: g.log, Registry: g.registry,
+		Trail: g.trail, DiscardStatements: !g.cfg.Audit.Statements, DiscardParameters: !g.cfg.Audit.Parameters, Logger: g.log, Registry: g.registry,
 	})
 	g.reloads.loaded(set)
 	return err

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -17,8 +18,9 @@ import (
 // cancelTimeout bounds the work for one CancelRequest.
 const cancelTimeout = 10 * time.Second
 
-// cancelKey is what a client must show to cancel a statement: a process ID that is not one, and a secret of 4 bytes for
-// protocol 3.0 or 32 for 3.2. The server's own key never leaves the gate.
+// cancelKey is what a client must show to cancel a statement: the server's own process ID, which drivers compare with what
+// the server says elsewhere (pg_backend_pid(), notifications, pg_stat_activity), and a secret of ours of 4 bytes for protocol
+// 3.0 or 32 for 3.2. The server's own secret never leaves the gate.
 type cancelKey struct {
 	pid    uint32
 	secret []byte
@@ -29,45 +31,54 @@ const (
 	cancelSecret32 = 32
 )
 
-// canceller knows the sessions whose statements can be cancelled.
+// canceller knows the sessions whose statements can be cancelled. Processes of several servers may have the same ID.
 type canceller struct {
 	mu       sync.Mutex
-	sessions map[uint32]*session // by the process ID that we made up
+	sessions map[uint32][]*session // by process ID
 }
 
-// add gives the session a key that no live session has, from when on its statements can be cancelled.
-func (c *canceller) add(s *session, secretLen int) {
-	key := cancelKey{secret: make([]byte, secretLen)}
-	_, _ = rand.Read(key.secret) // never fails, see crypto/rand
+// add gives the session a key with that process ID, from when on its statements can be cancelled.
+func (c *canceller) add(s *session, pid uint32) {
+	length := cancelSecret30
+	if s.startup.protocol >= protocolLatest {
+		length = cancelSecret32
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for {
-		var b [4]byte
-		_, _ = rand.Read(b[:])
-		key.pid = binary.BigEndian.Uint32(b[:]) >> 1 // drivers read it as a signed number
-		if _, taken := c.sessions[key.pid]; !taken && key.pid != 0 {
-			break
-		}
+	key := cancelKey{pid, make([]byte, length)}
+	for _, _ = rand.Read(key.secret); c.match(key) != nil; {
+		_, _ = rand.Read(key.secret) // never fails, see crypto/rand
 	}
 	s.cancelKey = key
-	c.sessions[key.pid] = s
+	c.sessions[pid] = append(c.sessions[pid], s)
 }
 
-func (c *canceller) remove(key cancelKey) {
+// remove takes the session's key back, if it has one.
+func (c *canceller) remove(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.sessions, key.pid)
+	pid := s.cancelKey.pid
+	left := slices.DeleteFunc(c.sessions[pid], func(other *session) bool { return other == s })
+	if c.sessions[pid] = left; len(left) == 0 {
+		delete(c.sessions, pid)
+	}
 }
 
 // find returns the session that the key belongs to, or nil.
 func (c *canceller) find(key cancelKey) *session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.sessions[key.pid]
-	if s == nil || subtle.ConstantTimeCompare(s.cancelKey.secret, key.secret) != 1 {
-		return nil
+	return c.match(key)
+}
+
+// match is find for whoever holds the mutex.
+func (c *canceller) match(key cancelKey) *session {
+	for _, s := range c.sessions[key.pid] {
+		if subtle.ConstantTimeCompare(s.cancelKey.secret, key.secret) == 1 {
+			return s
+		}
 	}
-	return s
+	return nil
 }
 
 // parseCancel reads a CancelRequest's body. PostgreSQL closes the connection in silence whatever the request says, and
@@ -101,8 +112,8 @@ func backendPID(ctx context.Context, conn *pgconn.PgConn) (uint32, error) {
 	return uint32(pid), nil
 }
 
-// cancelTarget forwards a CancelRequest over a new connection of the target's kind, or through the admin. The client learns nothing of what
-// came of it.
+// cancelTarget forwards a CancelRequest over a new connection of the target's kind, or through the admin. The client learns
+// nothing of what came of it.
 func (s *session) cancelTarget(ctx context.Context) error {
 	if s.server.cancelGuesses.wait(s.network) > 0 {
 		s.server.metrics.cancels.WithLabelValues("throttled").Inc()

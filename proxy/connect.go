@@ -28,7 +28,7 @@ func (s *session) connect(ctx context.Context) error {
 		if errors.As(err, &pgErr) && (pgErr.Code == codeInvalidPassword || pgErr.Code == codeInvalidAuthorization) {
 			s.lease.Discard()
 		}
-		if r, ok := refusedParameter(err); ok {
+		if r, ok := refusedParameter(err, s.startup.params); ok {
 			return r
 		}
 		return unavailable(s.decision.Integration, s.id, err)
@@ -57,8 +57,11 @@ func takeOver(ctx context.Context, conn *pgconn.PgConn) (*pgconn.HijackedConn, e
 	return hijacked, err
 }
 
-// upstreamParameters are the client's settings, checked in startup.go, and a name that joins the server's own log with
-// the trail.
+// maxApplicationName keeps a name that a client has filled its packet with from making ours too long. The server cuts all
+// names after 63 bytes.
+const maxApplicationName = 256
+
+// upstreamParameters are the client's settings, checked in startup.go.
 func (s *session) upstreamParameters() map[string]string {
 	params := maps.Clone(s.startup.params)
 	if params == nil {
@@ -67,13 +70,21 @@ func (s *session) upstreamParameters() map[string]string {
 	if len(s.startup.overridden) > 0 {
 		params["options"] = strings.Join(s.startup.overridden, " ")
 	}
-	params["application_name"] = printable("hourgate " + s.id + " " + s.user + " " + s.startup.application)
+	if name := s.server.cfg.ApplicationNamePrefix + s.startup.application; name != "" {
+		params["application_name"] = name[:min(len(name), maxApplicationName)]
+	}
 	return params
 }
 
 // cancelUpstream asks the server to cancel what this session runs. It is called by the goroutines of other connections,
 // for a session that is being relayed.
 func (s *session) cancelUpstream(ctx context.Context) error {
+	if s.console {
+		if cancel := s.cancelConsole.Load(); cancel != nil {
+			(*cancel)()
+		}
+		return nil
+	}
 	if len(s.upstream.SecretKey) == 0 {
 		return s.lease.Cancel(ctx, s.upstream.PID)
 	}

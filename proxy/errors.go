@@ -34,19 +34,21 @@ func (r *refusal) Error() string {
 
 // SQLSTATEs; src/backend/utils/errcodes.txt.
 const (
-	codeProtocolViolation    = "08P01"
-	codeUnsupported          = "0A000"
-	codeInvalidAuthorization = "28000"
-	codeInvalidPassword      = "28P01"
-	codeAdminShutdown        = "57P01"
-	codeCannotConnectNow     = "57P03"
-	codeTooManyConnections   = "53300"
-	codeConnectionFailure    = "08006"
-	codeUnreachable          = "08001"
-	codeSystemError          = "58000"
-	codeInvalidParameter     = "22023"
-	codeUndefinedObject      = "42704"
-	codeInternal             = "XX000"
+	codeProtocolViolation     = "08P01"
+	codeUnsupported           = "0A000"
+	codeInvalidAuthorization  = "28000"
+	codeInvalidPassword       = "28P01"
+	codeAdminShutdown         = "57P01"
+	codeCannotConnectNow      = "57P03"
+	codeTooManyConnections    = "53300"
+	codeConnectionFailure     = "08006"
+	codeUnreachable           = "08001"
+	codeSystemError           = "58000"
+	codeInvalidParameter      = "22023"
+	codeUndefinedObject       = "42704"
+	codeInvalidName           = "42602"
+	codeInsufficientPrivilege = "42501"
+	codeInternal              = "XX000"
 )
 
 // The closed table. A message never depends on an error's text.
@@ -94,6 +96,11 @@ var (
 		code: codeAdminShutdown, reason: "shutdown",
 		message: "terminating connection: the gate is shutting down",
 		hint:    "Connect again in a moment.",
+	}
+	errIdentityChanged = &refusal{
+		code: codeAdminShutdown, reason: "identity_changed",
+		message: "terminating connection: your log-in was withdrawn or changed",
+		hint:    "Connect again to see what you may use now.",
 	}
 	errEndedByOperator = &refusal{
 		code: codeAdminShutdown, reason: "ended_by_operator",
@@ -146,11 +153,36 @@ func wrongPassword(user string) *refusal {
 	}
 }
 
+// unsupportedParameter is for a setting that is not let through. Of one that no PostgreSQL knows it says what PostgreSQL says.
 func unsupportedParameter(name string) *refusal {
+	if !knownSettings()[name] {
+		return &refusal{
+			code: codeUndefinedObject, reason: "parameter",
+			message: fmt.Sprintf("unrecognized configuration parameter %q", printable(name)),
+		}
+	}
 	return &refusal{
 		code: codeUnsupported, reason: "parameter",
 		message: fmt.Sprintf("startup parameter %q is not let through", printable(name)),
 		hint:    "Leave it out, or use SET once you are connected.",
+	}
+}
+
+// invalidName is PostgreSQL's answer to a setting of the user's own with such a name.
+func invalidName(name string) *refusal {
+	return &refusal{
+		code: codeInvalidName, reason: "parameter",
+		message: fmt.Sprintf("invalid configuration parameter name %q", printable(name)),
+		detail:  "Custom parameter names must be two or more simple identifiers separated by dots.",
+	}
+}
+
+// roleRefused is PostgreSQL's answer to a role that the user is no member of.
+func roleRefused(name string) *refusal {
+	return &refusal{
+		code: codeInsufficientPrivilege, reason: "parameter",
+		message: fmt.Sprintf("permission denied to set role %q", printable(name)),
+		hint:    "Leave the parameter role out, or name a role of your grant.",
 	}
 }
 
@@ -225,17 +257,34 @@ func unavailable(integration, session string, err error) *refusal {
 
 // refusedParameter is for a log-in upstream that failed because of a setting that the client sent along, if it did. Only
 // what the client itself chose can be wrong in this way, and the server's text speaks of nothing else.
-func refusedParameter(err error) (*refusal, bool) {
+func refusedParameter(err error, sent map[string]string) (*refusal, bool) {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || pgErr.Code != codeInvalidParameter && pgErr.Code != codeUndefinedObject {
+	if !errors.As(err, &pgErr) {
+		return nil, false
+	}
+	switch pgErr.Code {
+	case codeInvalidParameter, codeUndefinedObject, codeInvalidName:
+	case codeInsufficientPrivilege:
+		if !wantsPrivilege(sent) {
+			return nil, false
+		}
+	default:
 		return nil, false
 	}
 	return &refusal{
 		code: pgErr.Code, reason: "parameter",
-		message: "the database server refused a startup parameter",
-		detail:  pgErr.Message,
-		hint:    "Correct or leave out the parameter.",
+		message: pgErr.Message, detail: pgErr.Detail, hint: pgErr.Hint,
 	}, true
+}
+
+// wantsPrivilege reports that a client has sent a setting that not everybody may set.
+func wantsPrivilege(sent map[string]string) bool {
+	for name := range sent {
+		if name == roleParameter || grantableParameters[name] || strings.Contains(name, ".") {
+			return true
+		}
+	}
+	return false
 }
 
 // response is the refusal as the client's last message.

@@ -99,7 +99,7 @@ func (s *session) closeUpstream() {
 // opened ahead goes after the last word: a client that is refused must not see in the time whether there was one.
 func (s *session) giveBack() {
 	if s.phase >= welcoming {
-		s.server.cancels.remove(s.cancelKey)
+		s.server.cancels.remove(s)
 		s.lease.Closed(s.upstream.PID)
 	}
 	if s.phase >= connecting {
@@ -118,7 +118,11 @@ func (s *session) recordEnd(r *refusal, err error) {
 		reason = "upstream_error"
 	}
 	event := audit.SessionEnd
-	if s.phase < relaying {
+	switch {
+	case s.console && s.phase >= provisioning:
+		s.server.metrics.ended.WithLabelValues(ConsoleDatabase, reason).Inc()
+		s.log.Info("console closed", "reason", reason, "duration", time.Since(s.began))
+	case s.phase < relaying:
 		if r == nil && s.phase < provisioning {
 			return // a scan, a health check or a CancelRequest
 		}
@@ -127,7 +131,7 @@ func (s *session) recordEnd(r *refusal, err error) {
 		}
 		s.server.metrics.refused.WithLabelValues(reason).Inc()
 		s.log.Info("connection refused", append(s.asked(), "reason", reason, "error", err)...)
-	} else {
+	default:
 		fromClient, fromUpstream := s.relay.Bytes()
 		s.server.metrics.ended.WithLabelValues(s.decision.Integration, reason).Inc()
 		s.log.Info("session ended", "reason", reason, "duration", time.Since(s.began),

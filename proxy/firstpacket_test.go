@@ -56,9 +56,16 @@ func rest(o opening) opening { return append(packet(0, o[8:]...)[:4], o[4:]...) 
 const (
 	protocolError    = "FATAL 08P01: protocol violation"
 	plaintextRefused = "FATAL 28000: this gate takes encrypted connections only"
-	badParameter     = "FATAL 22023: the database server refused a startup parameter"
+	badParameter     = `FATAL 22023: invalid value for parameter "DateStyle": "Klingon"`
 	replicationError = "FATAL 0A000: replication connections are not let through"
 )
+
+// notOfTheGrant is for a role that the grant does not name. It is alice's own name.
+const notOfTheGrant = `FATAL 42501: permission denied to set role "alice@example.com"`
+
+func unrecognized(name string) string {
+	return fmt.Sprintf("FATAL 42704: unrecognized configuration parameter %q", name)
+}
 
 func notLetThrough(name string) string {
 	return fmt.Sprintf("FATAL 0A000: startup parameter %q is not let through", name)
@@ -127,12 +134,14 @@ var firstPackets = []struct {
 	{"search_path", negotiated, like(v30, "search_path", "a,b"), "ready"},
 	{"an invalid value of a setting", negotiated, like(v30, "DateStyle", "Klingon"), badParameter},
 	{"an application name with line ends and no UTF-8", negotiated, like(v30, "application_name", "a\nb\xff"), "ready"},
-	{"an unknown parameter", negotiated, like(v30, "made_up", "1"), notLetThrough("made_up")},
-	{"an extension's parameter", negotiated, like(v30, "made.up", "1"), notLetThrough("made.up")},
-	{"an unknown parameter with a line end", negotiated, like(v30, "a\nb", "1"), notLetThrough("a?b")},
+	{"an unknown parameter", negotiated, like(v30, "made_up", "1"), unrecognized("made_up")},
+	{"a parameter of the user's own", negotiated, like(v30, "made.up", "1"), "ready"},
+	{"an unknown parameter with a line end", negotiated, like(v30, "a\nb", "1"), unrecognized("a?b")},
 	{"USER", negotiated, like(v30, "USER", "x"), protocolError},
-	{"role", negotiated, like(v30, "role", theUser), notLetThrough("role")},
-	{"ROLE", negotiated, like(v30, "ROLE", theUser), notLetThrough("ROLE")},
+	{"role", negotiated, like(v30, "role", theUser), notOfTheGrant},
+	{"ROLE", negotiated, like(v30, "ROLE", theUser), notOfTheGrant},
+	{"role none", negotiated, like(v30, "role", "none"), "ready"},
+	{"role twice", negotiated, like(v30, "role", "none", "options", "-c role="+theUser), protocolError},
 	{"session_authorization", negotiated, like(v30, "session_authorization", theUser), notLetThrough("session_authorization")},
 	{"post_auth_delay", negotiated, like(v30, "post_auth_delay", "0"), notLetThrough("post_auth_delay")},
 	{"local_preload_libraries", negotiated, like(v30, "local_preload_libraries", ""), notLetThrough("local_preload_libraries")},
@@ -155,10 +164,11 @@ var firstPackets = []struct {
 	{"options: a setting twice, the first not valid", negotiated, options("-c DateStyle=Klingon -c DateStyle=German"), badParameter},
 	{"options: a setting that a parameter overrides, not valid", negotiated, like(v30, "DateStyle", "ISO", "options", "-c DateStyle=Klingon"), badParameter},
 	{"options: a setting that a parameter overrides", negotiated, like(v30, "DateStyle", "ISO", "options", `-c search_path=a,\ b\\c -c search_path=x -c DateStyle=German,\ DMY`), "ready"},
-	{"options: an unknown one", negotiated, options("-c made_up=1"), notLetThrough("made_up")},
+	{"options: an unknown one", negotiated, options("-c made_up=1"), unrecognized("made_up")},
+	{"options: one of the user's own", negotiated, options("-c made.up=1 --made.it-too=2"), "ready"},
 	{"options: post_auth_delay", negotiated, options("-c post_auth_delay=0"), notLetThrough("post_auth_delay")},
 	{"options: post-auth-delay", negotiated, options("--post-auth-delay=0"), notLetThrough("post_auth_delay")},
-	{"options: role", negotiated, options("-c role=" + theUser), notLetThrough("role")},
+	{"options: role", negotiated, options("-c role=" + theUser), notOfTheGrant},
 	{"options: SESSION_authorization", negotiated, options("-c SESSION_authorization=" + theUser), notLetThrough("session_authorization")},
 	{"options: -c=", negotiated, options("-c="), protocolError},
 	{"options: -c =1", negotiated, options("-c =1"), protocolError},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -67,6 +68,8 @@ type gate struct {
 	logs     *syncBuffer
 	served   chan error
 	watcher  *pgx.Conn // of backends; the test's goroutine
+	opened   pids      // of the backends that there have been
+	notices  texts     // that clients were sent, where a test collects them
 }
 
 // gateOptions are what a test changes. Zero values are the harness's defaults.
@@ -216,7 +219,11 @@ func (g *gate) integration(opts gateOptions) proxy.Integration {
 	return proxy.Integration{
 		Upstream: server,
 		Acquire: func(ctx context.Context, _ string, _ *policy.Grant, _ string) (proxy.Lease, error) {
-			return acquire(ctx)
+			lease, err := acquire(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return observedLease{lease, &g.opened}, nil
 		},
 	}
 }
@@ -354,15 +361,11 @@ func (g *gate) metric(name string, labels ...string) float64 {
 // backends are the process IDs of the gate's sessions on the server, of which other gates may have some too.
 func (g *gate) backends(where string) []int {
 	g.t.Helper()
-	var sessions []string
-	for _, r := range g.trail.of(audit.SessionStart) {
-		sessions = append(sessions, r.Session)
-	}
 	if g.watcher == nil || g.watcher.IsClosed() {
 		g.watcher = g.db.Superuser(g.t)
 	}
 	rows, err := g.watcher.Query(context.Background(),
-		`SELECT pid FROM pg_stat_activity WHERE split_part(application_name, ' ', 2) = ANY ($1) AND `+where, sessions)
+		`SELECT pid FROM pg_stat_activity WHERE pid = ANY ($1) AND `+where, g.opened.all())
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -371,6 +374,49 @@ func (g *gate) backends(where string) []int {
 		g.t.Fatal(err)
 	}
 	return pids
+}
+
+// texts may be added to by any goroutine.
+type texts struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (l *texts) add(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, text)
+}
+
+func (l *texts) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.list)
+}
+
+// pids are process IDs of a server.
+type pids struct {
+	mu   sync.Mutex
+	list []int
+}
+
+func (p *pids) all() []int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.list)
+}
+
+// observedLease notes the backend that was opened with it.
+type observedLease struct {
+	proxy.Lease
+	opened *pids
+}
+
+func (l observedLease) Opened(pid uint32) {
+	l.opened.mu.Lock()
+	l.opened.list = append(l.opened.list, int(pid))
+	l.opened.mu.Unlock()
+	l.Lease.Opened(pid)
 }
 
 // memoryTrail keeps records.
@@ -395,7 +441,15 @@ func (m *memoryTrail) Statement(_ context.Context, s *audit.Statement) error {
 	if m.full {
 		return errors.New("no space left on device")
 	}
-	m.statements = append(m.statements, fmt.Sprintf("%s %q %q %d %d: %s", s.Kind, s.Portal, s.Name, s.Function, s.Length, s.Text))
+	values := ""
+	if s.Parameters != nil && !s.Parameters.Empty() {
+		b, err := json.Marshal(s.Parameters.List())
+		if err != nil {
+			return err
+		}
+		values = string(b)
+	}
+	m.statements = append(m.statements, fmt.Sprintf("%s %q %q %d %d: %s%s", s.Kind, s.Portal, s.Name, s.Function, s.Length, s.Text, values))
 	return nil
 }
 

@@ -145,14 +145,16 @@ func (c Cause) refusal() *refusal {
 	}
 }
 
-// End ends a session, also one that is still being set up, and reports whether there is one of that name. It does not wait
-// for the end.
-func (s *Server) End(id string, cause Cause) bool {
+// End ends a session, also one that is still being set up, and reports whether there is one of that name. detail is told to
+// the client, and may be empty. It does not wait for the end.
+func (s *Server) End(id string, cause Cause, detail string) bool {
 	session := s.find(id)
 	if session == nil {
 		return false
 	}
-	session.end(cause.refusal())
+	told := *cause.refusal()
+	told.detail = detail
+	session.end(&told)
 	return true
 }
 

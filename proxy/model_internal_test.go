@@ -104,8 +104,8 @@ func wantedStartup(packet string) (s startup, end string) {
 		return s, end
 	}
 	for _, o := range others {
-		if !wantedParameter(&s, o[0], o[1]) {
-			return s, codeUnsupported
+		if end := wantedParameter(&s, o[0], o[1]); end != accepted {
+			return s, end
 		}
 	}
 	if s.user == "" {
@@ -114,7 +114,7 @@ func wantedStartup(packet string) (s startup, end string) {
 	return s, accepted
 }
 
-func wantedParameter(s *startup, name, value string) bool {
+func wantedParameter(s *startup, name, value string) (end string) {
 	switch {
 	case len(name) >= 5 && name[:5] == "_pq_.":
 		s.unrecognized, s.negotiate = append(s.unrecognized, name), true
@@ -123,15 +123,50 @@ func wantedParameter(s *startup, name, value string) bool {
 	case name == "database":
 		s.database = value
 	case name == "replication":
-		return slices.Contains([]string{"false", "off", "no", "0"}, value)
-	case foldBytes(name) == "application_name":
-		s.application = value
-	case allowedParameters[foldBytes(name)]:
-		s.params[foldBytes(name)] = value
+		if !slices.Contains([]string{"false", "off", "no", "0"}, value) {
+			return codeUnsupported
+		}
 	default:
-		return false
+		return wantedSetting(s, foldBytes(name), value)
 	}
-	return true
+	return accepted
+}
+
+// wantedSetting is for a name in lower case.
+func wantedSetting(s *startup, name, value string) (end string) {
+	dotted := strings.Contains(name, ".")
+	switch {
+	case name == "application_name":
+		s.application = value
+	case len(name) >= 9 && name[:9] == "hourgate.":
+		if s.setPetition(name, value) != nil { // has tests of its own
+			return codeInvalidParameter
+		}
+	case allowedParameters[name], name == "track_activities", name == "role" && (s.params["role"] == "" || s.params["role"] == value),
+		dotted && !slices.ContainsFunc(strings.Split(name, "."), func(part string) bool { return !identifier(part) }):
+		s.params[name] = value
+	case name == "role":
+		return codeProtocolViolation
+	case dotted:
+		return codeInvalidName
+	case strings.Contains("\n"+settingNames, "\n"+name+"\n"):
+		return codeUnsupported
+	default:
+		return codeUndefinedObject
+	}
+	return accepted
+}
+
+// identifier reports that PostgreSQL takes a part of a setting's name.
+func identifier(part string) bool {
+	for i := range len(part) {
+		c := part[i]
+		letter := c >= 'a' && c <= 'z' || c == '_' || c >= 0x80
+		if !letter && (i == 0 || (c < '0' || c > '9') && c != '$') {
+			return false
+		}
+	}
+	return part != ""
 }
 
 // wantedOptions goes through the arguments as getopt would, and says accepted or the SQLSTATE.
@@ -152,13 +187,8 @@ func wantedOptions(s *startup, options string) string {
 			return codeProtocolViolation
 		}
 		name := strings.ReplaceAll(foldBytes(setting[:equals]), "-", "_")
-		switch {
-		case name == "application_name":
-			s.application = setting[equals+1:]
-		case allowedParameters[name]:
-			s.params[name] = setting[equals+1:]
-		default:
-			return codeUnsupported
+		if end := wantedSetting(s, name, setting[equals+1:]); end != accepted {
+			return end
 		}
 	}
 	return accepted

@@ -1,13 +1,16 @@
 package proxy
 
 import (
+	_ "embed" // the list of PostgreSQL's settings
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // allowedParameters are the settings that drivers and people send at startup and that a session may set for itself later
 // anyway. What is not here can't do harm by SET, but could before the session is ours to watch: post_auth_delay hides a
-// backend that has authenticated, role and session_authorization change who it is.
+// backend that has authenticated, session_authorization changes who it is. Settings of the user's own ("my.name") are let
+// through besides, and role, if the grant names it.
 var allowedParameters = setOf(
 	// What drivers send, and how values are written.
 	"bytea_output", "client_encoding", "client_min_messages", "datestyle", "extra_float_digits", "intervalstyle", "lc_monetary",
@@ -16,7 +19,8 @@ var allowedParameters = setOf(
 
 	// What statements mean.
 	"array_nulls", "backslash_quote", "check_function_bodies", "default_text_search_config", "escape_string_warning",
-	"row_security", "search_path", "transform_null_equals",
+	"default_table_access_method", "default_tablespace", "row_security", "search_path", "temp_tablespaces",
+	"transform_null_equals",
 
 	// Transactions, and limits.
 	"client_connection_check_interval", "default_transaction_deferrable", "default_transaction_isolation",
@@ -38,6 +42,58 @@ var allowedParameters = setOf(
 	"parallel_leader_participation", "parallel_setup_cost", "parallel_tuple_cost", "plan_cache_mode", "random_page_cost",
 	"seq_page_cost", "temp_buffers", "work_mem",
 )
+
+// grantableParameters are for superusers, and since PostgreSQL 15 for those who were granted SET on them. The server decides.
+var grantableParameters = setOf("track_activities")
+
+const roleParameter = "role"
+
+// settingNames are the settings that any of PostgreSQL 13 to 18 knows.
+//
+//go:embed settings.txt
+var settingNames string
+
+var knownSettings = sync.OnceValue(func() map[string]bool { return setOf(strings.Fields(settingNames)...) })
+
+// setting takes a setting in that was sent by its own name or in "options". Its name is in lower case.
+func (s *startup) setting(name, value string) error {
+	switch {
+	case name == "application_name":
+		s.application = value
+	case strings.HasPrefix(name, petitionPrefix):
+		return s.setPetition(name, value)
+	case name == roleParameter && s.params[name] != "" && s.params[name] != value:
+		return protocolViolation("startup parameter \"role\" comes twice") // each would have to be allowed
+	case allowedParameters[name], grantableParameters[name], name == roleParameter:
+		s.put(name, value)
+	case strings.Contains(name, "."):
+		if !customName(name) {
+			return invalidName(name)
+		}
+		s.put(name, value)
+	default:
+		return unsupportedParameter(name)
+	}
+	return nil
+}
+
+// customName reports that PostgreSQL 14 and later take the name for one of a setting that they don't know
+// (valid_custom_variable_name, guc.c): identifiers with dots between them. 13 takes anything with a dot in it.
+func customName(name string) bool {
+	start := true // of an identifier
+	for _, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c >= 0x80:
+			start = false
+		case !start && (c >= '0' && c <= '9' || c == '$'):
+		case !start && c == '.':
+			start = true
+		default:
+			return false
+		}
+	}
+	return !start
+}
 
 func setOf(names ...string) map[string]bool {
 	set := make(map[string]bool, len(names))
@@ -75,13 +131,8 @@ func (s *startup) setOptions(options string) error {
 		if !ok || !hasValue || name == "" {
 			return protocolViolation(fmt.Sprintf("invalid command-line argument for server process: %s", printable(args[i])))
 		}
-		switch {
-		case name == "application_name":
-			s.application = value
-		case allowedParameters[name]:
-			s.put(name, value)
-		default:
-			return unsupportedParameter(name)
+		if err := s.setting(name, value); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -42,6 +42,8 @@ type Config struct {
 	AllowPlaintextLoopback bool
 	// DiscardStatements keeps what people ask for out of the trail. Default: all is recorded.
 	DiscardStatements bool
+	// DiscardParameters keeps the values that go with statements out of the trail. Default: they are recorded.
+	DiscardParameters bool
 	// ProxyProtocol is where load balancers are that say in a PROXY protocol version 2 header where their clients are.
 	// Connections from there must begin with one. Default: none.
 	ProxyProtocol []netip.Prefix
@@ -50,6 +52,16 @@ type Config struct {
 	// anything (default 5 s), StartupTimeout until its StartupMessage, with the TLS handshake (default 15 s), and
 	// LoginTimeout until its first ReadyForQuery (default 60 s, as PostgreSQL's authentication_timeout).
 	FirstByteTimeout, StartupTimeout, LoginTimeout time.Duration
+
+	// Console serves the database "hourgate". Default: nil, there is none.
+	Console Console
+	// Desk is where log-ins without a grant may ask for one. Default: nil, they are refused.
+	Desk Desk
+
+	// ApplicationNamePrefix goes before the application_name that a client sends when it connects. It is a courtesy to those who
+	// read pg_stat_activity, and nothing to rely on: a client may change the name at any time. Default: the client's name is
+	// left alone.
+	ApplicationNamePrefix string
 
 	// NoticeBeforeEnd is how long before a grant's end its sessions are warned. None is needed.
 	NoticeBeforeEnd []time.Duration
@@ -139,7 +151,7 @@ func New(cfg Config) (*Server, error) {
 	cfg.setDefaults()
 	s := &Server{
 		cfg: cfg, log: cfg.Logger,
-		cancels:  canceller{sessions: make(map[uint32]*session)},
+		cancels:  canceller{sessions: make(map[uint32][]*session)},
 		sessions: make(map[*session]struct{}),
 	}
 	s.metrics = newMetrics(cfg.Registry, s.relayedBytes)

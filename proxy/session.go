@@ -46,6 +46,8 @@ type session struct {
 	cancelKey cancelKey    // written under the canceller's mutex
 	relay     *relay.Relay // belongs to the server's mutex until it is set
 	over      relay.End    // how the relay ended, once it has
+
+	cancelConsole atomic.Pointer[func()] // ends the statement that the console runs; nil if it runs none
 }
 
 // clientSide is the client: where it is, what it has said, and who it turned out to be.
@@ -71,6 +73,8 @@ type permit struct {
 	grant  *policy.Grant
 	expiry *time.Timer
 	warned time.Duration // see warnBeforeEnd
+
+	console bool // the gate itself serves the session, without a grant
 }
 
 // upstreamSide is the server's side.
@@ -103,8 +107,10 @@ func (s *session) serve() {
 
 // run is a connection's life. What it acquires is given back by farewell, which knows from the phase what that is.
 func (s *session) run(ctx context.Context) error {
-	login, cancel := context.WithTimeoutCause(ctx, s.server.cfg.LoginTimeout, errLoginTimeout)
-	defer cancel()
+	login, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limit := time.AfterFunc(s.server.cfg.LoginTimeout, func() { cancel(errLoginTimeout) })
+	defer limit.Stop()
 	conn := s.client
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
 	defer stop()
@@ -133,8 +139,16 @@ func (s *session) run(ctx context.Context) error {
 	now = s.server.metrics.observe("authenticate", now)
 
 	s.enter(authorizing)
+	if s.wantsConsole() {
+		return s.serveConsole(ctx, func() { limit.Stop(); stop() })
+	}
 	if err := s.authorize(); err != nil {
-		return err
+		limit.Stop() // a person may take longer to decide
+		if err := s.apply(ctx, err); err != nil {
+			return err
+		}
+		limit.Reset(s.server.cfg.LoginTimeout)
+		s.deadline(time.Now().Add(s.server.cfg.LoginTimeout))
 	}
 	if err := s.announce(); err != nil {
 		return err
@@ -157,7 +171,7 @@ func (s *session) run(ctx context.Context) error {
 		return err
 	}
 	stop()
-	cancel()
+	limit.Stop()
 	return s.relayMessages(ctx)
 }
 
@@ -173,6 +187,9 @@ func (s *session) authorize() error {
 	s.decision = now.Decide(policy.Request{User: s.user, Database: s.requestedDatabase()}, time.Now())
 	if s.decision.Grant == nil {
 		return denied(s.decision)
+	}
+	if role, sent := s.startup.params[roleParameter]; sent && role != "none" && !slices.Contains(s.decision.Grant.Access.Roles, role) {
+		return roleRefused(role)
 	}
 	integration, ok := s.server.cfg.Integrations.Integration(s.decision.Integration)
 	if !ok {
@@ -197,6 +214,9 @@ func (s *session) requestedDatabase() string {
 
 // reconsider decides the session again under a new policy; the server's mutex is held.
 func (s *session) reconsider(set *policy.Set) {
+	if s.console && !set.SameIdentity(s.policy, s.user) {
+		s.end(errIdentityChanged)
+	}
 	if s.grant == nil {
 		return
 	}
@@ -237,13 +257,9 @@ func (s *session) provision(ctx context.Context) error {
 	return nil
 }
 
-// welcome ends the start-up phase as PostgreSQL does, with a cancel key of our own.
+// welcome ends the start-up phase as PostgreSQL does, with a cancel secret of our own.
 func (s *session) welcome() error {
-	secretLen := cancelSecret30
-	if s.startup.protocol >= protocolLatest {
-		secretLen = cancelSecret32
-	}
-	s.server.cancels.add(s, secretLen)
+	s.server.cancels.add(s, s.upstream.PID)
 
 	// client ← ParameterStatus…, BackendKeyData, NoticeResponse, ReadyForQuery
 	var messages []pgproto3.BackendMessage
@@ -274,6 +290,7 @@ func (s *session) relayMessages(ctx context.Context) error {
 	if !s.server.cfg.DiscardStatements {
 		watcher = &statements{
 			trail: s.server.cfg.Trail, ctx: ctx, who: audit.Statement{Session: s.id, User: s.user, Grant: s.decision.Grant.Name},
+			noValues: s.server.cfg.DiscardParameters,
 		}
 	}
 	r := relay.New(s.client, s.upstream.Conn, watcher)

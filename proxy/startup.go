@@ -50,6 +50,8 @@ type startup struct {
 	unrecognized []string          // _pq_ options that we don't know
 	negotiate    bool              // NegotiateProtocolVersion is due
 
+	petition *petition // what options hourgate.… have said; nil if there were none
+
 	cancel *cancelKey // set, and nothing else, for a CancelRequest
 }
 
@@ -250,7 +252,7 @@ func splitParameters(b []byte) ([]parameter, error) {
 
 // set takes one startup parameter in.
 func (s *startup) set(name, value string) error {
-	switch lower := lowerASCII(name); {
+	switch {
 	case strings.HasPrefix(name, "_pq_."):
 		s.unrecognized = append(s.unrecognized, name)
 		s.negotiate = true
@@ -264,12 +266,8 @@ func (s *startup) set(name, value string) error {
 		}
 	case name == "options":
 		return s.setOptions(value)
-	case lower == "application_name":
-		s.application = value
-	case allowedParameters[lower]:
-		s.put(lower, value)
 	default:
-		return unsupportedParameter(name)
+		return s.setting(lowerASCII(name), value)
 	}
 	return nil
 }

@@ -3,8 +3,11 @@ package proxy_test
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -315,7 +318,6 @@ func TestWelcome(t *testing.T) {
 				got[name] = strings.TrimSuffix(value, "\x00")
 			}
 		}
-		delete(got, "application_name")      // the gate adds its session
 		delete(got, "session_authorization") // the role
 		return got
 	}
@@ -355,4 +357,116 @@ func newGate(t *testing.T) *gate {
 func database(t *testing.T, major int) *pgtest.Database {
 	t.Helper()
 	return pgtest.Start(t, major).Database(t)
+}
+
+// Settings at startup end as they do with the server: in the same value, or in the same words.
+func TestSettingsAtStartup(t *testing.T) {
+	t.Parallel()
+	for _, db := range []*pgtest.Database{database(t, 13), database(t, 15), database(t, 18)} {
+		g := startGate(t, db, gateOptions{})
+		for _, rule := range []struct{ name, value, options string }{
+			{name: "my.guc", value: "1"},
+			{name: "My.Guc", value: "a 'b' \\"},
+			{name: "app.user.id", value: "42", options: `-c app.user.id=42`},
+			{name: "plpgsql.extra_errors", value: "none"},
+			{name: "default_tablespace", value: "pg_default"},
+			{name: "temp_tablespaces", value: "pg_default"},
+			{name: "default_table_access_method", value: "heap"},
+			{name: "track_activities", value: "off"},
+			{name: "statement_timeout", value: "soon"},
+			{name: "made_up", value: "1"},
+			{name: "made_up", options: "-c made_up=1"},
+			{name: "transaction_timeout", value: "1min"}, // since 17
+		} {
+			ask := func(to target) string {
+				p := dial(t, to, negotiated)
+				pairs := []string{"options", rule.options}
+				if rule.options == "" {
+					pairs = []string{rule.name, rule.value}
+				}
+				p.send(like(v30, pairs...).bytes(to))
+				if outcome := p.outcome(); outcome != "ready" {
+					return outcome
+				}
+				p.send(query("SELECT current_setting('" + rule.name + "')"))
+				p.expect('T')
+				return string(p.expect('D').body[6:])
+			}
+			if direct, gate := ask(g.direct()), ask(g.target()); direct != gate {
+				t.Errorf("PostgreSQL %d, %s: direct %q, through the gate %q", db.Server.Major, rule.name, direct, gate)
+			}
+		}
+	}
+}
+
+// A client may say at startup as which of its grant's roles it works, and as no other.
+func TestRoleAtStartup(t *testing.T) {
+	t.Parallel()
+	db := database(t, 18)
+	member, other := db.Name+"_member", db.Name+"_other"
+	superuser := db.Superuser(t)
+	for _, role := range []string{member, other} { // the server would let alice's role be both
+		if _, err := superuser.Exec(t.Context(), fmt.Sprintf("CREATE ROLE %s; GRANT %[1]s TO %s", role, db.Owner)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := startGate(t, db, gateOptions{grants: []string{
+		fmt.Sprintf("  - {name: inc-1, users: [%s], integration: orders, access: {roles: [%s]}, until: %s}\n",
+			alice, member, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)),
+	}})
+	for role, want := range map[string]string{
+		member: member, "none": db.Owner, other: fmt.Sprintf("FATAL 42501: permission denied to set role %q", other),
+	} {
+		for _, pairs := range [][]string{{"role", role}, {"options", "-c role=" + role}, {"options", "--Role=" + role}} {
+			p := dial(t, g.target(), negotiated)
+			p.send(like(v30, pairs...).bytes(g.target()))
+			got := p.outcome()
+			if got == "ready" {
+				p.send(query("SELECT current_user"))
+				p.expect('T')
+				got = string(p.expect('D').body[6:])
+			}
+			if got != want {
+				t.Errorf("%q: got %s, want %s", pairs, got, want)
+			}
+		}
+	}
+}
+
+// The process ID that a client is given is the server's own, and its application_name is as it chose.
+func TestTheServersOwnProcessID(t *testing.T) {
+	t.Parallel()
+	for _, major := range pgtest.Majors() {
+		g := startGate(t, database(t, major), gateOptions{})
+		for _, version := range []uint32{v30, v32} {
+			p := dial(t, g.target(), negotiated)
+			var key []byte
+			for _, m := range p.login(like(version, "application_name", "my app").bytes(g.target())) {
+				if m.kind == 'K' {
+					key = m.body
+				}
+			}
+			p.send(query("SELECT pg_backend_pid() || ' ' || current_setting('application_name')"))
+			p.expect('T')
+			want := fmt.Sprintf("%d my app", binary.BigEndian.Uint32(key))
+			if got := string(p.expect('D').body[6:]); got != want {
+				t.Errorf("PostgreSQL %d: got %q, want %q", major, got, want)
+			}
+		}
+	}
+}
+
+// A prefix of the application's name, if one is configured.
+func TestApplicationNamePrefix(t *testing.T) {
+	t.Parallel()
+	g := startGate(t, database(t, 18), gateOptions{change: func(c *proxy.Config) { c.ApplicationNamePrefix = "via hourgate: " }})
+	for name, want := range map[string]string{"psql": "via hourgate: psql", "": "via hourgate: "} {
+		p := dial(t, g.target(), negotiated)
+		p.login(like(v30, "application_name", name).bytes(g.target()))
+		p.send(query("SHOW application_name"))
+		p.expect('T')
+		if got := string(p.expect('D').body[6:]); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 }

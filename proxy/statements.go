@@ -13,8 +13,8 @@ import (
 )
 
 // statements is the watcher that tells the trail what a session asks for, from the messages on their way upstream. All of
-// a text is recorded, in parts if it is long; of Bind the names and not the values, and of COPY how much was sent: see
-// docs/decisions/0012.
+// a text is recorded, in parts if it is long; of Bind and FunctionCall also the values, unless noValues; and of COPY how
+// much was sent: see docs/decisions/0012 and 0024.
 //
 // A message that has arrived in part may have been sent on, since PostgreSQL does nothing before it has the whole. Its end
 // is not sent before all of it was recorded.
@@ -23,18 +23,29 @@ type statements struct {
 	ctx   context.Context // ends a wait for the trail
 	who   audit.Statement // session, user and grant, which every record has
 
+	noValues bool // parameters and arguments are not recorded
+
 	at     time.Time       // when the burst came that holds the part being seen
 	record audit.Statement // the next one
 	copied int64           // bytes of CopyData since the COPY began
 
 	// Of a message that comes in several bursts.
 	held []byte // what is not recorded yet
-	goes bool   // a part of its text was recorded, held goes on with it
+	goes bool   // a part of it was recorded, the next record goes on with it
 	over bool   // nothing that comes behind matters
+
+	values  values
+	headed  bool // the names of a Bind or the OID of a FunctionCall were read; the rest is values
+	types   map[string][]uint32
+	unnamed []uint32 // types of the unnamed statement
 }
 
+// maxTyped is how many prepared statements of a session have their types remembered. They are only a help to whoever reads
+// binary values, and clients may prepare as many statements as they like.
+const maxTyped = 1000
+
 // Kinds are the messages that say what is asked for.
-func (s *statements) Kinds() (requests, replies string) { return "QPBFdcf", "" }
+func (s *statements) Kinds() (requests, replies string) { return "QPBFCdcf", "" }
 
 // Reply is not called: see Kinds.
 func (s *statements) Reply(*relay.Part) error { return nil }
@@ -50,13 +61,143 @@ func (s *statements) Request(m *relay.Part) error {
 		if m.Rest > 0 {
 			return nil
 		}
-		s.record = audit.Statement{Kind: audit.StatementCopyData, Length: s.copied}
-		s.copied = 0
-		return s.tell()
+		return s.endCopy()
+	case m.Kind == 'C': // Close
+		s.close(m)
+		return nil
+	}
+	if m.First && s.copied > 0 { // the server ended the COPY
+		if err := s.endCopy(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case m.Kind == 'B' || m.Kind == 'F': // Bind, FunctionCall
+		return s.call(m)
 	case m.First && m.Rest == 0 && len(m.Bytes) <= audit.MaxStatementText:
 		return s.message(m.Kind, m.Bytes, false)
 	}
 	return s.gather(m)
+}
+
+func (s *statements) endCopy() error {
+	s.record = audit.Statement{Kind: audit.StatementCopyData, Length: s.copied}
+	s.copied = 0
+	return s.tell()
+}
+
+// call takes a part of a Bind or FunctionCall: first its head, whole or in held, then its values.
+func (s *statements) call(m *relay.Part) error {
+	part := m.Bytes
+	if m.First {
+		s.held, s.headed, s.goes = s.held[:0], false, false
+	}
+	if !s.headed {
+		if len(s.held) > 0 || m.Rest > 0 {
+			s.held = append(s.held, part...)
+			part = s.held
+		}
+		n, ok := s.head(m.Kind, part)
+		if !ok && m.Rest > 0 {
+			if len(s.held) > 2*audit.MaxStatementName+2 {
+				return fmt.Errorf("%w: a name is longer than %d bytes", errTrailStatement, audit.MaxStatementName)
+			}
+			return nil
+		}
+		part, s.headed = part[n:], true
+		if s.values.flush == nil {
+			s.values.flush = s.tellValues
+		}
+		s.values.begin(s.typesOf(s.record.Name))
+		if s.noValues {
+			s.values.step = stepRest
+		}
+	}
+	if err := s.values.feed(part); err != nil || m.Rest > 0 {
+		return err
+	}
+	defer func() { s.held = nil }()
+	if s.goes && s.values.list.Empty() {
+		return nil
+	}
+	return s.tellValues()
+}
+
+// head reads what comes before the values and returns how long that is. What is cut short, PostgreSQL refuses.
+func (s *statements) head(kind byte, b []byte) (n int, ok bool) {
+	if kind == 'F' {
+		s.record = audit.Statement{Kind: audit.StatementFunctionCall}
+		if len(b) < 4 {
+			return len(b), false
+		}
+		s.record.Function = binary.BigEndian.Uint32(b)
+		return 4, true
+	}
+	portal, rest, _ := bytes.Cut(b, []byte{0})
+	name, rest, ok := bytes.Cut(rest, []byte{0})
+	s.record = audit.Statement{Kind: audit.StatementBind, Portal: portal, Name: name}
+	return len(b) - len(rest), ok
+}
+
+// tellValues records the values so far, with the names or the OID the first time.
+func (s *statements) tellValues() error {
+	if s.goes {
+		s.record = audit.Statement{Kind: audit.StatementMoreValues}
+	}
+	s.goes = true
+	s.record.Parameters = &s.values.list
+	return s.tell()
+}
+
+// declare remembers the types that a Parse declares for a statement: Int16 n, n × Int32.
+func (s *statements) declare(name, b []byte) {
+	var types []uint32
+	if len(name) == 0 {
+		types = s.unnamed[:0]
+	}
+	if len(b) >= 2 && binary.BigEndian.Uint16(b) <= 1<<10 {
+		for b = b[2:]; len(b) >= 4; b = b[4:] {
+			types = append(types, binary.BigEndian.Uint32(b))
+		}
+	}
+	if len(name) == 0 {
+		s.unnamed = types
+		return
+	}
+	if _, again := s.types[string(name)]; again {
+		types = nil // the server may refuse it, and the first one stays
+	}
+	if types == nil && s.types == nil {
+		return
+	}
+	if s.types == nil {
+		s.types = make(map[string][]uint32)
+	}
+	if len(s.types) < maxTyped || types == nil {
+		s.types[string(name)] = types
+	}
+}
+
+func (s *statements) typesOf(name []byte) []uint32 {
+	if s.record.Kind == audit.StatementFunctionCall {
+		return nil
+	}
+	if len(name) == 0 {
+		return s.unnamed
+	}
+	return s.types[string(name)]
+}
+
+// close forgets the types of a statement that is closed; of all, where its name comes in pieces.
+func (s *statements) close(m *relay.Part) {
+	if !m.First || m.Rest > 0 {
+		clear(s.types)
+		return
+	}
+	if name, isStatement := bytes.CutPrefix(m.Bytes, []byte{'S'}); isStatement {
+		name, _, _ = bytes.Cut(name, []byte{0})
+		delete(s.types, string(name))
+	}
 }
 
 // gather holds the parts of a message until there is enough for a record.
@@ -111,19 +252,14 @@ func (s *statements) message(kind byte, body []byte, goesOn bool) error {
 		return s.text(audit.Statement{Kind: audit.StatementQuery, GoesOn: goesOn}, body)
 	case 'P': // Parse: name, text, types
 		name, rest, _ := bytes.Cut(body, []byte{0})
-		return s.text(audit.Statement{Kind: audit.StatementParse, Name: name, GoesOn: goesOn}, rest)
-	case 'B': // Bind: portal, name, values
-		portal, rest, _ := bytes.Cut(body, []byte{0})
-		name, _, _ := bytes.Cut(rest, []byte{0})
-		s.record = audit.Statement{Kind: audit.StatementBind, Portal: portal, Name: name}
-	case 'F': // FunctionCall: OID, arguments
-		s.record = audit.Statement{Kind: audit.StatementFunctionCall}
-		if len(body) >= 4 {
-			s.record.Function = binary.BigEndian.Uint32(body)
+		_, types, _ := bytes.Cut(rest, []byte{0})
+		if goesOn {
+			types = nil
 		}
+		s.declare(name, types)
+		return s.text(audit.Statement{Kind: audit.StatementParse, Name: name, GoesOn: goesOn}, rest)
 	}
-	s.over = true
-	return s.tell()
+	return nil
 }
 
 // text records a text, which ends at a NUL.

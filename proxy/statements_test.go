@@ -31,9 +31,9 @@ func TestStatementsInTheTrail(t *testing.T) {
 	want := []string{
 		`query "" "" 0 0: SELECT 'simple'`,
 		`parse "" "s" 0 0: SELECT $1::text`,
-		`bind "p" "s" 0 0: `,
+		`bind "p" "s" 0 0: ["a value"]`,
 		`query "" "" 0 0: BEGIN`,
-		`function_call "" "" 958 0: `,
+		`function_call "" "" 958 0: [{"hex":"00000000"}]`,
 		`query "" "" 0 0: ROLLBACK`,
 		`query "" "" 0 0: COPY customers FROM STDIN`,
 		`copy_data "" "" 0 9: `,

@@ -1,0 +1,214 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// maxConsoleNames bounds what a session may prepare and bind.
+const maxConsoleNames = 1000
+
+// consoleStatement is a prepared statement of the console.
+type consoleStatement struct {
+	sql         string // one statement, or none
+	description Description
+	types       []uint32 // of the parameters, as the client named them; 0 where it did not
+}
+
+// consolePortal is a statement with its arguments, and what is left of its result.
+type consolePortal struct {
+	statement *consoleStatement
+	args      []*string
+	result    *Result // nil until it was run
+}
+
+func (c *console) parse(body []byte) error {
+	var m pgproto3.Parse
+	if m.Decode(body) != nil {
+		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Parse message"}
+	}
+	statements := splitStatements(m.Query)
+	switch {
+	case len(statements) > 1:
+		return &ConsoleError{Code: "42601", Message: "cannot insert multiple commands into a prepared statement"}
+	case m.Name != "" && c.prepared[m.Name] != nil:
+		return &ConsoleError{Code: "42P05", Message: fmt.Sprintf("prepared statement %q already exists", printable(m.Name))}
+	case len(c.prepared) >= maxConsoleNames:
+		return &ConsoleError{Code: "53000", Message: "too many prepared statements"}
+	}
+	statement := &consoleStatement{types: m.ParameterOIDs}
+	if len(statements) == 1 {
+		statement.sql = statements[0]
+		d, _, own := c.housekeeping(statement.sql)
+		if !own {
+			var err error
+			if d, err = c.handler.Describe(statement.sql); err != nil {
+				return err
+			}
+		}
+		statement.description = d
+	}
+	c.prepared[m.Name] = statement
+	c.put(&pgproto3.ParseComplete{})
+	return nil
+}
+
+func (c *console) bind(body []byte) error {
+	var m pgproto3.Bind
+	if m.Decode(body) != nil {
+		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Bind message"}
+	}
+	statement := c.prepared[m.PreparedStatement]
+	switch {
+	case statement == nil:
+		return &ConsoleError{Code: "26000", Message: fmt.Sprintf("prepared statement %q does not exist", printable(m.PreparedStatement))}
+	case len(m.Parameters) != statement.description.Parameters:
+		return &ConsoleError{Code: codeProtocolViolation, Message: fmt.Sprintf("bind message supplies %d parameters, but the statement requires %d",
+			len(m.Parameters), statement.description.Parameters)}
+	case len(c.portals) >= maxConsoleNames:
+		return &ConsoleError{Code: "53000", Message: "too many portals"}
+	}
+	portal := &consolePortal{statement: statement}
+	for i, value := range m.Parameters {
+		var oid uint32
+		if i < len(statement.types) {
+			oid = statement.types[i]
+		}
+		text, err := argument(value, oid, format(m.ParameterFormatCodes, i))
+		if err != nil {
+			return err
+		}
+		portal.args = append(portal.args, text)
+	}
+	c.portals[m.DestinationPortal] = portal
+	c.put(&pgproto3.BindComplete{})
+	return nil
+}
+
+// format is that of the i-th value: one code counts for all, and none is text.
+func format(codes []int16, i int) int16 {
+	switch {
+	case len(codes) == 1:
+		return codes[0]
+	case i < len(codes):
+		return codes[i]
+	}
+	return pgproto3.TextFormat
+}
+
+// argument makes text of a parameter. Drivers send some types in binary whatever the server says of them.
+func argument(value []byte, oid uint32, format int16) (*string, error) {
+	if value == nil {
+		return nil, nil //nolint:nilnil // NULL
+	}
+	text := string(value)
+	if format == pgproto3.BinaryFormat {
+		switch {
+		case oid == 16 && len(value) == 1: // bool
+			text = strconv.FormatBool(value[0] != 0)
+		case oid == 21 && len(value) == 2: // int2
+			text = strconv.Itoa(int(int16(binary.BigEndian.Uint16(value)))) //nolint:gosec // two's complement
+		case oid == 23 && len(value) == 4: // int4
+			text = strconv.Itoa(int(int32(binary.BigEndian.Uint32(value)))) //nolint:gosec // two's complement
+		case oid == 20 && len(value) == 8: // int8
+			text = strconv.FormatInt(int64(binary.BigEndian.Uint64(value)), 10) //nolint:gosec // two's complement
+		case oid == 0 || oid == textOID || oid == 1043 || oid == 705: // text, varchar, unknown
+		default:
+			return nil, &ConsoleError{Code: codeUnsupported, Message: fmt.Sprintf("binary parameters of type %d can't be read here", oid), Hint: "Pass text."}
+		}
+	}
+	return &text, nil
+}
+
+func (c *console) describe(body []byte) error {
+	var m pgproto3.Describe
+	if m.Decode(body) != nil {
+		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Describe message"}
+	}
+	var statement *consoleStatement
+	if m.ObjectType == 'S' {
+		if statement = c.prepared[m.Name]; statement == nil {
+			return &ConsoleError{Code: "26000", Message: fmt.Sprintf("prepared statement %q does not exist", printable(m.Name))}
+		}
+		c.put(&pgproto3.ParameterDescription{ParameterOIDs: statement.parameterTypes()})
+	} else {
+		portal := c.portals[m.Name]
+		if portal == nil {
+			return &ConsoleError{Code: "34000", Message: fmt.Sprintf("portal %q does not exist", printable(m.Name))}
+		}
+		statement = portal.statement
+	}
+	if statement.description.Columns == nil {
+		c.put(&pgproto3.NoData{})
+	} else {
+		c.put(rowDescription(statement.description.Columns))
+	}
+	return nil
+}
+
+// parameterTypes are text, unless the client has said otherwise.
+func (s *consoleStatement) parameterTypes() []uint32 {
+	types := make([]uint32, s.description.Parameters)
+	for i := range types {
+		types[i] = textOID
+		if i < len(s.types) && s.types[i] != 0 {
+			types[i] = s.types[i]
+		}
+	}
+	return types
+}
+
+func (c *console) execute(ctx context.Context, body []byte) error {
+	var m pgproto3.Execute
+	if m.Decode(body) != nil {
+		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Execute message"}
+	}
+	portal := c.portals[m.Portal]
+	switch {
+	case portal == nil:
+		return &ConsoleError{Code: "34000", Message: fmt.Sprintf("portal %q does not exist", printable(m.Portal))}
+	case portal.statement.sql == "":
+		c.put(&pgproto3.EmptyQueryResponse{})
+		return nil
+	}
+	if portal.result == nil {
+		_, result, err := c.run(ctx, portal.statement.sql, portal.args, func(Description) error { return nil })
+		if err != nil {
+			return err
+		}
+		portal.result = &result
+	}
+	rows := portal.result.Rows
+	if m.MaxRows > 0 && int64(len(rows)) > int64(m.MaxRows) {
+		rows = rows[:m.MaxRows]
+	}
+	for _, row := range rows {
+		c.put(dataRow(row))
+	}
+	if len(rows) < len(portal.result.Rows) {
+		portal.result.Rows = portal.result.Rows[len(rows):]
+		c.put(&pgproto3.PortalSuspended{})
+		return nil
+	}
+	c.put(portal.result.complete())
+	portal.result.Rows = nil
+	return nil
+}
+
+func (c *console) close(body []byte) error {
+	var m pgproto3.Close
+	if m.Decode(body) != nil {
+		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Close message"}
+	}
+	if m.ObjectType == 'S' {
+		delete(c.prepared, m.Name)
+	} else {
+		delete(c.portals, m.Name)
+	}
+	c.put(&pgproto3.CloseComplete{})
+	return nil
+}

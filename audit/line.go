@@ -93,6 +93,9 @@ func (t *Trail) encode(r Record) ([]byte, error) {
 	if !r.Until.IsZero() {
 		r.Until = r.Until.UTC()
 	}
+	if !r.Since.IsZero() {
+		r.Since = r.Since.UTC()
+	}
 	if r.Deployment == "" {
 		r.Deployment = t.opts.Deployment
 	}

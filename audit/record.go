@@ -140,6 +140,11 @@ type Right struct {
 type Outcome struct {
 	Cause string `json:"cause,omitempty"` // from a closed set, such as grant_expired
 	Code  string `json:"code,omitempty"`  // SQLSTATE that the client was sent
+
+	// Of a session_refused that stands for many, so that strangers can't fill the disk: how many, since when. RemoteAddr is
+	// the network that they came from; empty when they came from many.
+	Count int64     `json:"count,omitempty"`
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Means says through what.

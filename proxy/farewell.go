@@ -142,7 +142,11 @@ func (s *session) recordEnd(r *refusal, err error) {
 	if r != nil {
 		record.Code = r.code
 	}
-	if err := s.server.cfg.Trail.Append(record); err != nil {
+	write := s.server.cfg.Trail.Append
+	if event == audit.SessionRefused {
+		write = func(r audit.Record) error { return s.server.refusals.record(r, s.network, s.user != "") }
+	}
+	if err := write(record); err != nil {
 		s.server.metrics.trailErrors.Inc()
 		s.log.Error("the end of a session could not be recorded", "error", err)
 	}
@@ -165,12 +169,12 @@ func (s *session) record(event audit.Event) audit.Record {
 	r := audit.Record{
 		Event: event,
 		Subject: audit.Subject{
-			Session: s.id, RemoteAddr: s.remote.String(), User: s.user, Application: s.startup.application,
-			Integration: s.decision.Integration, Database: s.decision.Database, Requested: s.requestedDatabase(),
+			Session: s.id, RemoteAddr: s.remote.String(), User: s.user, Application: claim(s.startup.application),
+			Integration: s.decision.Integration, Database: s.decision.Database, Requested: claim(s.requestedDatabase()),
 		},
 	}
 	if s.user == "" {
-		r.User = s.startup.user // as claimed
+		r.User = claim(s.startup.user)
 	} else {
 		r.Detail = map[string]string{"authentication": s.proof}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -201,6 +202,7 @@ func (g *gate) expectRefusal(rule refusalRule, got *pgproto3.ErrorResponse) {
 	if user == "" && rule.via == negotiated {
 		user = alice
 	}
+	user = strings.Trim(strconv.Quote(user), `"`) // as the trail shows what strangers claim
 	if last.Event != rule.event || last.Cause != rule.reason || last.Code != rule.want.Code || last.User != user || last.RemoteAddr == "" {
 		g.t.Errorf("recorded %+v, want %s of %q with reason %s and code %s", last, rule.event, user, rule.reason, rule.want.Code)
 	}

@@ -133,6 +133,7 @@ type Server struct {
 	unauthenticated                   admission
 	guesses, strangers, cancelGuesses throttle
 	aheadCredits                      aheadCredits
+	refusals                          refusals
 
 	unwatch func() // the policy
 
@@ -156,6 +157,10 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.metrics = newMetrics(cfg.Registry, s.relayedBytes)
 	s.setLimits()
+	s.refusals = refusals{append: cfg.Trail.Append, failed: func(err error) {
+		s.metrics.trailErrors.Inc()
+		s.log.Error("refusals could not be recorded", "error", err)
+	}}
 	_, _ = rand.Read(s.mockSecret[:]) // never fails, see crypto/rand
 	if err := s.SetCertificate(cfg.Certificate, cfg.ClientCAs); err != nil {
 		return nil, err
@@ -314,6 +319,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	go func() { s.running.Wait(); close(ended) }()
 	select {
 	case <-ended:
+		s.refusals.flush()
 		return nil
 	case <-ctx.Done():
 		return errors.Join(context.Cause(ctx), s.Close())
@@ -325,6 +331,7 @@ func (s *Server) Close() error {
 	defer s.unwatch()
 	s.stopAccepting(func(session *session) { session.end(errShutdown) })
 	s.running.Wait()
+	s.refusals.flush()
 	return nil
 }
 

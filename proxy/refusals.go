@@ -1,0 +1,152 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hourgate/hourgate/audit"
+)
+
+// Refusals are recorded one by one as long as there are few. Strangers cause them, and could fill the trail's disk, which
+// would stop everybody. What goes beyond these limits within a minute is counted, and one record at its end says how many
+// there were from one network, or of one user, for one cause.
+const (
+	refusalWindow  = time.Minute
+	wholePerKey    = 5   // of one network or user, for one cause
+	wholeInAll     = 100 // of strangers. Those of users who have authenticated don't count
+	maxRefusalKeys = 200 // networks that are counted by themselves; the rest together. Users are as many as the policy has
+)
+
+// refusals is the trail for refusals.
+type refusals struct {
+	append func(audit.Record) error
+	failed func(error) // is told of an error that nobody waits for
+
+	mu    sync.Mutex
+	since time.Time // when the window began; zero when there is none
+	whole int       // records of strangers in it
+	keys  int       // of strangers in seen
+	seen  map[refusalKey]*refusalCount
+	timer *time.Timer
+}
+
+type refusalKey struct{ who, cause string }
+
+type refusalCount struct {
+	all, recorded int64
+	first         time.Time
+	sample        audit.Record // what all of them have
+}
+
+// record writes a record, or counts it. network is where the client is; known says that it has authenticated.
+func (r *refusals) record(record audit.Record, network string, known bool) error {
+	key := refusalKey{network, record.Cause}
+	if known {
+		key.who = record.User
+	}
+	if !r.count(key, &record, network, known) {
+		return nil
+	}
+	return r.append(record)
+}
+
+// count says whether the record is to be written.
+func (r *refusals) count(key refusalKey, record *audit.Record, network string, known bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if r.since.IsZero() {
+		r.since, r.whole, r.keys, r.seen = now, 0, 0, make(map[refusalKey]*refusalCount)
+		r.timer = time.AfterFunc(refusalWindow, r.flush)
+	}
+	c := r.seen[key]
+	crowd := c == nil && !known && r.keys >= maxRefusalKeys
+	if c == nil {
+		if crowd {
+			key, network = refusalKey{cause: key.cause}, ""
+			c = r.seen[key] // causes are a closed set
+		}
+		if c == nil {
+			c = &refusalCount{first: now, sample: audit.Record{
+				Event: record.Event, Subject: audit.Subject{RemoteAddr: network}, Outcome: audit.Outcome{Cause: record.Cause, Code: record.Code},
+			}}
+			if known {
+				c.sample.User = key.who
+			} else {
+				r.keys++
+			}
+			r.seen[key] = c
+		}
+	}
+	c.all++
+	if c.recorded >= wholePerKey || !known && r.whole >= wholeInAll || crowd {
+		return false
+	}
+	c.recorded++
+	if !known {
+		r.whole++
+	}
+	return true
+}
+
+// flush records what was only counted and ends the window.
+func (r *refusals) flush() {
+	r.mu.Lock()
+	seen, since := r.seen, r.since
+	r.seen, r.since = nil, time.Time{}
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.mu.Unlock()
+	var errs []error
+	for _, c := range seen {
+		if c.all == c.recorded {
+			continue
+		}
+		c.sample.Count, c.sample.Since = c.all-c.recorded, since
+		errs = append(errs, r.append(c.sample))
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.failed(err)
+	}
+}
+
+// maxClaim is how many bytes of a name that a client claims are recorded. PostgreSQL's own names are no longer.
+const maxClaim = 63
+
+// claim is what a client says as it is recorded: control characters escaped as in a Go string, and cut with a mark. So it
+// takes little room, and does nothing to the terminal of whoever reads it.
+func claim(s string) string {
+	if len(s) <= maxClaim && printableText(s) {
+		return s
+	}
+	part := s
+	if len(part) > maxClaim {
+		n := maxClaim
+		for n > maxClaim-utf8.UTFMax && !utf8.RuneStart(s[n]) { // whole characters
+			n--
+		}
+		part = part[:n]
+	}
+	if !printableText(part) {
+		part = strings.TrimSuffix(strings.TrimPrefix(strconv.Quote(part), `"`), `"`)
+	}
+	if len(s) > maxClaim {
+		part += fmt.Sprintf("… (%d bytes)", len(s))
+	}
+	return part
+}
+
+func printableText(s string) bool {
+	for _, r := range s {
+		if r == utf8.RuneError || !strconv.IsPrint(r) {
+			return false
+		}
+	}
+	return true
+}

@@ -97,6 +97,7 @@ type Record struct {
 	Traffic
 	Remains
 	Asked
+	Policy
 
 	Error string `json:"error,omitempty"`
 
@@ -169,6 +170,23 @@ type Remains struct {
 	Quarantined []string `json:"quarantined,omitempty"` // handed to a powerless role, because others depend on it
 	HeldBy      []string `json:"held_by,omitempty"`     // what keeps a role from being dropped
 	Left        []string `json:"left,omitempty"`        // what may be other people's, and was left where it is
+}
+
+// Policy is what policy files say, and what that changes. Lists have a hundred names at most, and then say how many more.
+type Policy struct {
+	PolicyHash    string   `json:"policy_hash,omitempty"`  // SHA-256 over the files' names and contents
+	PolicyFiles   []string `json:"policy_files,omitempty"` // path, owner and time of the last change of each
+	UsersAdded    []string `json:"users_added,omitempty"`
+	UsersRemoved  []string `json:"users_removed,omitempty"` // or disabled
+	UsersChanged  []string `json:"users_changed,omitempty"` // in their groups or in how they prove who they are
+	GrantsAdded   []string `json:"grants_added,omitempty"`
+	GrantsRemoved []string `json:"grants_removed,omitempty"`
+	GrantsMoved   []string `json:"grants_moved,omitempty"` // in time only
+	GrantsChanged []string `json:"grants_changed,omitempty"`
+	FlowsAdded    []string `json:"flows_added,omitempty"`
+	FlowsRemoved  []string `json:"flows_removed,omitempty"`
+	FlowsChanged  []string `json:"flows_changed,omitempty"`
+	TakenAway     []string `json:"taken_away,omitempty"` // by a policy that was otherwise refused
 }
 
 // Asked is what a session asked for: see Statement. What is not UTF-8 is in the field whose name ends in _base64 instead.

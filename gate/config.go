@@ -10,6 +10,7 @@ import (
 	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/secrets"
 )
 
@@ -38,8 +39,10 @@ type Config struct {
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
 	LogLevel     LogLevel      `yaml:"log_level"`
 
-	doc  *strictyaml.Document // where in the file each key stands
-	seen fingerprint          // of the watched files, taken before they were loaded
+	file    string               // that it was read from
+	doc     *strictyaml.Document // where in the file each key stands
+	seen    fingerprints         // of the watched files, taken before they were loaded
+	reading *policy.Reading      // of the policy files
 
 	found map[string]about // what is said of those integrations that discovery found, for commands
 }

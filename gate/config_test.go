@@ -311,7 +311,7 @@ func TestConfigAndPolicyAtOnce(t *testing.T) {
 		file + ":8:20: integrations[0].ssl_root_cert: stat " + folder + "/ca.pem: no such file or directory",
 		file + ":10:9: listen: want host:port, such as 127.0.0.1:6432",
 		policy + `:1:9: users[0].name: required`,
-		policy + `:1:10: users[0]: unknown field "nmae", did you mean "name"? (known: name, groups, scram, certificate)`,
+		policy + `:1:10: users[0]: unknown field "nmae", did you mean "name"? (known: name, groups, scram, certificate, disabled)`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)

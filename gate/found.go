@@ -386,10 +386,6 @@ func (g *Gate) openDiscovery(ctx context.Context) (err error) {
 	if len(g.cfg.Discovery) == 0 {
 		return nil
 	}
-	if g.sources, err = policy.Read(g.cfg.Policy); err != nil {
-		return err
-	}
-	g.fleet.changed = g.fleetChanged
 	g.discovery, err = discover.New(ctx, g.cfg.Discovery, discover.Options{Taken: g.cfg.names(), Log: g.log, Registry: g.registry})
 	return err
 }
@@ -402,18 +398,4 @@ func (g *Gate) discover(ctx context.Context) {
 			g.log.Info("integrations discovered", "found", len(found))
 		})
 	}
-}
-
-// fleetChanged has the policy mean the integrations that there are now. It takes the files as they were when they were last
-// loaded: files that are not valid at the moment must not keep a label that has changed from being acted upon.
-func (g *Gate) fleetChanged() {
-	g.reloading.Lock()
-	defer g.reloading.Unlock()
-	databases, known := g.fleet.Databases(), g.fleet.Known()
-	set, err := policy.Parse(g.sources, databases, known)
-	if err != nil {
-		g.log.Error("the policy in force can't be applied to the integrations that there are now", "error", err)
-		return
-	}
-	g.live.Put(set)
 }

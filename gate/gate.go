@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,7 @@ type Gate struct {
 	registry *prometheus.Registry
 	trail    *audit.Trail
 	live     *policy.Live
+	policies policies
 	fleet    *Fleet
 	server   *proxy.Server
 	reloads  reloadMetrics
@@ -45,8 +47,12 @@ type Gate struct {
 	closers    []func() error          // what is closed at its end
 
 	discovery *discover.Discovery // nil: all integrations are in the configuration
-	reloading sync.Mutex          // held while a policy is put in force
-	sources   []policy.Source     // the files of the policy in force; belongs to reloading
+
+	reopenAt     time.Time    // when to try to reopen the trail again; belongs to watch
+	drainTimeout atomic.Int64 // nanoseconds
+
+	// Level is what the log shows, for a configuration that is reloaded. Optional.
+	Level *slog.LevelVar
 
 	// OnOpen is called once clients can connect, with the address of the operator port. Optional.
 	OnOpen func(opsAddress string)
@@ -78,7 +84,7 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 		wiring: wiring{log: g.log, secrets: new(secrets.Opener), roles: roles.Config{
 			Turns: make(chan struct{}, turns), Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger, Trail: g.trail, Logger: g.log, Metrics: metrics, Policy: g.live,
 		}},
-		changed: func() {}, // until there is a policy to be read again
+		changed: func() {}, // the policy was read for all of these
 		forget:  metrics.Forget,
 	}
 	for _, i := range g.cfg.Integrations {
@@ -99,13 +105,30 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 	g.server, err = proxy.New(proxy.Config{
 		Certificate: cert, ClientCAs: clientCAs, ClientCertificateOptional: g.cfg.TLS.ClientCertOptional, AllowPlaintextLoopback: g.cfg.TLS.AllowPlaintextLoopback,
 		Policy: g.live, Integrations: g.fleet,
-		ProxyProtocol: g.cfg.ProxyProtocol, LoginTimeout: g.cfg.LoginTimeout,
-		FirstByteTimeout: g.cfg.Limits.FirstByteTimeout, StartupTimeout: g.cfg.Limits.StartupTimeout,
-		MaxUnauthenticated: int(g.cfg.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(g.cfg.Limits.UnauthenticatedPerAddress),
-		Trail: g.trail, DiscardStatements: !g.cfg.Audit.Statements, DiscardParameters: !g.cfg.Audit.Parameters, Logger: g.log, Registry: g.registry,
+		ProxyProtocol: g.cfg.ProxyProtocol, Limits: g.cfg.limits(),
+		Trail: g.trail, Logger: g.log, Registry: g.registry,
 	})
+	if err != nil {
+		return err
+	}
+	g.policies = policies{put: g.access.SetFiles, integrations: g.fleet, files: set}
+	if g.cfg.reading != nil {
+		g.policies.accepted = g.cfg.reading.Sources
+	}
+	g.fleet.changed, g.fleet.forget = g.rebuild, func(integration string) { metrics.Forget(integration); g.server.Forget(integration) }
 	g.reloads.loaded(set)
-	return err
+	g.warn(set)
+	g.drainTimeout.Store(int64(g.cfg.DrainTimeout))
+	return nil
+}
+
+// rebuild gives the policy a new meaning after integrations have changed.
+func (g *Gate) rebuild() {
+	if err := g.policies.rebuild(); err != nil {
+		g.log.Error("the policy does not fit the integrations any more, it stays as it is", "error", err)
+		return
+	}
+	g.reloads.sizes(g.policies.inFiles())
 }
 
 // Fleet is the integrations, which may be added, changed and removed.
@@ -183,8 +206,9 @@ func (g *Gate) close() error {
 
 // drain lets sessions finish their transactions, then settles all roles.
 func (g *Gate) drain() {
-	g.log.Info("draining", "timeout", g.cfg.DrainTimeout)
-	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.DrainTimeout)
+	timeout := time.Duration(g.drainTimeout.Load())
+	g.log.Info("draining", "timeout", timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if err := g.server.Shutdown(ctx); err != nil {
 		g.log.Warn("sessions were cut off at the end of the drain", "error", err)

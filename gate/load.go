@@ -24,6 +24,7 @@ func LoadConfig(file string) (Config, error) {
 // parseConfig is LoadConfig for a file that was read already.
 func parseConfig(file string, data []byte) (Config, error) {
 	cfg := defaultConfig()
+	cfg.file = file
 	doc, err := strictyaml.Decode(file, data, &cfg)
 	var problems strictyaml.Problems
 	errors.As(err, &problems)
@@ -50,6 +51,7 @@ func parseConfig(file string, data []byte) (Config, error) {
 // Load reads the configuration, the policy and the certificates that it names. Its error has what is wrong in any of
 // them, all at once.
 func Load(file string) (Config, *policy.Set, error) {
+	before := fingerprintOf([]string{file})
 	cfg, err := LoadConfig(file)
 	if len(cfg.Integrations)+len(cfg.Discovery) == 0 { // no sense in looking for them in the policy
 		return cfg, nil, err
@@ -57,7 +59,8 @@ func Load(file string) (Config, *policy.Set, error) {
 	var problems, more strictyaml.Problems
 	errors.As(err, &problems)
 	problems = append(problems, cfg.fileProblems()...)
-	cfg.seen = cfg.fingerprint()
+	cfg.seen = cfg.fingerprints()
+	cfg.seen.config = before
 	set, err := cfg.loadPolicy()
 	errors.As(err, &more)
 	return cfg, set, append(problems, more...).Err()
@@ -142,5 +145,6 @@ func (c *Config) resolvePaths(folder string) {
 
 // loadPolicy reads the policy files for the configured integrations.
 func (c *Config) loadPolicy() (*policy.Set, error) {
-	return policy.Load(c.Policy, c.databases(), c.known())
+	c.reading = policy.Read(c.Policy, c.databases(), c.known())
+	return c.reading.Set()
 }

@@ -77,7 +77,7 @@ func startLoginGate(b *testing.B, config map[string]string) (g *gatetest.Gate, d
 	db := pgtest.Start(b, 15).Database(b)
 	g = gatetest.New(b, db)
 	program := filepath.Join(b.TempDir(), "hourgate")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", program, "github.com/hourgate/hourgate/cmd/hourgate").CombinedOutput(); err != nil {
 		b.Fatalf("go build: %v\n%s", err, out)
 	}
 	g.StartProgram(b, program, g.Configure(b, gatetest.Options{Grants: gatetest.Grant("bench"), LogLevel: "INFO", Config: config}))

@@ -2,160 +2,84 @@ package gate
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
-	"hash"
-	"os"
-	"path/filepath"
+	"slices"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
-	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/policy"
 )
 
-const (
-	// settleDelay lets an editor or a deployment finish before files are read.
-	settleDelay = 100 * time.Millisecond
-	// pollInterval catches changes that the file system does not tell of, as on network mounts.
-	pollInterval = 30 * time.Second
-)
-
 type reloadMetrics struct {
-	successful, timestamp, users, grants prometheus.Gauge
+	successful, timestamp, users, grants, config prometheus.Gauge
 }
 
 func newReloadMetrics(registry prometheus.Registerer) reloadMetrics {
 	f := promauto.With(registry)
-	return reloadMetrics{
-		successful: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_policy_last_reload_successful", Help: "1 if the policy files as they are now are in force, 0 if they were refused.",
-		}),
-		timestamp: f.NewGauge(prometheus.GaugeOpts{
-			Name: "hourgate_policy_last_reload_success_timestamp_seconds", Help: "When the policy in force was loaded.",
-		}),
-		users:  f.NewGauge(prometheus.GaugeOpts{Name: "hourgate_policy_users", Help: "Users in the policy in force."}),
-		grants: f.NewGauge(prometheus.GaugeOpts{Name: "hourgate_policy_grants", Help: "Grants in the policy in force, live or not."}),
+	gauge := func(name, help string) prometheus.Gauge {
+		return f.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
+	m := reloadMetrics{
+		successful: gauge("hourgate_policy_last_reload_successful", "1 if the policy files as they are now are in force, 0 if they were refused."),
+		timestamp:  gauge("hourgate_policy_last_reload_success_timestamp_seconds", "When the policy in force was loaded."),
+		users:      gauge("hourgate_policy_users", "Users in the policy in force."),
+		grants:     gauge("hourgate_policy_grants", "Grants in the policy in force, live or not."),
+		config:     gauge("hourgate_config_last_reload_successful", "1 if the configuration file as it is now was taken, as far as a running gate can; 0 if it was refused."),
+	}
+	m.config.Set(1)
+	return m
 }
 
 func (m reloadMetrics) loaded(set *policy.Set) {
-	users, grants := set.Size()
-	m.users.Set(float64(users))
-	m.grants.Set(float64(grants))
+	m.sizes(set)
 	m.successful.Set(1)
 	m.timestamp.SetToCurrentTime()
 }
 
-// watch reloads when watched files change and when reload is signalled, until ctx is done.
-func (g *Gate) watch(ctx context.Context, reload <-chan os.Signal) {
-	events, errs, stop := g.watchFolders()
-	defer stop()
-	poll := time.NewTicker(pollInterval)
-	defer poll.Stop()
-	seen := g.cfg.seen
-	changed := time.After(0) // for what changed between loading and watching
-	for {
-		select {
-		case <-events:
-			if changed == nil {
-				changed = time.After(settleDelay)
-			}
-			continue
-		case err := <-errs:
-			g.log.Warn("watching files", "error", err)
-			continue
-		case <-reload:
-			seen, changed = g.cfg.fingerprint(), nil
-			g.reload(true)
-			continue
-		case <-changed:
-			changed = nil
-		case <-poll.C:
-		case <-ctx.Done():
-			return
+func (m reloadMetrics) sizes(set *policy.Set) {
+	users, grants := set.Size()
+	m.users.Set(float64(users))
+	m.grants.Set(float64(grants))
+}
+
+// parts are what is reloaded by itself.
+type parts struct{ config, tls, policy bool }
+
+// reload reads what is asked for anew; what is bad changes nothing.
+func (g *Gate) reload(p parts) {
+	if p.config {
+		g.reloadConfig()
+	}
+	if p.tls || p.config {
+		if err := g.reloadCertificate(); err != nil {
+			g.log.Error("certificate not reloaded, the old one stays", "error", err)
 		}
-		// Taken before loading: what changes meanwhile is noticed the next time.
-		if now := g.cfg.fingerprint(); now != seen {
-			g.reload(false)
-			seen = now
-		}
+	}
+	if p.policy || p.config {
+		g.reloadPolicy()
 	}
 }
 
-// watchFolders watches folders and not files: editors and Kubernetes replace files by renaming others over them. Without
-// a watcher the channels are nil and polling has to do.
-func (g *Gate) watchFolders() (events <-chan fsnotify.Event, errs <-chan error, stop func()) {
-	watcher, err := fsnotify.NewWatcher()
+// reopen reopens the trail, for rotation. What fails is tried again once a second: there may be no descriptor free, or no
+// room.
+func (g *Gate) reopen() {
+	err := g.trail.Reopen()
+	g.reopenAt = time.Time{}
 	if err != nil {
-		g.log.Warn("changed files will be noticed by polling only", "error", err)
-		return nil, nil, func() {}
+		g.reopenAt = time.Now().Add(time.Second)
+		g.log.Error("trail could not be reopened, going on with the old file and trying again", "error", err)
 	}
-	for _, path := range g.cfg.watched() {
-		folder := path
-		if info, err := os.Stat(path); err != nil || !info.IsDir() {
-			folder = filepath.Dir(path)
-		}
-		if err := watcher.Add(folder); err != nil {
-			g.log.Warn("changes will be noticed by polling only", "folder", folder, "error", err)
-		}
-	}
-	return watcher.Events, watcher.Errors, func() { _ = watcher.Close() }
 }
 
-// watched are the files and folders whose change is a reason to reload.
-func (c *Config) watched() []string {
-	files := append([]string{c.TLS.CertFile, c.TLS.KeyFile}, c.Policy...)
-	if c.TLS.ClientCAFile != "" {
-		files = append(files, c.TLS.ClientCAFile)
-	}
-	return files
-}
-
-// fingerprint is a hash of all watched files' names and contents. Files that can't be read count as absent.
-type fingerprint [sha256.Size]byte
-
-func (c *Config) fingerprint() fingerprint {
-	h := sha256.New()
-	for _, path := range c.watched() {
-		entries, err := os.ReadDir(path)
-		if err != nil {
-			hashFile(h, path)
-			continue
+func (g *Gate) reopenAgain() {
+	if !g.reopenAt.IsZero() && time.Now().After(g.reopenAt) {
+		g.reopen()
+		if g.reopenAt.IsZero() {
+			g.log.Info("trail reopened")
 		}
-		for _, entry := range entries {
-			hashFile(h, filepath.Join(path, entry.Name()))
-		}
-	}
-	return fingerprint(h.Sum(nil))
-}
-
-func hashFile(h hash.Hash, file string) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return
-	}
-	sum := sha256.Sum256(content)
-	h.Write([]byte(file))
-	h.Write(sum[:])
-}
-
-// reload reads policy and certificate anew; what is bad changes nothing. asked also reopens the trail, for rotation.
-func (g *Gate) reload(asked bool) {
-	if asked {
-		if err := g.trail.Reopen(); err != nil {
-			g.log.Error("trail could not be reopened, going on with the old file", "error", err)
-		}
-	}
-	if err := g.reloadCertificate(); err != nil {
-		g.log.Error("certificate not reloaded, the old one stays", "error", err)
-	}
-	if err := g.reloadPolicy(); err != nil {
-		g.reloads.successful.Set(0)
-		g.log.Error("policy not reloaded, the old one stays in force", "error", err)
 	}
 }
 
@@ -167,26 +91,75 @@ func (g *Gate) reloadCertificate() error {
 	return g.server.SetCertificate(cert, clientCAs)
 }
 
-// reloadPolicy puts the policy files in force. Sessions and roles are decided again.
-func (g *Gate) reloadPolicy() error {
-	g.reloading.Lock()
-	defer g.reloading.Unlock()
-	sources, err := policy.Read(g.cfg.Policy)
-	var set *policy.Set
-	if err == nil {
-		set, err = policy.Parse(sources, g.fleet.Databases(), g.fleet.Known())
+// reloadConfig takes over what a running gate can take over of the configuration file, and says what needs a restart.
+func (g *Gate) reloadConfig() {
+	next, err := LoadConfig(g.cfg.file)
+	var problems strictyaml.Problems
+	errors.As(err, &problems)
+	if err := append(problems, next.fileProblems()...).Err(); err != nil {
+		g.reloads.config.Set(0)
+		g.log.Error("configuration not reloaded, the old one stays in force", "error", err)
+		return
 	}
+	restart := g.cfg.differences(&next)
+	running := g.cfg
+	running.doc, running.Policy, running.Integrations = next.doc, next.Policy, next.Integrations
+	running.TLS.CertFile, running.TLS.KeyFile, running.TLS.ClientCAFile = next.TLS.CertFile, next.TLS.KeyFile, next.TLS.ClientCAFile
+	running.Limits, running.LoginTimeout, running.Audit.Statements, running.Audit.Parameters = next.Limits, next.LoginTimeout, next.Audit.Statements, next.Audit.Parameters
+	running.DrainTimeout, running.LogLevel = next.DrainTimeout, next.LogLevel
+	before := g.cfg
+	g.cfg = running
+	g.server.SetLimits(g.cfg.limits())
+	if g.Level != nil {
+		g.Level.Set(g.cfg.LogLevel.Level)
+	}
+	g.drainTimeout.Store(int64(g.cfg.DrainTimeout))
+	for _, i := range g.cfg.Integrations {
+		if err := g.fleet.Put(context.Background(), i); err != nil {
+			g.log.Error("integration could not be added or changed", "integration", i.Name, "error", err)
+		}
+	}
+	for _, i := range before.Integrations {
+		if !slices.ContainsFunc(g.cfg.Integrations, func(n Integration) bool { return n.Name == i.Name }) {
+			g.fleet.Remove(i.Name)
+		}
+	}
+	g.reloads.config.Set(1)
+	g.log.Info("configuration loaded")
+	if len(restart) > 0 {
+		g.log.Warn("settings have changed that need a restart", "keys", restart)
+	}
+}
+
+// reloadPolicy puts the policy files in force; sessions and roles are decided again. A policy that is refused still takes
+// away what it takes away, as far as it can be understood.
+func (g *Gate) reloadPolicy() {
+	reading := policy.Read(g.cfg.Policy, g.fleet.Databases(), g.fleet.Known())
+	before := g.policies.inFiles()
+	set, err := g.policies.load(reading)
 	if err != nil {
-		return errors.Join(err, g.trail.Append(audit.Record{Event: audit.PolicyRejected, Error: err.Error()}))
+		g.reloads.successful.Set(0)
+		g.reloads.sizes(g.policies.inFiles())
+		taken := g.policies.taken
+		g.log.Error("policy not reloaded, the old one stays in force", "error", err, "taken_away", taken)
+		if err := g.trail.Append(rejectedRecord(reading, err, taken)); err != nil {
+			g.log.Error("a policy's rejection could not be recorded", "error", err)
+		}
+		return
 	}
-	if err := g.trail.Append(audit.Record{Event: audit.PolicyLoaded}); err != nil {
+	if err := g.trail.Append(loadedRecord(reading, before.Changes(set))); err != nil {
 		// The records of the sessions that it ends can't be written either, but withdrawing access does not wait.
 		g.log.Error("the policy's loading could not be recorded", "error", err)
 	}
-	g.sources = sources
-	g.access.SetFiles(set)
 	g.reloads.loaded(set)
 	users, grants := set.Size()
 	g.log.Info("policy loaded", "users", users, "grants", grants)
-	return nil
+	g.warn(set)
+}
+
+// warn logs what is no mistake in a policy and yet probably not meant.
+func (g *Gate) warn(set *policy.Set) {
+	if warnings := set.Warnings(); len(warnings) > 0 {
+		g.log.Warn("the policy names what is not there, or what can't work", "warnings", warnings.Error())
+	}
 }

@@ -72,9 +72,9 @@ func set(t testing.TB, rules ...rule) *policy.Set {
 		users.WriteString(r.user)
 		grants.WriteString(r.grant)
 	}
-	file := ""
+	file := "users: []\n"
 	if users.Len() > 0 {
-		file += "users:\n" + users.String()
+		file = "users:\n" + users.String()
 	}
 	if grants.Len() > 0 {
 		file += "grants:\n" + grants.String()

@@ -67,10 +67,8 @@ func TestFlowsRefused(t *testing.T) {
 	for _, tt := range []struct{ name, change, want string }{
 		{"no name", "name:", "access_flows[0].name: required"},
 		{"nobody may ask", "requestors:", "access_flows[0].requestors: required: the users and groups who may ask"},
-		{"an unknown group asks", "requestors: {groups: [suport]}", `access_flows[0].requestors.groups[0]: unknown group "suport": no user is in it (did you mean "support"?)`},
 		{"an empty group asks", "requestors: {groups: [empty]}", "access_flows[0].requestors: nobody could ask: there is no such user, and nobody in such a group"},
 		{"no targets", "targets:", "access_flows[0].targets: required: what can be asked for"},
-		{"unknown integration", "targets: [{integrations: [order-prod], access: [READ_ONLY]}]", `access_flows[0].targets[0].integrations[0]: unknown integration "order-prod" (did you mean "orders-prod"?)`},
 		{"no integration", "targets: [{access: [READ_ONLY]}]", "access_flows[0].targets[0].integrations: required"},
 		{"no access", "targets: [{integrations: [orders-prod]}]", "access_flows[0].targets[0].access: required: a list of READ_ONLY, READ_WRITE, ADMIN and mappings as in a grant"},
 		{"unknown level", "targets: [{integrations: [orders-prod], access: [READONLY]}]", `access_flows[0].targets[0].access[0]: want READ_ONLY, READ_WRITE or ADMIN, got "READONLY"`},
@@ -87,7 +85,6 @@ func TestFlowsRefused(t *testing.T) {
 		{"nobody decides", "approval: {}", "access_flows[0].approval: any_of or all_of required: who decides (or write none, and everything is approved at once)"},
 		{"approval with another word", "approval: nobody", "access_flows[0].approval: want none, or a mapping with any_of or all_of"},
 		{"any_of and all_of", "approval: {any_of: [{users: [olga]}], all_of: [{users: [olga]}]}", "access_flows[0].approval: has any_of and all_of: want one of them"},
-		{"an approver who does not exist", "approval: {any_of: [{users: [olag]}]}", `access_flows[0].approval.any_of[0].users[0]: unknown user "olag" (did you mean "olga"?)`},
 		{"an empty list of approvers", "approval: {any_of: [{}]}", "access_flows[0].approval.any_of[0]: users or groups required"},
 		{"an empty group of approvers", "approval: {any_of: [{users: [olga]}, {groups: [empty]}]}", "access_flows[0].approval.any_of[1]: there is nobody in it"},
 		{"more approvals than people", "approval: {any_of: [{users: [olga]}], count: 2}", "access_flows[0].approval: nobody could get it: 2 different people besides the one who asks are needed, and there are not as many"},
@@ -139,8 +136,6 @@ func TestGroupsRefused(t *testing.T) {
 		{"itself", "[{name: a, groups: [a]}]", "p.yaml:2:28: groups[0].groups: a group can't be within itself: a → a"},
 		{"a cycle", "[{name: a, groups: [b]}, {name: b, groups: [c]}, {name: c, groups: [a]}]", "p.yaml:2:28: groups[0].groups: a group can't be within itself: a → b → c → a"},
 		{"twice", "[{name: a, members: [bob]}, {name: a}]", `p.yaml:2:44: groups[1].name: group "a" is already at p.yaml:2:17`},
-		{"unknown member", "[{name: a, members: [rob]}]", `p.yaml:2:30: groups[0].members[0]: unknown user "rob" (did you mean "bob"?)`},
-		{"unknown group", "[{name: a, groups: [b]}]", `p.yaml:2:29: groups[0].groups[0]: unknown group "b": no user is in it (did you mean "a"?)`},
 		{"no name", "[{members: [bob]}]", "p.yaml:2:10: groups[0].name: required"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -40,7 +40,7 @@ type membership map[string][]string
 func newMembership(users []*User, groups []*Group) membership {
 	parents := make(map[string][]string) // group → groups that have its members too
 	direct := make(map[string][]string)  // user → groups
-	absent := func(u *User) bool { return u == nil }
+	absent := func(u *User) bool { return u == nil || u.Disabled }
 	users = slices.DeleteFunc(slices.Clone(users), absent)
 	for _, u := range users {
 		direct[u.Name] = append(direct[u.Name], u.Groups...)

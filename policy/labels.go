@@ -106,7 +106,9 @@ func (c *checker) checkLabels(doc *strictyaml.Document, path string, labels map[
 func (c *checker) resolved(g *Grant) []*Grant {
 	if g.Labels == nil {
 		if _, known, absent := c.integration(g.Integration); !known {
-			c.notes = append(c.notes, fmt.Sprintf("grant %s: %s", g.Name, absent))
+			if absent != "" { // otherwise there is a warning
+				c.notes = append(c.notes, fmt.Sprintf("grant %s: %s", g.Name, absent))
+			}
 			return nil
 		}
 		return []*Grant{g}
@@ -134,7 +136,7 @@ func (c *checker) resolve(f *Flow) {
 		for _, name := range t.Integrations {
 			if _, known, absent := c.integration(name); known {
 				names = append(names, name)
-			} else {
+			} else if absent != "" {
 				c.notes = append(c.notes, fmt.Sprintf("flow %s: %s", f.Name, absent))
 			}
 		}

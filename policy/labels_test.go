@@ -132,7 +132,6 @@ func TestLabelsRefused(t *testing.T) {
 		"grants: [{name: g, users: [bob], labels: {}, access: READ_ONLY, until: 2030-01-01T00:00:00Z}]":                                "grants[0].labels: empty: that would be every integration",
 		"grants: [{name: g, users: [bob], labels: {env: ''}, access: READ_ONLY, until: 2030-01-01T00:00:00Z}]":                         "grants[0].labels.env: required: the label's value",
 		"grants: [{name: g, users: [bob], labels: {env: prod}, integration: by-hand, access: READ_ONLY, until: 2030-01-01T00:00:00Z}]": "grants[0].labels: has no meaning beside integration",
-		"grants: [{name: g, users: [bob], integration: by-hnd, access: READ_ONLY, until: 2030-01-01T00:00:00Z}]":                       `unknown integration "by-hnd" (did you mean "by-hand"?)`,
 		"trusted_tags: ['*']": "trusted_tags[0]: want the key of a tag",
 		"trusted_tags: ['']":  "trusted_tags[0]: want the key of a tag",
 		"access_flows: [{name: f, requestors: {users: [bob]}, targets: [{labels: {}, access: [READ_ONLY]}], max_duration: 1h}]": "access_flows[0].targets[0].labels: empty",

@@ -17,24 +17,15 @@ type Source struct {
 	Data []byte
 }
 
-// Load reads the policy files at paths into one Set: users of one file may stand in grants of another. A folder among
-// paths stands for each *.yaml and *.yml in it, but not for hidden files or folders within. integrations has the name
-// of each integration and its default database, and known what else there is to say of them, if anything. The error is
-// [strictyaml.Problems] with all that is wrong in all files.
+// Load reads the policy files at paths into one Set; see [Read]. The error is [strictyaml.Problems] with all that is wrong
+// in all files.
 func Load(paths []string, integrations map[string]string, known ...Known) (*Set, error) {
-	sources, problems := readAll(paths)
-	return parse(sources, integrations, known, problems)
-}
-
-// Read returns the files that Load would parse, for keeping them. The error is as Load's.
-func Read(paths []string) ([]Source, error) {
-	sources, problems := readAll(paths)
-	return sources, problems.Err()
+	return Read(paths, integrations, known...).Set()
 }
 
 // Parse is Load for files that were read already.
 func Parse(sources []Source, integrations map[string]string, known ...Known) (*Set, error) {
-	return parse(sources, integrations, known, nil)
+	return ReadSources(sources, integrations, known...).Set()
 }
 
 // content is the schema of a policy file.
@@ -46,62 +37,6 @@ type content struct {
 	Flows     []*Flow  `yaml:"access_flows"`
 	// TrustedTags are the tags of servers that may decide which grants and flows are about them.
 	TrustedTags []string `yaml:"trusted_tags"`
-}
-
-// parse adds to unread, the problems of files that could not be read.
-func parse(sources []Source, integrations map[string]string, known []Known, unread strictyaml.Problems) (*Set, error) {
-	c := newChecker(integrations)
-	if len(known) > 0 {
-		c.known = known[0]
-	}
-	c.problems = unread
-	c.partial = len(unread) > 0
-	var files []decoded
-	for _, s := range sources {
-		if f, ok := c.decode(s); ok {
-			files = append(files, f)
-		}
-	}
-	// All users come first: a grant may name those of a later file.
-	for _, f := range files {
-		c.checkUsers(f)
-	}
-	for _, f := range files {
-		c.noteGroups(f)
-		c.checkTrusted(f)
-	}
-	for _, f := range files {
-		c.checkGroups(f)
-		c.checkOperators(f)
-		c.checkGrants(f)
-	}
-	var all content
-	for _, f := range files {
-		all.Users = append(all.Users, f.Users...)
-		all.Groups = append(all.Groups, f.Groups...)
-		all.Flows = append(all.Flows, f.Flows...)
-		if f.Operators != nil {
-			all.Operators = f.Operators
-		}
-	}
-	c.member = newMembership(all.Users, all.Groups)
-	for _, f := range files {
-		c.checkFlows(f)
-	}
-	if err := c.problems.Err(); err != nil {
-		return nil, err
-	}
-	for _, f := range files {
-		for _, g := range f.Grants {
-			all.Grants = append(all.Grants, c.resolved(g)...)
-		}
-		for _, flow := range f.Flows {
-			c.resolve(flow)
-		}
-	}
-	set := newSet(all, c.member, integrations)
-	set.notes = c.notes
-	return set, nil
 }
 
 // readAll reads the files at paths, each once however often it is named.
@@ -130,6 +65,9 @@ func readAll(paths []string) ([]Source, strictyaml.Problems) {
 	return sources, problems
 }
 
+// errNoFiles is a folder that was swapped or emptied, or that is not the one that was meant.
+var errNoFiles = errors.New("the folder holds no policy file (*.yaml or *.yml)")
+
 // expand returns path itself or, when it is a folder, the policy files in it, sorted.
 func expand(path string) ([]string, error) {
 	info, err := os.Stat(path)
@@ -151,6 +89,9 @@ func expand(path string) ([]string, error) {
 		}
 		files = append(files, filepath.Join(path, e.Name()))
 	}
+	if len(files) == 0 {
+		return nil, errNoFiles
+	}
 	return files, nil
 }
 
@@ -169,8 +110,11 @@ func read(path string) ([]byte, error) {
 }
 
 func unreadable(path string, err error) strictyaml.Problem {
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return strictyaml.Problem{File: path, Message: "no such file or folder"}
+	case errors.Is(err, errNoFiles):
+		return strictyaml.Problem{File: path, Message: err.Error()}
 	}
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {

@@ -37,7 +37,6 @@ users:
   - {name: alice, groups: [support], scram: "` + scram + `"}
   - {name: with-certificate}
 `)},
-		{File: "empty.yaml", Data: []byte("# nothing yet\n")},
 		{File: "lists.yaml", Data: []byte("users: []\ngrants: []\n")},
 	}, integrations)
 	if err != nil {
@@ -71,10 +70,16 @@ users:
 	}
 }
 
-// TestParseEmpty: nothing in the policy means that everybody is denied.
+// TestParseEmpty: nothing in the policy means that everybody is denied, and must be meant.
 func TestParseEmpty(t *testing.T) {
-	for _, data := range []string{"", "# soon\n", "---\n", "users: []", "{}"} {
+	for data, meant := range map[string]bool{"": false, "# soon\n": false, "---\n": false, "{}": false, "users: []": true, "grants: []": true} {
 		s, err := policy.Parse([]policy.Source{{File: "p.yaml", Data: []byte(data)}}, integrations)
+		if !meant {
+			if err == nil || err.Error() != "p.yaml:1:1: the file is empty: write users: [] if it is to give nobody anything" {
+				t.Errorf("%q: got %v", data, err)
+			}
+			continue
+		}
 		if err != nil {
 			t.Errorf("%q: %v", data, err)
 			continue
@@ -133,15 +138,8 @@ func TestParseRefuses(t *testing.T) {
 			`p.yaml:10:12: grants[1].name: grant "inc" is already at p.yaml:5:11`,
 		}},
 		{"nobody's grant", withGrant("users:"), []string{"p.yaml:5:5: grants[0]: users or groups required: the grant is nobody's"}},
-		{"unknown user", withGrant("users: [alcie]"), []string{`p.yaml:6:13: grants[0].users[0]: unknown user "alcie" (did you mean "alice"?)`}},
-		{"unknown group", withGrant("groups: [suport]"), []string{
-			`p.yaml:7:14: grants[0].groups[0]: unknown group "suport": no user is in it (did you mean "support"?)`,
-		}},
 		{"user twice in a grant", withGrant("users: [alice, alice]"), []string{`p.yaml:6:20: grants[0].users[1]: "alice" is in the list twice`}},
 		{"no integration", withGrant("integration:"), []string{"p.yaml:5:5: grants[0].integration: required"}},
-		{"unknown integration", withGrant("integration: order-prod"), []string{
-			`p.yaml:7:18: grants[0].integration: unknown integration "order-prod" (did you mean "orders-prod"?)`,
-		}},
 		{"empty list of databases", withGrant("databases: []"), []string{
 			"p.yaml:8:16: grants[0].databases: empty: leave the key out for the integration's database",
 		}},
@@ -257,7 +255,7 @@ func TestParseNoDefault(t *testing.T) {
 // TestUnknownUsersInBulk: a file of users that was left out is reported in bounded time and space.
 func TestUnknownUsersInBulk(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("users:\n")
+	b.WriteString("nothing: x\nusers:\n") // unknown names alone would be no reason to refuse it
 	for i := range 2_000 {
 		fmt.Fprintf(&b, "  - name: somebody-%d\n", i)
 	}
@@ -266,7 +264,7 @@ func TestUnknownUsersInBulk(t *testing.T) {
 		fmt.Fprintf(&b, "  - {name: g%d, users: [person-%d], integration: billing, access: ADMIN, until: 2026-11-22T17:00:00Z}\n", i, i)
 	}
 	_, err := policy.Parse([]policy.Source{{File: "p.yaml", Data: []byte(b.String())}}, integrations)
-	if got := lines(err); got[len(got)-1] != "and 1900 more problems" {
+	if got := lines(err); got[len(got)-1] != "and 1901 more problems" {
 		t.Errorf("got %q, want the number of the problems left out", got[len(got)-1])
 	}
 	if suggested := strings.Count(err.Error(), "did you mean"); suggested > 20 {
@@ -306,12 +304,12 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// TestLoadNothing: a folder without a policy is one that was swapped or is not the one that was meant.
 func TestLoadNothing(t *testing.T) {
-	for name, paths := range map[string][]string{"no paths": nil, "empty folder": {t.TempDir()}} {
-		s, err := policy.Load(paths, nil)
-		if err != nil || s == nil {
-			t.Errorf("%s: got set %v and error %v, want a set that denies everything", name, s, err)
-		}
+	folder := t.TempDir()
+	s, err := policy.Load([]string{folder}, nil)
+	if want := folder + ": the folder holds no policy file (*.yaml or *.yml)"; s != nil || err == nil || err.Error() != want {
+		t.Errorf("got set %v and error %v, want %s", s, err, want)
 	}
 }
 
@@ -334,7 +332,7 @@ func TestLoadRefuses(t *testing.T) {
 		"/dev/null: cannot be read: not a regular file",
 		"a.yaml:2:1: did not find expected node content",
 		"b.yaml:1:22: users[1].name: required",
-		`b.yaml:1:23: users[1]: unknown field "nmae", did you mean "name"? (known: name, groups, scram, certificate)`,
+		`b.yaml:1:23: users[1]: unknown field "nmae", did you mean "name"? (known: name, groups, scram, certificate, disabled)`,
 		`c.yaml:1:16: users[0].name: user "bob" is already at b.yaml:1:16`,
 		"c.yaml:2:10: grants[0].until: required: there is no indefinite access",
 		"dangling.yaml: no such file or folder",

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/verifier"
 )
 
@@ -52,6 +53,8 @@ type User struct {
 	// Certificate is a name in the client certificate that the user must show: a SAN (DNS name, e-mail address, URI) or
 	// the subject's common name. Empty: none is needed, and none counts.
 	Certificate string `yaml:"certificate"`
+	// Disabled takes everything from the user: nobody logs in by that name, and no grant and no group counts.
+	Disabled bool `yaml:"disabled"`
 }
 
 // A Grant gives users and members of groups access to databases of one integration, for a time.
@@ -118,6 +121,11 @@ type Set struct {
 	flows     map[string]*Flow
 	notes     []string // what means nothing now
 	overlay   Overlay
+
+	disabled map[string]bool     // users
+	groups   []*Group            // that are declared
+	origin   map[string]string   // the file of each user, grant, group and flow; see originOf
+	warnings strictyaml.Problems // what is no mistake and probably not meant
 }
 
 // newSet indexes users and grants that were validated.
@@ -130,11 +138,17 @@ func newSet(c content, member membership, integrations map[string]string) *Set {
 		byGroup:  map[string][]*Grant{},
 		member:   member,
 		flows:    make(map[string]*Flow, len(c.Flows)),
+		disabled: map[string]bool{},
+		groups:   c.Groups,
 	}
 	if c.Operators != nil {
 		s.operators = *c.Operators
 	}
 	for _, u := range c.Users {
+		if u.Disabled {
+			s.disabled[u.Name] = true
+			continue
+		}
 		s.users[u.Name] = u
 	}
 	for _, f := range c.Flows {
@@ -180,6 +194,12 @@ func (s *Set) Certificate(user string) string {
 	}
 	return ""
 }
+
+// Warnings are what is no mistake and yet probably not meant, each with its place.
+func (s *Set) Warnings() strictyaml.Problems { return s.warnings }
+
+// Disabled reports whether the files have the user, as one who gets nothing.
+func (s *Set) Disabled(user string) bool { return s.disabled[user] }
 
 // Size returns how many users and grants, live or not, the set has.
 func (s *Set) Size() (users, grants int) { return len(s.users), len(s.grants) }

@@ -40,12 +40,15 @@ type checker struct {
 	partial      bool              // some users could not be read, so that nobody can be called unknown
 	suggestions  int               // how often didYouMean looked
 	problems     strictyaml.Problems
+	unknown      strictyaml.Problems // names that mean nothing, and other
+	warnings     strictyaml.Problems // things that are no reason to refuse a policy
 }
 
 // decoded is a policy file with the places of its values.
 type decoded struct {
 	content
-	doc *strictyaml.Document
+	doc    *strictyaml.Document // nil if it is no YAML
+	source Source
 }
 
 func newChecker(integrations map[string]string) *checker {
@@ -61,12 +64,14 @@ func newChecker(integrations map[string]string) *checker {
 	}
 }
 
-// decode returns false for a file with nothing to check: an empty one, which is fine, or one that is no YAML.
+// decode returns false for a file that is no YAML.
 func (c *checker) decode(s Source) (decoded, bool) {
+	f := decoded{source: s}
 	if strictyaml.Blank(s.Data) {
-		return decoded{}, false
+		c.problems = append(c.problems, strictyaml.Problem{File: s.File, Line: 1, Column: 1, Message: emptyFile})
+		c.partial = true
+		return f, false
 	}
-	var f decoded
 	doc, err := strictyaml.Decode(s.File, s.Data, &f.content)
 	var problems strictyaml.Problems
 	if errors.As(err, &problems) {
@@ -76,11 +81,37 @@ func (c *checker) decode(s Source) (decoded, bool) {
 		c.partial = true
 	}
 	f.doc = doc
+	if doc != nil && !f.says() && len(problems) == 0 {
+		c.report(doc, "", emptyFile)
+	}
 	return f, doc != nil
+}
+
+// emptyFile is what a file gets that says nothing. Whoever writes a file anew empties it first, and who reads it in that
+// moment must not take everybody's access away.
+const emptyFile = "the file is empty: write users: [] if it is to give nobody anything"
+
+// says reports whether a file has any key at all.
+func (f *decoded) says() bool {
+	for _, key := range []string{"users", "groups", "operators", "grants", "access_flows", "trusted_tags"} {
+		if f.doc.Has(key) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *checker) report(doc *strictyaml.Document, path, format string, args ...any) {
 	c.problems = append(c.problems, doc.Problem(path, fmt.Sprintf(format, args...)))
+}
+
+// unknownName warns. Where the policy is refused for another reason it is said too, since it may well be the cause.
+func (c *checker) unknownName(doc *strictyaml.Document, path, format string, args ...any) {
+	c.unknown = append(c.unknown, doc.Problem(path, fmt.Sprintf(format, args...)))
+}
+
+func (c *checker) warn(doc *strictyaml.Document, path, format string, args ...any) {
+	c.warnings = append(c.warnings, doc.Problem(path, fmt.Sprintf(format, args...)))
 }
 
 func (c *checker) checkUsers(f decoded) {
@@ -94,9 +125,17 @@ func (c *checker) checkUsers(f decoded) {
 		c.checkName(f.doc, path+".name", u.Name)
 		c.checkUnique(f.doc, path+".name", "user", u.Name, c.users)
 		c.checkList(f.doc, path+".groups", u.Groups, c.checkName)
+		c.checkIdentity(f.doc, path, u)
 		for _, group := range u.Groups {
 			c.members[group] = true
 		}
+	}
+}
+
+// checkIdentity warns of a user who could never log in.
+func (c *checker) checkIdentity(doc *strictyaml.Document, path string, u *User) {
+	if u.SCRAM.IsZero() && u.Certificate == "" && !u.Disabled && doc.Sound(path+".scram") && doc.Sound(path+".certificate") {
+		c.warn(doc, path, "can never log in: there is neither scram (see hourgate passwd) nor certificate; write disabled: true if that is meant")
 	}
 }
 
@@ -138,15 +177,17 @@ func (c *checker) checkHolders(doc *strictyaml.Document, path string, g *Grant) 
 	c.checkList(doc, path+".groups", g.Groups, c.checkKnownGroup)
 }
 
+// checkKnownUser warns of a user who does not exist. It is no mistake: who is taken out of the users has gone, and that must
+// count at once, wherever else the name still stands.
 func (c *checker) checkKnownUser(doc *strictyaml.Document, path, name string) {
 	if _, ok := c.users[name]; !ok && !c.partial {
-		c.report(doc, path, "unknown user %q%s", shorten(name), c.didYouMean(name, maps.Keys(c.users)))
+		c.unknownName(doc, path, "unknown user %q%s", shorten(name), c.didYouMean(name, maps.Keys(c.users)))
 	}
 }
 
 func (c *checker) checkKnownGroup(doc *strictyaml.Document, path, name string) {
 	if !c.members[name] && !c.partial {
-		c.report(doc, path, "unknown group %q: no user is in it%s", shorten(name), c.didYouMean(name, maps.Keys(c.members)))
+		c.unknownName(doc, path, "unknown group %q: no user is in it%s", shorten(name), c.didYouMean(name, maps.Keys(c.members)))
 	}
 }
 
@@ -163,7 +204,7 @@ func (c *checker) checkTarget(doc *strictyaml.Document, path string, g *Grant) {
 		c.report(doc, path+".integration", "required")
 	case absent != "":
 	case !known:
-		c.report(doc, path+".integration", "unknown integration %q%s", shorten(g.Integration), c.didYouMean(g.Integration, maps.Keys(c.integrations)))
+		c.unknownName(doc, path+".integration", unknownIntegration, shorten(g.Integration), c.didYouMean(g.Integration, maps.Keys(c.integrations)))
 	case g.Databases == nil && standard == "":
 		c.report(doc, path+".databases", "required: the integration has no database of its own")
 	case g.Databases == nil && doc.Sound(path+".databases"):
@@ -174,6 +215,9 @@ func (c *checker) checkTarget(doc *strictyaml.Document, path string, g *Grant) {
 	}
 	c.checkList(doc, path+".databases", g.Databases, c.checkDatabase)
 }
+
+// unknownIntegration is a warning: integrations come and go, and a grant waits for its own.
+const unknownIntegration = "unknown integration %q%s"
 
 func (c *checker) checkDatabase(doc *strictyaml.Document, path, name string) {
 	c.checkName(doc, path, name)

@@ -7,15 +7,21 @@ import (
 	"time"
 )
 
-// newAdmission and the throttles of a server, with the defaults of Config filled in.
-func (s *Server) setLimits() {
-	s.unauthenticated = admission{inAll: s.cfg.MaxUnauthenticated, each: s.cfg.MaxUnauthenticatedPerAddress}
+// setThrottles says how failures are slowed down.
+func (s *Server) setThrottles() {
 	// Three slips of the hand are free; after some more, guessing a password takes ten seconds a try.
 	s.guesses = throttle{free: 3, first: 250 * time.Millisecond, longest: 10 * time.Second}
 	// Many people may share an address, so it never waits for long, whatever one of them does.
 	s.strangers = throttle{free: 20, first: 100 * time.Millisecond, longest: 2 * time.Second}
 	// A CancelRequest with a wrong key is a guess at one of 2⁶³ at least.
 	s.cancelGuesses = throttle{free: 20, first: 100 * time.Millisecond, longest: 10 * time.Second}
+}
+
+// SetLimits changes what clients may take, for connections to come. Those that are there already count against a new bound.
+func (s *Server) SetLimits(l Limits) {
+	l.setDefaults()
+	s.limits.Store(&l)
+	s.unauthenticated.bound(l.MaxUnauthenticated, l.MaxUnauthenticatedPerAddress)
 }
 
 // admit finds out where the client is, and lets it in unless too many wait there, or in all, that have not

@@ -337,7 +337,7 @@ func (c *console) run(ctx context.Context, sql string, args []*string, check fun
 
 // record writes the statement into the trail, unless the trail wants none.
 func (c *console) record(ctx context.Context, sql string) error {
-	if c.server.cfg.DiscardStatements {
+	if c.server.limits.Load().DiscardStatements {
 		return nil
 	}
 	err := c.server.cfg.Trail.Statement(ctx, &audit.Statement{Kind: audit.StatementQuery, Session: c.id, User: c.user, At: time.Now(), Text: []byte(sql)})

@@ -65,6 +65,14 @@ func newMetrics(registry prometheus.Registerer, relayed func() (fromClient, from
 	}
 }
 
+// Forget takes away what is shown of an integration that is gone, once its last session has ended.
+func (s *Server) Forget(integration string) {
+	of := prometheus.Labels{"integration": integration}
+	s.metrics.sessions.DeletePartialMatch(of)
+	s.metrics.ended.DeletePartialMatch(of)
+	s.metrics.upstreams.DeletePartialMatch(of)
+}
+
 // observe records one phase of a session's set-up and returns the time for the next.
 func (m *metrics) observe(phase string, started time.Time) time.Time {
 	now := time.Now()

@@ -141,6 +141,7 @@ func startupServer(trail Trail) *Server {
 		cfg: Config{AllowPlaintextLoopback: true, Trail: trail},
 		log: slog.New(slog.DiscardHandler),
 	}
+	s.SetLimits(Limits{})
 	s.metrics = newMetrics(prometheus.NewRegistry(), s.relayedBytes)
 	s.identity.Store(&identity{tls: new(tls.Config)})
 	return s

@@ -40,18 +40,9 @@ type Config struct {
 	ClientCertificateOptional bool
 	// AllowPlaintextLoopback lets clients on the same machine connect without TLS. Default: no.
 	AllowPlaintextLoopback bool
-	// DiscardStatements keeps what people ask for out of the trail. Default: all is recorded.
-	DiscardStatements bool
-	// DiscardParameters keeps the values that go with statements out of the trail. Default: they are recorded.
-	DiscardParameters bool
 	// ProxyProtocol is where load balancers are that say in a PROXY protocol version 2 header where their clients are.
 	// Connections from there must begin with one. Default: none.
 	ProxyProtocol []netip.Prefix
-
-	// What a client that has not authenticated may take, all counted from accept: FirstByteTimeout until it says
-	// anything (default 5 s), StartupTimeout until its StartupMessage, with the TLS handshake (default 15 s), and
-	// LoginTimeout until its first ReadyForQuery (default 60 s, as PostgreSQL's authentication_timeout).
-	FirstByteTimeout, StartupTimeout, LoginTimeout time.Duration
 
 	// Console serves the database "hourgate". Default: nil, there is none.
 	Console Console
@@ -69,8 +60,23 @@ type Config struct {
 	// Now is the wall clock, for tests. Default: time.Now.
 	Now func() time.Time
 
+	Limits
+}
+
+// Limits may change while sessions run, see [Server.SetLimits]. Zero values are defaults.
+type Limits struct {
+	// What a client that has not authenticated may take, all counted from accept: FirstByteTimeout until it says
+	// anything (default 5 s), StartupTimeout until its StartupMessage, with the TLS handshake (default 15 s), and
+	// LoginTimeout until its first ReadyForQuery (default 60 s, as PostgreSQL's authentication_timeout).
+	FirstByteTimeout, StartupTimeout, LoginTimeout time.Duration
+
 	// How many such clients there may be, in all (default 2,000) and from one IPv4 address or IPv6 /64 (default 200).
 	MaxUnauthenticated, MaxUnauthenticatedPerAddress int
+
+	// DiscardStatements keeps what people ask for out of the trail. Default: all is recorded.
+	DiscardStatements bool
+	// DiscardParameters keeps the values that go with statements out of the trail. Default: they are recorded.
+	DiscardParameters bool
 }
 
 // Integrations are the guarded servers. They may change while sessions run; a session keeps the one that it began with.
@@ -110,15 +116,12 @@ type Trail interface {
 }
 
 // setDefaults fills in what is zero.
-func (c *Config) setDefaults() {
-	c.FirstByteTimeout = cmp.Or(c.FirstByteTimeout, 5*time.Second)
-	c.StartupTimeout = cmp.Or(c.StartupTimeout, 15*time.Second)
-	c.LoginTimeout = cmp.Or(c.LoginTimeout, time.Minute)
-	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, 2000)
-	c.MaxUnauthenticatedPerAddress = cmp.Or(c.MaxUnauthenticatedPerAddress, 200)
-	if c.Now == nil {
-		c.Now = time.Now
-	}
+func (l *Limits) setDefaults() {
+	l.FirstByteTimeout = cmp.Or(l.FirstByteTimeout, 5*time.Second)
+	l.StartupTimeout = cmp.Or(l.StartupTimeout, 15*time.Second)
+	l.LoginTimeout = cmp.Or(l.LoginTimeout, time.Minute)
+	l.MaxUnauthenticated = cmp.Or(l.MaxUnauthenticated, 2000)
+	l.MaxUnauthenticatedPerAddress = cmp.Or(l.MaxUnauthenticatedPerAddress, 200)
 }
 
 // Server accepts clients. Its methods may be called from any goroutine.
@@ -129,6 +132,7 @@ type Server struct {
 	mockSecret [32]byte // makes the challenges of unknown users; per process
 	cancels    canceller
 	identity   atomic.Pointer[identity]
+	limits     atomic.Pointer[Limits]
 
 	unauthenticated                   admission
 	guesses, strangers, cancelGuesses throttle
@@ -149,14 +153,17 @@ type Server struct {
 
 // New checks the configuration and returns a server that does not listen yet.
 func New(cfg Config) (*Server, error) {
-	cfg.setDefaults()
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger,
 		cancels:  canceller{sessions: make(map[uint32][]*session)},
 		sessions: make(map[*session]struct{}),
 	}
 	s.metrics = newMetrics(cfg.Registry, s.relayedBytes)
-	s.setLimits()
+	s.setThrottles()
+	s.SetLimits(cfg.Limits)
 	s.refusals = refusals{append: cfg.Trail.Append, failed: func(err error) {
 		s.metrics.trailErrors.Inc()
 		s.log.Error("refusals could not be recorded", "error", err)

@@ -109,13 +109,13 @@ func (s *session) serve() {
 func (s *session) run(ctx context.Context) error {
 	login, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	limit := time.AfterFunc(s.server.cfg.LoginTimeout, func() { cancel(errLoginTimeout) })
+	limit := time.AfterFunc(s.server.limits.Load().LoginTimeout, func() { cancel(errLoginTimeout) })
 	defer limit.Stop()
 	conn := s.client
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })
 	defer stop()
 
-	s.deadline(s.began.Add(s.server.cfg.FirstByteTimeout))
+	s.deadline(s.began.Add(s.server.limits.Load().FirstByteTimeout))
 	if err := s.admit(); err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.negotiate(login); err != nil {
 		return err
 	}
-	s.deadline(s.began.Add(s.server.cfg.LoginTimeout))
+	s.deadline(s.began.Add(s.server.limits.Load().LoginTimeout))
 	if s.startup.cancel != nil {
 		return s.cancelTarget(login)
 	}
@@ -147,8 +147,8 @@ func (s *session) run(ctx context.Context) error {
 		if err := s.apply(ctx, err); err != nil {
 			return err
 		}
-		limit.Reset(s.server.cfg.LoginTimeout)
-		s.deadline(time.Now().Add(s.server.cfg.LoginTimeout))
+		limit.Reset(s.server.limits.Load().LoginTimeout)
+		s.deadline(time.Now().Add(s.server.limits.Load().LoginTimeout))
 	}
 	if err := s.announce(); err != nil {
 		return err
@@ -287,10 +287,10 @@ func (s *session) relayMessages(ctx context.Context) error {
 	defer active.Dec()
 
 	var watcher relay.Watcher
-	if !s.server.cfg.DiscardStatements {
+	if !s.server.limits.Load().DiscardStatements {
 		watcher = &statements{
 			trail: s.server.cfg.Trail, ctx: ctx, who: audit.Statement{Session: s.id, User: s.user, Grant: s.decision.Grant.Name},
-			noValues: s.server.cfg.DiscardParameters,
+			noValues: s.server.limits.Load().DiscardParameters,
 		}
 	}
 	r := relay.New(s.client, s.upstream.Conn, watcher)

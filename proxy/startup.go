@@ -62,7 +62,7 @@ func (s *session) negotiate(ctx context.Context) error {
 	if _, err := io.ReadFull(s.client, first[:]); err != nil {
 		return errDisconnect
 	}
-	s.deadline(s.began.Add(s.server.cfg.StartupTimeout))
+	s.deadline(s.began.Add(s.server.limits.Load().StartupTimeout))
 	if first[0] == tlsHandshakeByte {
 		s.client = &prefixConn{Conn: s.client, prefix: first[:]}
 		if err := s.startTLS(ctx, first[:]...); err != nil {

@@ -121,6 +121,12 @@ type admission struct {
 	networks    map[string]int
 }
 
+func (a *admission) bound(inAll, each int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.inAll, a.each = inAll, each
+}
+
 // enter counts a connection, unless there are too many. leave takes it back.
 func (a *admission) enter(network string) bool {
 	a.mu.Lock()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,7 +18,7 @@ func serveCommand() *cobra.Command {
 		Short: "Run the gate",
 		Long: "Runs the gate until SIGTERM or SIGINT, which drains it: no new connections, sessions end when they are idle,\n" +
 			"at the latest after drain_timeout, and all roles are settled. A second signal ends it at once.\n" +
-			"SIGHUP reads the policy and the certificate again and reopens the trail.",
+			"SIGHUP reads the configuration, the policy and the certificate again and reopens the trail.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, set, err := gate.Load(file)
@@ -32,10 +33,13 @@ func serveCommand() *cobra.Command {
 			// After the first signal the default action is back, so that a second one ends the process.
 			go func() { <-ctx.Done(); stop() }()
 
-			g, err := gate.New(ctx, cfg, set, version, gate.NewLogger(cmd.ErrOrStderr(), cfg.LogLevel.Level))
+			level := new(slog.LevelVar)
+			level.Set(cfg.LogLevel.Level)
+			g, err := gate.New(ctx, cfg, set, version, gate.NewLogger(cmd.ErrOrStderr(), level))
 			if err != nil {
 				return failed(err)
 			}
+			g.Level = level
 			return failed(g.Run(ctx, reload))
 		},
 	}

@@ -240,6 +240,19 @@ integrations:
 		or(opts.SSLMode, "verify-full"), g.DB.Server.CAFile, or(opts.Secret, "{file: secret.json}"), &extra))
 }
 
+// Reconfigure replaces a part of config.yaml, which must be there.
+func (g *Gate) Reconfigure(t testing.TB, configFile, old, replacement string) string {
+	t.Helper()
+	config, err := os.ReadFile(configFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(config), old) {
+		t.Fatalf("%q is not in\n%s", old, config)
+	}
+	return g.Write(t, "config.yaml", strings.Replace(string(config), old, replacement, 1))
+}
+
 // Deployment is the harness's default, one for each database, since tests share servers.
 func (g *Gate) Deployment() string { return "test-" + g.DB.Name }
 

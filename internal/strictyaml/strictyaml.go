@@ -82,6 +82,15 @@ func (d *Document) Position(path string) string {
 // a check need not complain about the zero value that it finds in its stead.
 func (d *Document) Sound(path string) bool { return !d.unsound[path] }
 
+// Line is the line at which the value at path stands, or the nearest value around it.
+func (d *Document) Line(path string) int { return d.place(path).line }
+
+// Has reports whether there is a value at path, sound or not.
+func (d *Document) Has(path string) bool {
+	_, ok := d.places[path]
+	return ok
+}
+
 // lineEnds are all that end a line in YAML.
 var lineEnds = regexp.MustCompile("\r\n|[\n\r\u0085\u2028\u2029]")
 

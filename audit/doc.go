@@ -1,5 +1,5 @@
 // Package audit writes and verifies the trail: the append-only record of what Hourgate did, for whom and why. It is
-// not a log (logs explain, the trail proves), it holds no query results and no parameter values, and no secret of ours.
+// not a log (logs explain, the trail proves), it holds no query results and no secret of ours.
 //
 // # Format
 //
@@ -19,28 +19,32 @@
 //
 // # What survives
 //
-// A record is in the kernel when [Trail.Append] returns, so the death of the process (kill -9, a panic, running out of
-// memory) loses none. A power cut or a crash of the machine can lose the last seconds, unless [Options.Sync] is set.
-// When a write fails half-way, the file is cut back to its last whole record. When the process or the machine dies
-// half-way, the next [Open] moves the torn line, which announced an act that never happened or is still in the spool, to
-// a file next to the trail and says so in a trail_recovered record: the trail itself always holds whole lines only.
+// A record that announces an act is in the kernel when [Trail.Append] returns, so the death of the process (kill -9, a
+// panic, running out of memory) loses none. What has happened already is queued: see [Event.Announces]. A power cut or a
+// crash of the machine can lose the last seconds, unless [Options.Sync] is set. When a write fails half-way, the file is
+// cut back to its last whole record. When the process or the machine dies half-way, the next [Open] moves the torn line,
+// which announced an act that never happened or is still in the spool, to a file next to the trail and says so in a
+// trail_recovered record: the trail itself always holds whole lines only.
+//
+// One goroutine, the writer, does everything that a disk may hold up. Nothing else of the process waits for a disk that
+// stalls for longer than it can afford: docs/decisions/0023.
 //
 // # Statements
 //
 // What a session asks the server for is recorded by [Trail.Statement], before it goes upstream. A write(2) for each
-// would cost more than relaying it, so a statement is copied into the spool first: a file of fixed size next to the
-// trail, its name ending in ".spool", that is mapped into memory. From there it moves into the trail within 200 ms, at
-// once when the spool is half full, and before any other record, so that a session's statements stand between its start
-// and its end. The kernel keeps a mapped file as it keeps a written one: the death of the process loses nothing. The
-// next [Open] moves what is left in the spool into the trail, after a trail_recovered record that counts it
+// would cost more than relaying it, so a statement is copied into the spool first: a mapped file of fixed size in memory
+// that no disk backs, to which a link next to the trail leads, its name ending in ".spool". From there it moves into the
+// trail within 200 ms, at once when the spool is half full, and before any record that is appended later, so that a
+// session's statements stand between its start and its end. The kernel keeps such a file when the process dies. The next
+// [Open] moves what is left in the spool into the trail, after a trail_recovered record that counts it
 // (statements_recovered, and statements_dropped for those that nobody was told to be recorded). Each is in the trail
 // once; only where the trail itself was moved away after a crash, one may be in both files, with the same
 // statement_number. The first bytes of a statement may also be in the file with the torn line.
 //
-// With [Options.Sync] there is no spool. A power cut can lose what is in the spool, and repeat statements.
+// With [Options.Sync] there is no spool. A power cut loses what is in the spool.
 //
-// Don't touch the spool while the process runs: to cut it short kills the process, to remove it gives up its promise.
-// After a clean Close there is none.
+// A spool or a trail that is removed, moved or cut short while the process runs is noticed within a second: moved.go,
+// place.go. After a clean Close there is no spool, and the last record is trail_closed.
 //
 // The package needs flock(2), so it builds on Linux, macOS and the BSDs.
 package audit

@@ -2,11 +2,14 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo un
 FUZZTIME  ?= 60s
 PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
-GO_BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)"
+GO_BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)"
 TOOLS    = .cache/bin
 
+CHART     = $(CURDIR)/deploy/helm/hourgate
+MANIFESTS = $(CURDIR)/deploy/kubernetes/hourgate.yaml
+
 help: ## list the targets
-	@awk -F ': .*## ' '/^[a-z-]+:.* ## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.* ## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/hourgate
 	$(GO_BUILD) -o bin/hourgate ./cmd/hourgate
@@ -62,13 +65,32 @@ lint: $(TOOLS)/tools ## check style and find suspicious code
 fmt: $(TOOLS)/tools ## format all Go files
 	$(TOOLS)/gofumpt -l -w .
 
-dist: ## build release binaries for all platforms into dist/
+dist: ## build release binaries, Debian packages, bills of materials and checksums into dist/
 	rm -rf dist
 	for platform in $(PLATFORMS); do \
-		os=$${platform%/*} arch=$${platform#*/}; \
-		GOOS=$$os GOARCH=$$arch $(GO_BUILD) -o dist/hourgate_$(VERSION)_$${os}_$$arch ./cmd/hourgate || exit; \
+		os=$${platform%/*} arch=$${platform#*/} && binary=dist/hourgate_$(VERSION)_$${os}_$$arch && \
+		GOOS=$$os GOARCH=$$arch $(GO_BUILD) -o $$binary ./cmd/hourgate && \
+		go run ./deploy/sbom $$binary '$(VERSION)' >$$binary.cdx.json || exit; \
+		test $$os != linux || scripts/deb $$binary '$(VERSION)' $$arch dist || exit; \
 	done
 	cd dist && sha256sum hourgate_* >SHA256SUMS
+
+deb: build ## build a Debian package of bin/hourgate into dist/
+	@scripts/deb bin/hourgate '$(VERSION)' "$$(go env GOARCH)" dist
+
+dist-check: ## check that two builds in two folders give the same bytes
+	scripts/dist-check
+
+deploy-check: ## have promtool, Prometheus, logrotate, systemd and Helm read what is in deploy/
+	scripts/install deploy
+	go -C tools/deploy run ./hcl $(CURDIR)/deploy/terraform/*.tf
+	go -C tools/deploy run ./chart $(CHART) $(CHART)/ci/files.yaml $(CHART)/ci/existing.yaml
+	$(MAKE) --no-print-directory --silent manifests MANIFESTS=/dev/stdout | diff $(MANIFESTS) -
+	go test -tags deploy -count=1 ./deploy
+
+manifests: ## render the chart into deploy/kubernetes
+	@{ echo '# Made by `make manifests` from deploy/helm/hourgate, with the values in its ci/files.yaml.'; \
+		go -C tools/deploy run ./chart -print $(CHART) $(CHART)/ci/files.yaml; } >$(MANIFESTS)
 
 image-check: build ## build the container image without a container engine, and check it
 	scripts/image-check
@@ -81,4 +103,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress bench test-aws fuzz churn crash lint fmt dist image-check clean
+.PHONY: help build demo test test-portable clients regress bench test-aws fuzz churn crash lint fmt dist deb dist-check deploy-check manifests image-check clean

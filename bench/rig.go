@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/devca"
 	"github.com/hourgate/hourgate/internal/pgserver"
 )
 
@@ -42,7 +43,7 @@ type rig struct {
 	folder    string
 	programs  pgserver.Programs
 	pgbench   string
-	authority *pgserver.Authority
+	authority *devca.Authority
 	password  string // of all users
 	verifier  string // the same as PostgreSQL stores it
 	binary    string // hourgate
@@ -144,7 +145,7 @@ func (r *rig) start(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if r.authority, err = pgserver.NewAuthority("Hourgate benchmark CA", r.folder); err != nil {
+	if r.authority, err = devca.New("Hourgate benchmark CA", r.folder, 24*time.Hour); err != nil {
 		return fmt.Errorf("making certificates: %w", err)
 	}
 	if err := r.startServer(ctx); err != nil {

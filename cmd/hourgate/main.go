@@ -43,7 +43,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(serveCommand(), checkCommand(), passwdCommand(), demoCommand(), preflightCommand(), setupSQLCommand(), rolesCommand(), integrationsCommand(), discoverCommand(), trailCommand(), versionCommand())
+	root.AddCommand(
+		initCommand(), serveCommand(), checkCommand(), passwdCommand(), demoCommand(), preflightCommand(), setupSQLCommand(),
+		rolesCommand(), integrationsCommand(), discoverCommand(), trailCommand(), versionCommand(),
+	)
 
 	err := root.ExecuteContext(ctx)
 	if err == nil {

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/devca"
 )
 
 // Superuser is the server's superuser, and the database that is always there.
@@ -30,10 +32,10 @@ const (
 // Config says which server to start. All fields but Settings and Prefix are required.
 type Config struct {
 	Programs  Programs
-	Authority *Authority // signs the server's certificate
-	Folder    string     // made by Start. Its path must fit a Unix socket's, and the user postgres must get through
-	Settings  []string   // such as "max_connections=200"; without spaces. They win over those that all servers have
-	Prefix    []string   // a program, with arguments, that executes the server's command line
+	Authority *devca.Authority // signs the server's certificate
+	Folder    string           // made by Start. Its path must fit a Unix socket's, and the user postgres must get through
+	Settings  []string         // such as "max_connections=200"; without spaces. They win over those that all servers have
+	Prefix    []string         // a program, with arguments, that executes the server's command line
 }
 
 // Server is a PostgreSQL of our own. Everybody needs TLS and a password, but for the superuser, who has a socket in a

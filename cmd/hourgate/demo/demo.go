@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/devca"
 	"github.com/hourgate/hourgate/internal/pgserver"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -50,7 +51,7 @@ type demo struct {
 
 	folder    string // holds everything; removed at the end
 	programs  pgserver.Programs
-	authority *pgserver.Authority
+	authority *devca.Authority
 	server    *pgserver.Server
 	gate      *demoGate
 	passwords map[string]string // of people and of the server's users
@@ -97,7 +98,7 @@ func (d *demo) stage(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(d.folder)) }()
-	if d.authority, err = pgserver.NewAuthority("Hourgate demo CA", d.folder); err != nil {
+	if d.authority, err = devca.New("Hourgate demo CA", d.folder, 24*time.Hour); err != nil {
 		return fmt.Errorf("making certificates: %w", err)
 	}
 

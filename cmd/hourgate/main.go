@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.AddCommand(
-		initCommand(), serveCommand(), checkCommand(), passwdCommand(), demoCommand(), preflightCommand(), setupSQLCommand(),
+		initCommand(), doctorCommand(), serveCommand(), checkCommand(), passwdCommand(), demoCommand(), preflightCommand(), setupSQLCommand(),
 		rolesCommand(), integrationsCommand(), discoverCommand(), trailCommand(), versionCommand(),
 	)
 

@@ -127,6 +127,49 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestSocketActivation has systemd's own program hold the port, start the gate with the first client, and be told how it is.
+func TestSocketActivation(t *testing.T) {
+	g := newGate(t)
+	path := g.file("notify")
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	if err := notify.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	said := func() string {
+		buffer := make([]byte, 100)
+		n, err := notify.Read(buffer)
+		if err != nil {
+			t.Fatalf("systemd hears nothing: %v", err)
+		}
+		return string(buffer[:n])
+	}
+	configured := g.listen
+	g.listen = freeAddress(t)
+	g.start(t, "systemd-socket-activate", "--listen", g.listen, "--setenv=NOTIFY_SOCKET="+path, "--setenv=WATCHDOG_USEC=100000",
+		g.binary, "serve", "--config", g.file("config.yaml"))
+	eventually(t, "systemd holds the port", func() bool { return strings.Contains(string(contents(t, g.file("log"))), "Listening on") })
+	g.connect(t, password) // waits in the kernel until the gate is there
+	if got := said(); got != "READY=1" {
+		t.Errorf("got %q first", got)
+	}
+	for range 3 {
+		if got := said(); got != "WATCHDOG=1" {
+			t.Errorf("got %q", got)
+		}
+	}
+	if conn, err := net.Dial("tcp", configured); err == nil {
+		_ = conn.Close()
+		t.Error("the gate listens on the address of its configuration, too")
+	}
+	g.stop(t)
+	for said() != "STOPPING=1" { // what the watchdog had still to say comes before
+	}
+}
+
 const (
 	person   = "alice@example.com"
 	password = "correct horse battery staple"
@@ -142,13 +185,33 @@ func (g *testGate) file(name string) string { return filepath.Join(g.folder, nam
 
 func startGate(t *testing.T) *testGate {
 	t.Helper()
+	g := newGate(t)
+	g.start(t, g.binary, "serve", "--config", g.file("config.yaml"))
+	eventually(t, "the gate is ready", func() bool {
+		response, err := http.Get("http://" + g.ops + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+	return g
+}
+
+// newGate builds a gate and configures it.
+func newGate(t *testing.T) *testGate {
+	t.Helper()
 	db := pgtest.Start(t, 15).Database(t)
 	g := &testGate{folder: t.TempDir(), listen: freeAddress(t), ops: freeAddress(t)}
 	g.binary = filepath.Join(g.folder, "hourgate")
 	run(t, "..", "go", "build", "-o", g.binary, "./cmd/hourgate")
 	g.configure(t, db)
+	return g
+}
 
-	g.process = exec.Command(g.binary, "serve", "--config", g.file("config.yaml"))
+func (g *testGate) start(t *testing.T, program string, args ...string) {
+	t.Helper()
+	g.process = exec.Command(program, args...)
 	log, err := os.Create(g.file("log"))
 	if err != nil {
 		t.Fatal(err)
@@ -164,15 +227,6 @@ func startGate(t *testing.T) *testGate {
 			t.Logf("log of the gate:\n%s", contents(t, g.file("log")))
 		}
 	})
-	eventually(t, "the gate is ready", func() bool {
-		response, err := http.Get("http://" + g.ops + "/readyz")
-		if err != nil {
-			return false
-		}
-		_ = response.Body.Close()
-		return response.StatusCode == http.StatusOK
-	})
-	return g
 }
 
 func (g *testGate) configure(t *testing.T, db *pgtest.Database) {

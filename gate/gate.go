@@ -131,6 +131,9 @@ func (g *Gate) rebuild() {
 	g.reloads.sizes(g.policies.inFiles())
 }
 
+// Alive returns when the list of sessions can be had: it hangs where the gate does, for a watchdog to notice.
+func (g *Gate) Alive() { g.server.Sessions() }
+
 // Fleet is the integrations, which may be added, changed and removed.
 func (g *Gate) Fleet() *Fleet { return g.fleet }
 

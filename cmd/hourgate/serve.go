@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hourgate/hourgate/gate"
+	"github.com/hourgate/hourgate/internal/systemd"
 )
 
 func serveCommand() *cobra.Command {
@@ -18,6 +20,7 @@ func serveCommand() *cobra.Command {
 		Short: "Run the gate",
 		Long: "Runs the gate until SIGTERM or SIGINT, which drains it: no new connections, sessions end when they are idle,\n" +
 			"at the latest after drain_timeout, and all roles are settled. A second signal ends it at once.\n" +
+			"Under systemd it says when it is ready, and takes the socket of a socket unit in place of listen.\n" +
 			"SIGHUP reads the configuration, the policy and the certificate again and reopens the trail.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -33,16 +36,45 @@ func serveCommand() *cobra.Command {
 			// After the first signal the default action is back, so that a second one ends the process.
 			go func() { <-ctx.Done(); stop() }()
 
+			listener, err := systemd.Listener()
+			if err != nil {
+				return failed(err)
+			}
 			level := new(slog.LevelVar)
 			level.Set(cfg.LogLevel.Level)
-			g, err := gate.New(ctx, cfg, set, version, gate.NewLogger(cmd.ErrOrStderr(), level))
+			log := gate.NewLogger(cmd.ErrOrStderr(), level)
+			g, err := gate.New(ctx, cfg, set, version, log)
 			if err != nil {
 				return failed(err)
 			}
 			g.Level = level
+			watching, stopWatching := context.WithCancel(cmd.Context())
+			defer stopWatching()
+			g.OnOpen = func(string) { go tellSystemd(watching, ctx, g, log) }
+			if listener != nil {
+				return failed(g.Serve(ctx, listener, reload))
+			}
 			return failed(g.Run(ctx, reload))
 		},
 	}
 	configFlag(cmd, &file)
 	return cmd
+}
+
+// tellSystemd says that the gate is ready, that it still lives, which is until watching is done, and when it begins to
+// stop, which is when serving is done.
+func tellSystemd(watching, serving context.Context, g *gate.Gate, log *slog.Logger) {
+	tell := func(err error) {
+		if err != nil {
+			log.Warn("systemd could not be told", "error", err)
+		}
+	}
+	tell(systemd.Notify(watching, systemd.Ready))
+	go func() {
+		<-serving.Done()
+		if watching.Err() == nil {
+			tell(systemd.Notify(watching, systemd.Stopping))
+		}
+	}()
+	tell(systemd.Watch(watching, g.Alive))
 }

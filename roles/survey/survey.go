@@ -57,7 +57,7 @@ func (s *Survey) Movable() []Owner {
 
 // Stuck are the owners that somebody else has to grant.
 func (s *Survey) Stuck() []Owner {
-	return s.owners(func(o Owner) bool { return !o.Grantable && !o.Self && !(o.Super && s.Super) })
+	return s.owners(func(o Owner) bool { return !o.Grantable && !o.Self && (!o.Super || !s.Super) })
 }
 
 func (s *Survey) owners(is func(Owner) bool) []Owner {

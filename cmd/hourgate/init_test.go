@@ -174,7 +174,7 @@ func testInitMaster(t *testing.T, major int) {
 // The tables belong to a superuser, as in a container's PostgreSQL on the first day.
 func testInitSuperuser(t *testing.T, major int) {
 	s := newServerOf(t, major, "SUPERUSER", append([]string{"SET ROLE <dba>"}, mine...)...)
-	code, output := s.init(t, "--dba-user", s.dba, "--apply", "--new-owner", "Owner of "+s.Name)
+	code, output := s.init(t, "--dba-user", s.dba, "--apply", "--new-owner", `O'Neil "$$" $hourgate$ of `+s.Name)
 	if code != exitOK || strings.Contains(output, "\nfail") {
 		t.Fatalf("init: exit code %d\n%s\n%s", code, output, s.contents(t))
 	}

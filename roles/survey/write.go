@@ -24,7 +24,7 @@ func (s *Survey) SQL(a Admin) string {
 	w := &writer{modern: s.Version >= 160000}
 	w.line("-- The admin of Hourgate on PostgreSQL %d, database %s. To be run once, in that database, by %s.", s.Version/10000, oneLine(s.Database), oneLine(s.DBA))
 	w.line("-- Nothing here lets a person in: that is what the policy says. To take it back: docs/operations.md, \"Removing Hourgate\".")
-	w.line("BEGIN;\nSET LOCAL standard_conforming_strings = on;")
+	w.line("BEGIN;\nSET LOCAL standard_conforming_strings = on;\nSET LOCAL search_path = pg_catalog;")
 	w.admin(s, a)
 	w.owners(s, a)
 	w.line("\nCOMMIT;")
@@ -97,12 +97,13 @@ func (w *writer) move(s *Survey, a Admin, from []Owner) {
 	w.line("\n-- %d object(s), such as %s, belong to a superuser or to %s, and nobody can be made a member of these safely.",
 		objects, oneLine(from[0].Example), oneLine(s.DBA))
 	w.line("-- They get an owner of their own. %s keeps all rights on them. Have migrations do SET ROLE %s, or ALTER ROLE the\n-- migrating user SET role = %[2]s: what others make belongs to them again, and Hourgate can't grant on it.", oneLine(s.DBA), oneLine(owner))
-	w.line("DO $$ BEGIN\n  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) THEN CREATE ROLE %s NOLOGIN; END IF;\nEND $$;", admin.QuoteLiteral(a.NewOwner), owner)
+	// The block reads the names from a table: between dollar quotes a name could end the quote.
+	w.line("CREATE TEMPORARY TABLE names ON COMMIT DROP AS SELECT %s::text AS new, ARRAY[%s] AS old;", admin.QuoteLiteral(a.NewOwner), strings.Join(names, ", "))
+	w.line("DO $$ BEGIN\n  IF NOT EXISTS (SELECT FROM pg_roles, names WHERE rolname = new) THEN\n    EXECUTE (SELECT format('CREATE ROLE %%I NOLOGIN', new) FROM names);\n  END IF;\nEND $$;")
 	if !s.Super {
 		w.grant(owner, admin.QuoteIdentifier(s.DBA), true)
 	}
 	w.grant(owner, admin.CreatorRole, false)
-	w.line("CREATE TEMPORARY TABLE names ON COMMIT DROP AS SELECT %s::text AS new, ARRAY[%s] AS old;", admin.QuoteLiteral(a.NewOwner), strings.Join(names, ", "))
 	w.line("%s;", strings.TrimSpace(moveSQL))
 }
 

@@ -29,13 +29,13 @@ test-portable: ## run the relay's tests without Linux's own system calls, and ch
 
 clients: ## run real clients and drivers through the gate, and write docs/clients.md and the README's table
 	scripts/install && scripts/install-clients
-	go test -tags clients -count=1 -parallel 6 -timeout 30m -skip 'TestReadme|TestSuites' ./clients -args -table $(CURDIR)/docs/clients.md
+	go test -tags clients -count=1 -parallel 6 -timeout 30m -skip 'TestReadme|TestSuites|TestDriverSuites' ./clients -args -table $(CURDIR)/docs/clients.md
 	go test -count=1 -run TestReadme ./clients -args -update
 	@cat docs/clients.md
 
-regress: ## run PostgreSQL's own regression and isolation suites, direct and through the gate, on 15 and 18
+regress: ## run PostgreSQL's own suites (15 and 18) and those of Go drivers, direct and through the gate
 	scripts/install && scripts/install regress
-	go test -tags clients -count=1 -timeout 2h -v -run TestSuites ./clients
+	go test -tags clients -count=1 -timeout 2h -v -run 'TestSuites|TestDriverSuites' ./clients
 
 bench: ## measure against PgBouncer, HAProxy and a direct connection; BENCH=full for the record
 	scripts/install bench

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -232,4 +233,22 @@ func (r *testRun) discard(s *Server) {
 	_ = s.stop(Immediate)
 	_ = os.RemoveAll(s.dir)
 	r.remove(s)
+}
+
+// Hang stops all processes of the server where they are, as a machine that swaps or a hypervisor that pauses it does. It
+// takes connections and answers nobody. wake lets it go on; it is called at the end of the test at the latest.
+func (s *Server) Hang(t testing.TB) (wake func()) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	postmaster := strconv.Itoa(s.postmaster.cmd.Process.Pid)
+	signal := func(name string) {
+		// pkill ends with 1 if the postmaster has no children, and kill if it has gone meanwhile.
+		_ = exec.Command("kill", name, postmaster).Run()
+		_ = exec.Command("pkill", name, "-P", postmaster).Run()
+	}
+	signal("-STOP")
+	wake = sync.OnceFunc(func() { signal("-CONT") })
+	t.Cleanup(wake)
+	return wake
 }

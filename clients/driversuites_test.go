@@ -1,0 +1,117 @@
+//go:build clients
+
+package clients
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hourgate/hourgate/internal/pgtest"
+)
+
+// driverModules are the drivers whose tests come with their modules.
+var driverModules = []string{"github.com/jackc/pgx/v5", "github.com/lib/pq"}
+
+// The drivers' own tests have the same results through the gate as without it.
+func TestDriverSuites(t *testing.T) {
+	const major = 15 // with the extensions that the tests need
+	binary := build(t, ".", "../cmd/hourgate")
+	for _, module := range driverModules {
+		t.Run(module, func(t *testing.T) {
+			t.Parallel()
+			source := moduleSource(t, module)
+			direct := driverResults(t, source, directly(t, driverDatabase(t, major)))
+			gated := driverResults(t, source, throughGate(t, binary, driverDatabase(t, major)))
+			t.Logf("%s: direct %s; through the gate %s", module, countActions(direct), countActions(gated))
+			for _, test := range slices.Sorted(maps.Keys(direct)) {
+				if direct[test].action != gated[test].action {
+					t.Errorf("%s: direct %s, through the gate %s\n%s", test, direct[test].action, gated[test].action, gated[test].output)
+				}
+			}
+		})
+	}
+}
+
+func driverDatabase(t *testing.T, major int) *pgtest.Database {
+	t.Helper()
+	db := suiteDatabase(t, major)
+	conn := db.Superuser(t)
+	for _, statement := range []string{
+		"CREATE EXTENSION hstore", "CREATE EXTENSION ltree", "CREATE DOMAIN uint64 AS numeric(20,0)",
+		`CREATE ROLE " tricky, ' } "" \ test user " SUPERUSER`,
+	} {
+		if _, err := conn.Exec(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	return db
+}
+
+// moduleSource is a copy of the module, since tests write beside their sources.
+func moduleSource(t *testing.T, module string) string {
+	t.Helper()
+	cmd := exec.Command("go", "mod", "download", "-json", module)
+	cmd.Dir = "go"
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go mod download %s: %v", module, err)
+	}
+	var found struct{ Dir string }
+	if err := json.Unmarshal(out, &found); err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "source")
+	if err := os.CopyFS(copied, os.DirFS(found.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	return copied
+}
+
+type driverResult struct{ action, output string }
+
+// driverResults runs a module's tests, which find the server in their environment.
+func driverResults(t *testing.T, source string, w way) map[string]driverResult {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), suiteTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-p=1", "./...")
+	cmd.Dir = source
+	cmd.Env = append(append(os.Environ(), w.environment...), "PGDATABASE=regression",
+		"PGX_TEST_DATABASE=dbname=regression", "PGX_TEST_TCP_CONN_STRING=dbname=regression", "PGX_TEST_SCRAM_PLUS_CONN_STRING=dbname=regression channel_binding=require")
+	out, _ := cmd.Output() // tests that fail are a result
+	results, outputs := make(map[string]driverResult), make(map[string]string)
+	for line := range bytes.Lines(out) {
+		var event struct{ Action, Package, Test, Output string }
+		if json.Unmarshal(line, &event) != nil || event.Test == "" {
+			continue
+		}
+		test := event.Package + " " + event.Test
+		switch event.Action {
+		case "output":
+			outputs[test] += event.Output
+		case "pass", "fail", "skip":
+			results[test] = driverResult{event.Action, excerpt(outputs[test])}
+		}
+	}
+	if len(results) == 0 {
+		t.Fatalf("no test ran in %s:\n%s", source, out)
+	}
+	return results
+}
+
+func countActions(results map[string]driverResult) string {
+	counts := make(map[string]int)
+	for _, r := range results {
+		counts[r.action]++
+	}
+	return strings.TrimPrefix(fmt.Sprint(counts), "map")
+}

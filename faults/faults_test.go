@@ -1,0 +1,322 @@
+//go:build faults
+
+package faults
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hourgate/hourgate/internal/gatetest"
+	"github.com/hourgate/hourgate/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+var update = flag.Bool("update", false, "write the table of docs/reliability.md")
+
+// A fault is something that breaks. strike returns what mends it, nil if it mends itself.
+type fault struct {
+	name   string
+	onDisk bool // the trail is on a disk of its own
+	away   bool // nothing of the gate's can reach the server until it is mended
+	mute   bool // the client can't be told
+	strike func(r *rig) (mend func())
+}
+
+var allFaults = []fault{
+	{name: "none", strike: func(*rig) func() { return nil }},
+
+	{name: "server stopped", away: true, strike: func(r *rig) func() {
+		r.db.Server.Stop(r.t, pgtest.Fast)
+		return func() { r.db.Server.Start(r.t) }
+	}},
+	{name: "server killed", away: true, strike: func(r *rig) func() {
+		r.db.Server.Kill(r.t)
+		return func() { r.db.Server.Start(r.t) }
+	}},
+	{name: "server hung", away: true, strike: func(r *rig) func() { return r.db.Server.Hang(r.t) }},
+	{name: "server full", strike: fillServer},
+
+	{name: "upstream leg cut", strike: func(r *rig) func() { r.upstream.cut(false); return nil }},
+	{name: "upstream leg reset", strike: func(r *rig) func() { r.upstream.cut(true); return nil }},
+	{name: "upstream leg refuses", away: true, strike: func(r *rig) func() {
+		r.upstream.set(true, false, 0)
+		r.upstream.cut(false)
+		return func() { r.upstream.set(false, false, 0) }
+	}},
+	{name: "upstream leg dark", away: true, strike: func(r *rig) func() { r.upstream.darken(); return r.upstream.lit }},
+	{name: "upstream leg slow", strike: func(r *rig) func() {
+		r.upstream.set(false, false, 50*time.Millisecond)
+		return func() { r.upstream.set(false, false, 0) }
+	}},
+	{name: "upstream leg in single bytes", strike: func(r *rig) func() {
+		r.upstream.set(false, true, 0)
+		return func() { r.upstream.set(false, false, 0) }
+	}},
+
+	{name: "client leg cut", mute: true, strike: func(r *rig) func() { r.client.cut(false); return nil }},
+	{name: "client leg reset", mute: true, strike: func(r *rig) func() { r.client.cut(true); return nil }},
+	{name: "client leg dark", mute: true, strike: func(r *rig) func() { r.client.darken(); return r.client.lit }},
+	{name: "client leg slow", strike: func(r *rig) func() {
+		r.client.set(false, false, 50*time.Millisecond)
+		return func() { r.client.set(false, false, 0) }
+	}},
+
+	{name: "gate killed", away: true, mute: true, strike: func(r *rig) func() { r.restart(syscall.SIGKILL); return nil }},
+	{name: "gate stopped", away: true, strike: func(r *rig) func() { r.restart(syscall.SIGTERM); return nil }},
+	{name: "gate suspended", away: true, strike: func(r *rig) func() {
+		_ = r.process.Process.Signal(syscall.SIGSTOP)
+		return func() { _ = r.process.Process.Signal(syscall.SIGCONT) }
+	}},
+	{name: "gate out of descriptors", strike: func(r *rig) func() {
+		limit(r, "0")
+		return func() { limit(r, "1024") }
+	}},
+
+	{name: "trail's disk frozen", onDisk: true, strike: func(r *rig) func() { r.disk.Freeze(); return r.disk.Thaw }},
+	{name: "trail's disk full", onDisk: true, strike: fillDisk},
+}
+
+// A moment is when it breaks. do works until it is over, and calls now when the moment has come.
+type moment struct {
+	name string
+	late time.Duration // the moment comes so long before the grant's end; 0: as soon as the work has begun
+	do   func(ctx context.Context, r *rig, now func()) error
+}
+
+var allMoments = []moment{
+	{name: "log-in", do: func(ctx context.Context, r *rig, now func()) error {
+		go now()
+		return work(ctx, r, func() {}, "SELECT 1")
+	}},
+	{name: "statement", do: func(ctx context.Context, r *rig, now func()) error {
+		return work(ctx, r, now, "SELECT pg_sleep(60)")
+	}},
+	{name: "statement that ignores cancel", do: func(ctx context.Context, r *rig, now func()) error {
+		return work(ctx, r, now, "DO $$ BEGIN FOR i IN 1..1200 LOOP BEGIN PERFORM pg_sleep(0.05); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$")
+	}},
+	{name: "COPY", do: func(ctx context.Context, r *rig, now func()) error {
+		conn, err := r.connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(context.Background())
+		now()
+		_, err = conn.PgConn().CopyTo(ctx, io.Discard, r.mark()+"COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000000)) TO STDOUT")
+		return err
+	}},
+	{name: "idle", do: idle},
+	{name: "idle in a transaction", do: func(ctx context.Context, r *rig, now func()) error {
+		conn, err := r.connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.Exec(ctx, r.mark()+"BEGIN"); err != nil {
+			return err
+		}
+		now()
+		_, err = conn.WaitForNotification(ctx)
+		return err
+	}},
+	{name: "the end", late: 100 * time.Millisecond, do: idle},
+	{name: "settling", late: -20 * time.Millisecond, do: idle},
+	{name: "reload", do: func(ctx context.Context, r *rig, now func()) error {
+		return idle(ctx, r, func() { r.setGrants(); now() })
+	}},
+}
+
+// idle logs in, does something, and waits for what the server or the gate say.
+func idle(ctx context.Context, r *rig, now func()) error {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(ctx, r.mark()+"SELECT 1"); err != nil {
+		return err
+	}
+	now()
+	_, err = conn.WaitForNotification(ctx)
+	return err
+}
+
+// work logs in and runs a statement.
+func work(ctx context.Context, r *rig, now func(), statement string) error {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.Background())
+	now()
+	_, err = conn.Exec(ctx, r.mark()+statement)
+	return err
+}
+
+const (
+	breaksFor   = 3 * time.Second // after the grant's end it is mended
+	hangLimit   = 30 * time.Second
+	endLimit    = 2 * time.Second // a second, and one for a machine that runs eight cells at a time
+	mendedLimit = 10 * time.Second
+	cleanLimit  = 45 * time.Second
+)
+
+// TestFaults: every fault at every moment.
+func TestFaults(t *testing.T) {
+	gatetest.Binary(t) // built before the clock of any grant runs
+	var mu sync.Mutex
+	results := make(map[string]string)
+	t.Run("all", func(t *testing.T) {
+		for i, f := range allFaults {
+			for j, m := range allMoments {
+				major := []int{15, 18, 13}[(i+j)%3]
+				t.Run(f.name+"/"+m.name, func(t *testing.T) {
+					t.Parallel()
+					took := cell(t, f, m, major)
+					mu.Lock()
+					defer mu.Unlock()
+					results[f.name+"/"+m.name] = map[bool]string{false: took, true: "**fails**"}[t.Failed()]
+				})
+			}
+		}
+	})
+	if *update {
+		writeTable(t, results)
+	}
+}
+
+// cell breaks one thing at one moment, and returns how long after the grant's end, or after it was mended, the server's last
+// session of the grant was gone.
+func cell(t *testing.T, f fault, m moment, major int) string {
+	r := newRig(t, major, f.onDisk)
+	var mend func()
+	broken := make(chan struct{})
+	now := sync.OnceFunc(func() {
+		go func() {
+			defer close(broken)
+			if m.late != 0 {
+				time.Sleep(time.Until(r.until.Add(-m.late)))
+			}
+			mend = f.strike(r)
+		}()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), grantFor+hangLimit)
+	defer cancel()
+	over := make(chan error, 1)
+	go func() { over <- m.do(ctx, r, now) }()
+
+	time.Sleep(time.Until(r.until))
+	now() // at the latest: the log-in may have been refused
+	took := "–"
+	if !f.away {
+		gone, err := zeroWithin(endLimit, r.sessions)
+		if err != nil {
+			t.Errorf("sessions past the grant's end: %v", err)
+		}
+		took = fmt.Sprintf("%.1f s", gone.Seconds())
+	}
+	<-broken
+	time.Sleep(time.Until(r.until.Add(breaksFor)))
+	if mend != nil {
+		mend()
+	}
+	if f.away {
+		gone, err := zeroWithin(mendedLimit, r.sessions)
+		if err != nil {
+			t.Errorf("sessions after the fault was mended: %v", err)
+		}
+		took = fmt.Sprintf("%.1f s", gone.Seconds())
+	}
+	if err := <-over; !ended(err) && !f.mute {
+		t.Errorf("the client was neither answered nor cut: %v", err)
+	}
+	if _, err := zeroWithin(cleanLimit, r.roles); err != nil {
+		t.Errorf("roles after the fault was mended: %v", err)
+	}
+	r.stop()
+	r.checkTrail()
+	return took
+}
+
+// fillServer takes all connections that ordinary users can have, as an application that leaks them does.
+func fillServer(r *rig) func() {
+	stop := make(chan struct{})
+	var held sync.WaitGroup
+	for range 45 {
+		held.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			url := r.db.Server.URL(r.db.Owner, r.db.OwnerPassword, r.db.Name).String()
+			cmd := exec.CommandContext(context.Background(), pgtest.Client(r.t, "psql"), url, "-c", "SELECT pg_sleep(60)")
+			if cmd.Start() == nil {
+				<-stop
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}
+			<-ctx.Done()
+		})
+	}
+	return func() { close(stop); held.Wait() }
+}
+
+// limit sets how many descriptors the gate may have.
+func limit(r *rig, soft string) {
+	out, err := exec.Command("prlimit", fmt.Sprintf("--pid=%d", r.process.Process.Pid), "--nofile="+soft+":").CombinedOutput()
+	if err != nil {
+		r.t.Errorf("prlimit: %v\n%s", err, out)
+	}
+}
+
+func fillDisk(r *rig) func() {
+	file := r.disk.Folder + "/ballast"
+	out, err := os.Create(file)
+	if err == nil {
+		_, _ = io.CopyN(out, zeros{}, 1<<30) // until it is full
+		_ = out.Close()
+	}
+	return func() { _ = os.Remove(file) }
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// writeTable replaces the table of docs/reliability.md, between its marks.
+func writeTable(t *testing.T, results map[string]string) {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("| fault |")
+	for _, m := range allMoments {
+		b.WriteString(" " + m.name + " |")
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(allMoments)) + "\n")
+	for _, f := range allFaults {
+		fmt.Fprintf(&b, "| %s |", f.name)
+		for _, m := range allMoments {
+			fmt.Fprintf(&b, " %s |", results[f.name+"/"+m.name])
+		}
+		b.WriteString("\n")
+	}
+	const file, begin, end = "../docs/reliability.md", "<!-- table -->\n", "<!-- end of table -->"
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, found := strings.Cut(string(content), begin)
+	_, after, foundEnd := strings.Cut(rest, end)
+	if !found || !foundEnd {
+		t.Fatalf("%s has no place for the table", file)
+	}
+	if err := os.WriteFile(file, []byte(before+begin+b.String()+end+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

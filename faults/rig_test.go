@@ -1,0 +1,198 @@
+//go:build faults
+
+package faults
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/gatetest"
+	"github.com/hourgate/hourgate/internal/pgtest"
+	"github.com/hourgate/hourgate/internal/testdisk"
+)
+
+// grantFor is how long the grant of a cell lasts from when the gate is up.
+const grantFor = 8 * time.Second
+
+// rig is a gate between two legs, in front of a server of its own, with a grant that ends soon.
+type rig struct {
+	t        *testing.T
+	db       *pgtest.Database
+	gate     *gatetest.Gate
+	config   string
+	process  *exec.Cmd
+	upstream *leg
+	client   *leg
+	disk     *testdisk.Disk // holds the trail, if the fault is about it
+	until    time.Time
+	marker   string
+	marks    atomic.Int32
+}
+
+func newRig(t *testing.T, major int, onDisk bool) *rig {
+	t.Helper()
+	server := pgtest.New(t, major, pgtest.Options{Settings: map[string]string{"log_statement": "all", "max_connections": "40"}})
+	r := &rig{t: t, db: server.Database(t), marker: fmt.Sprintf("mark_%d_%d", os.Getpid(), time.Now().UnixNano())}
+	r.upstream = newLeg(t, server.Address())
+	r.gate = gatetest.New(t, r.db)
+	options := gatetest.Options{Config: map[string]string{"drain_timeout": "2s"}}
+	r.config = r.gate.Configure(t, options)
+	r.reconfigure(fmt.Sprintf("port: %d", server.Port), fmt.Sprintf("port: %d", r.upstream.port()))
+	if onDisk {
+		r.disk = testdisk.New(t)
+		r.reconfigure("audit: {file: trail.jsonl}", fmt.Sprintf("audit: {file: %q}", r.trail()))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the gate:\n%s", r.gate.Logs)
+		}
+	})
+	r.until = time.Now().Add(grantFor)
+	r.setGrants()
+	r.start()
+	return r
+}
+
+// reconfigure replaces a part of config.yaml.
+func (r *rig) reconfigure(old, replacement string) {
+	r.t.Helper()
+	config, err := os.ReadFile(r.config)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if !bytes.Contains(config, []byte(old)) {
+		r.t.Fatalf("config.yaml has no %q", old)
+	}
+	r.gate.Write(r.t, "config.yaml", strings.ReplaceAll(string(config), old, replacement))
+}
+
+func (r *rig) trail() string {
+	if r.disk != nil {
+		return filepath.Join(r.disk.Folder, "trail.jsonl")
+	}
+	return filepath.Join(r.gate.Folder, "trail.jsonl")
+}
+
+func (r *rig) setGrants() {
+	r.gate.SetGrants(r.t, gatetest.Grant("work", "access", "READ_WRITE", "until", r.until.UTC().Format(time.RFC3339Nano)))
+}
+
+// start runs the gate's process. The client's leg is made anew, since the port is the gate's choice.
+func (r *rig) start() {
+	r.t.Helper()
+	r.process = gatetest.StartProcess(r.t, r.gate, r.config)
+	r.client = newLeg(r.t, r.gate.Addr)
+}
+
+// kill ends the gate with a signal and starts it again.
+func (r *rig) restart(signal syscall.Signal) {
+	_ = r.process.Process.Signal(signal)
+	_ = r.process.Wait()
+	r.start()
+}
+
+// connect logs Alice in through the client's leg.
+func (r *rig) connect(ctx context.Context) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(fmt.Sprintf("host=localhost port=%d user=%s password='%s' dbname=orders sslmode=verify-full sslrootcert=%s",
+		r.client.port(), gatetest.Alice, gatetest.AlicePassword, r.gate.CA))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, config)
+}
+
+// mark is a comment that tells a statement in the server's log and in the trail.
+func (r *rig) mark() string { return fmt.Sprintf("/* %s_%d */ ", r.marker, r.marks.Add(1)) }
+
+// sessions counts those of ephemeral roles on the server.
+func (r *rig) sessions() (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, "host="+r.db.Server.SocketDir+fmt.Sprintf(" port=%d user=postgres dbname=postgres", r.db.Server.Port))
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx)
+	var n int
+	return n, conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE usename ~ '^hg_'`).Scan(&n)
+}
+
+// roles counts the ephemeral roles that are left.
+func (r *rig) roles() (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, "host="+r.db.Server.SocketDir+fmt.Sprintf(" port=%d user=postgres dbname=postgres", r.db.Server.Port))
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx)
+	var n int
+	return n, conn.QueryRow(ctx, `SELECT count(*) FROM pg_roles WHERE rolname ~ '^hg_'`).Scan(&n)
+}
+
+// zeroWithin waits until a count is 0, and returns how long that took.
+func zeroWithin(limit time.Duration, count func() (int, error)) (time.Duration, error) {
+	began := time.Now()
+	for {
+		n, err := count()
+		took := time.Since(began)
+		if err == nil && n == 0 {
+			return took, nil
+		}
+		if took > limit {
+			return took, errors.Join(fmt.Errorf("still %d after %v", n, took.Round(time.Millisecond)), err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// stop ends the gate, so that all of the trail is written.
+func (r *rig) stop() {
+	_ = r.process.Process.Signal(syscall.SIGTERM)
+	done := make(chan error, 1)
+	go func() { done <- r.process.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(40 * time.Second):
+		r.t.Errorf("the gate does not stop")
+		_ = r.process.Process.Kill()
+	}
+}
+
+// checkTrail holds the trail against its own chain and against the server's log.
+func (r *rig) checkTrail() {
+	r.t.Helper()
+	content, err := os.ReadFile(r.trail())
+	if err != nil {
+		r.t.Error(err)
+		return
+	}
+	if _, err := audit.Verify(bytes.NewReader(content)); err != nil {
+		r.t.Errorf("the trail: %v", err)
+	}
+	for _, mark := range regexp.MustCompile(regexp.QuoteMeta(r.marker)+`_\d+`).FindAllString(r.db.Server.Log(), -1) {
+		if !bytes.Contains(content, []byte(mark+" ")) {
+			r.t.Errorf("the server ran a statement that the trail misses: %s", mark)
+		}
+	}
+}
+
+// ended reports whether an error is that of a connection that is over, or nil.
+func ended(err error) bool {
+	return err == nil || !errors.Is(err, context.DeadlineExceeded) && !strings.Contains(err.Error(), context.DeadlineExceeded.Error())
+}

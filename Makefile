@@ -48,6 +48,10 @@ test-aws: ## test the AWS side against moto, a server that plays AWS
 fuzz: ## fuzz everything that reads untrusted bytes; FUZZTIME=60s or 10000000x each, FUZZ=pattern
 	scripts/fuzz '$(FUZZTIME)' '$(FUZZ)'
 
+faults: ## break server, legs, gate and disk at each moment of a session, and write the table of docs/reliability.md
+	scripts/install
+	go test -tags faults -count=1 -parallel 4 -timeout 1h ./faults -args -update
+
 churn: ## make and settle thousands of roles, on PostgreSQL 13 to 18
 	scripts/install
 	HOURGATE_CHURN=3000 go test -count 1 -run TestChurn -timeout 30m ./roles
@@ -103,4 +107,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress bench test-aws fuzz churn crash lint fmt dist deb dist-check deploy-check manifests image-check clean
+.PHONY: help build demo test test-portable clients regress bench test-aws fuzz faults churn crash lint fmt dist deb dist-check deploy-check manifests image-check clean

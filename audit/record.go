@@ -70,7 +70,7 @@ var events = []Event{
 
 // happened are the events of what is over, or takes access away. Ending access needs no disk, so nobody waits for them.
 var happened = []Event{
-	SessionRefused, SessionEnd, SessionForeign, RoleMakeFailed, RoleSettleFailed, RoleTombstoned, PolicyLoaded, PolicyRejected,
+	SessionRefused, SessionEnd, SessionForeign, SessionInside, RoleMakeFailed, RoleSettleFailed, RoleTombstoned, PolicyLoaded, PolicyRejected,
 	RequestDenied, RequestWithdrawn, RequestLapsed, RequestShortened, RequestEnded, ExtensionDenied, ExtensionLapsed,
 	LockSet, SessionKilled, ProxyStopped, TrailRecovered,
 }

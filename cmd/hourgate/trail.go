@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,9 +14,9 @@ import (
 func trailCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trail",
-		Short: "Check that a trail is whole",
+		Short: "Read a trail, and check that it is whole",
 	}
-	cmd.AddCommand(trailVerifyCommand())
+	cmd.AddCommand(trailShowCommand(), trailSearchCommand(), trailFollowCommand(), trailExportCommand(), trailVerifyCommand())
 	return cmd
 }
 
@@ -43,7 +42,7 @@ func trailVerifyCommand() *cobra.Command {
 func verifyTrail(out io.Writer, files, known []string) error {
 	var all []io.Reader
 	for _, name := range files {
-		f, err := os.Open(name)
+		f, err := audit.OpenFile(name)
 		if err != nil {
 			return err
 		}

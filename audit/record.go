@@ -168,8 +168,10 @@ type Traffic struct {
 type Remains struct {
 	Dropped     []string `json:"dropped,omitempty"`
 	Quarantined []string `json:"quarantined,omitempty"` // handed to a powerless role, because others depend on it
-	HeldBy      []string `json:"held_by,omitempty"`     // what keeps a role from being dropped
-	Left        []string `json:"left,omitempty"`        // what may be other people's, and was left where it is
+	Handed      []string `json:"handed,omitempty"`      // to the role of keep_objects_as, which is in HandedTo
+	HandedTo    string   `json:"handed_to,omitempty"`
+	HeldBy      []string `json:"held_by,omitempty"` // what keeps a role from being dropped
+	Left        []string `json:"left,omitempty"`    // what may be other people's, and was left where it is
 }
 
 // Policy is what policy files say, and what that changes. Lists have a hundred names at most, and then say how many more.

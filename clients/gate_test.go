@@ -52,8 +52,14 @@ type gate struct {
 // startGate starts a gate that is stopped when the test ends.
 func startGate(t *testing.T, binary string, db *pgtest.Database) *gate {
 	t.Helper()
+	return startGateUnder(t, binary, db, func(g *gate) { g.setPolicy(t, time.Now().Add(time.Hour)) })
+}
+
+// startGateUnder is startGate with a policy that policy writes.
+func startGateUnder(t *testing.T, binary string, db *pgtest.Database, policy func(*gate)) *gate {
+	t.Helper()
 	g := &gate{folder: t.TempDir()}
-	g.setPolicy(t, time.Now().Add(time.Hour))
+	policy(g)
 	cmd := exec.Command(binary, "serve", "--config", g.configure(t, db))
 	stderr, err := cmd.StderrPipe()
 	if err != nil {

@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -75,6 +78,16 @@ func (a Access) Equal(b Access) bool {
 	return a.Level == b.Level && a.Dangerous == b.Dangerous && a.ActAs == b.ActAs &&
 		slices.Equal(a.CreateIn, b.CreateIn) && slices.Equal(a.Roles, b.Roles) &&
 		maps.EqualFunc(a.Tables, b.Tables, same) && maps.EqualFunc(a.Sequences, b.Sequences, same) && maps.EqualFunc(a.Functions, b.Functions, same)
+}
+
+// Fingerprint is the same for equal accesses, and for no others.
+func (a Access) Fingerprint() string {
+	encoded, err := json.Marshal(a)
+	if err != nil {
+		panic("policy: an access that can't be encoded: " + err.Error()) // strings and a bool; can't happen
+	}
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:12])
 }
 
 // String is the access in a few words, for the trail.

@@ -54,12 +54,17 @@ func TestSameRightsAndLimits(t *testing.T) {
 		"table":     func(g *policy.Grant) { g.Access.Tables["public.u"] = []policy.Privilege{"SELECT"} },
 		"role":      func(g *policy.Grant) { g.Access.Roles = []string{"s"} },
 		"dangerous": func(g *policy.Grant) { g.Access.Dangerous = true },
+		"act as":    func(g *policy.Grant) { g.Access.ActAs = "r" },
+		"create in": func(g *policy.Grant) { g.Access.CreateIn = []string{"app"} },
 		"level":     func(g *policy.Grant) { g.Access = policy.Access{Level: policy.Admin} },
 	} {
 		changed := named()
 		change(changed)
 		if changed.SameRights(named()) || !named().SameRights(named()) {
 			t.Errorf("%s: a change of rights is not seen", name)
+		}
+		if changed.Access.Fingerprint() == named().Access.Fingerprint() {
+			t.Errorf("%s: has the fingerprint of another access", name)
 		}
 	}
 	limited := named()

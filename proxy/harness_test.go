@@ -519,6 +519,7 @@ type lease struct {
 }
 
 func (l *lease) Login() upstream.Login { return l.login }
+func (l *lease) Creates() bool         { return false }
 func (l *lease) Closed(uint32)         {}
 func (l *lease) Release()              { l.end(&l.leases.released) }
 func (l *lease) Discard()              { l.end(&l.leases.discarded) }

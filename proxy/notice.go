@@ -28,11 +28,7 @@ func endWarning(g *policy.Grant, left time.Duration) *pgproto3.NoticeResponse {
 	if ending := g.Ending(false); ending != "" {
 		text += "; " + ending
 	}
-	notice := warning(text)
-	if extend := g.ExtendCommand(); extend != "" {
-		notice.Hint = "To go on: " + extend
-	}
-	return notice
+	return warning(text)
 }
 
 // roughly writes a duration as people say it.

@@ -100,6 +100,7 @@ type Integration struct {
 // Lease is one session's hold on an ephemeral role; exactly one of Release and Discard ends it.
 type Lease interface {
 	Login() upstream.Login
+	Creates() bool     // everybody's rights in the database let the session make objects that outlive it
 	Opened(pid uint32) // the server's process for this session: others under the role are intruders
 	Closed(pid uint32) // our connection to it is closed
 	// Cancel cancels what that process runs, where the server gave no key to do so with.
@@ -244,7 +245,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		switch {
 		case err == nil:
 			delay = 0
-			s.start(conn, false)
+			s.start(conn)
 		case s.isClosing():
 			return ErrServerClosed
 		case errors.Is(err, net.ErrClosed):
@@ -271,9 +272,8 @@ func (s *Server) isClosing() bool {
 }
 
 // start gives the connection a session and a goroutine.
-func (s *Server) start(conn net.Conn, operator bool) {
+func (s *Server) start(conn net.Conn) {
 	session := newSession(s, conn)
-	session.operator = operator
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()

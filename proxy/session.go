@@ -74,8 +74,7 @@ type permit struct {
 	expiry *time.Timer
 	warned time.Duration // see warnBeforeEnd
 
-	console  bool // the gate itself serves the session, without a grant
-	operator bool // it came through the admin socket; see ServeOperators
+	console bool // the gate itself serves the session, without a grant
 }
 
 // upstreamSide is the server's side.
@@ -215,18 +214,13 @@ func (s *session) requestedDatabase() string {
 
 // reconsider decides the session again under a new policy; the server's mutex is held.
 func (s *session) reconsider(set *policy.Set) {
-	if s.console && !s.operator && !set.SameIdentity(s.policy, s.user) {
+	if s.console && !set.SameIdentity(s.policy, s.user) {
 		s.end(errIdentityChanged)
 	}
 	if s.grant == nil {
 		return
 	}
-	now := time.Now()
-	if l, locked := set.Locked(s.user, s.grant.Name, s.decision.Integration, now); locked {
-		s.end(lockedOut(l))
-		return
-	}
-	grant, ok := set.Covers(s.user, s.grant.Name, s.decision.Database, now)
+	grant, ok := set.Covers(s.user, s.grant.Name, s.decision.Database, time.Now())
 	if !ok || !grant.SameRights(s.grant) {
 		s.end(errGrantRevoked)
 		return
@@ -273,7 +267,7 @@ func (s *session) welcome() error {
 		messages = append(messages, &pgproto3.ParameterStatus{Name: name, Value: s.upstream.ParameterStatuses[name]})
 	}
 	messages = append(messages, &pgproto3.BackendKeyData{ProcessID: s.cancelKey.pid, SecretKey: s.cancelKey.secret})
-	if ending := s.decision.Grant.Ending(false); ending != "" {
+	if ending := s.decision.Grant.Ending(s.lease.Creates()); ending != "" {
 		messages = append(messages, endingNotice(s.decision.Grant, ending))
 	}
 	messages = append(messages, &pgproto3.ReadyForQuery{TxStatus: s.upstream.TxStatus})

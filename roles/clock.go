@@ -71,7 +71,7 @@ func (k *Keeper) watchLedger(ctx context.Context) {
 	}
 }
 
-// due returns the roles of others that can log in although their grant is over, and when the next one's is. VALID UNTIL says
+// due returns the roles of others that can log in, or sleep, although their grant is over, and when the next one's is. VALID UNTIL says
 // which to look at: nobody but the admin can change it. It has no fraction of a second; the entry does.
 func (k *Keeper) due(ctx context.Context) (due []orphan, next time.Time, err error) {
 	var near []orphan
@@ -79,7 +79,7 @@ func (k *Keeper) due(ctx context.Context) (due []orphan, next time.Time, err err
 		rows, err := c.Query(ctx, `
 			SELECT r.oid, r.rolname::text, coalesce(d.description, ''), 1, r.rolcanlogin, true, clock_timestamp()
 			  FROM pg_roles r LEFT JOIN pg_shdescription d ON d.classoid = 'pg_authid'::regclass AND d.objoid = r.oid
-			 WHERE r.rolcanlogin AND r.rolname ~ '^hg_' AND r.rolvaliduntil < clock_timestamp() + '2 s'::interval`)
+			 WHERE (r.rolcanlogin OR r.rolconnlimit <> 0) AND r.rolname ~ '^hg_' AND r.rolvaliduntil < clock_timestamp() + '2 s'::interval`)
 		if err == nil {
 			near, err = pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
 		}

@@ -73,13 +73,14 @@ type Keeper struct {
 	settler  *settle.Settler
 	profiles profiles
 
-	mu     sync.Mutex
-	closed bool
-	leases map[leaseKey]*lease // those that take new sessions
-	ours   map[string]*lease   // by the names of all roles that this process made and has not settled
-	tended sync.WaitGroup      // one for each role of ours
-	ending context.Context     // done: settle everything
-	end    context.CancelFunc
+	mu       sync.Mutex
+	closed   bool
+	retiring bool                // for good: nobody comes back to what is here
+	leases   map[leaseKey]*lease // those that take new sessions
+	ours     map[string]*lease   // by the names of all roles that this process made and has not settled
+	tended   sync.WaitGroup      // one for each role of ours
+	ending   context.Context     // done: settle everything
+	end      context.CancelFunc
 
 	opened chan struct{} // capacity 1: a session has logged in, so look for others
 	used   time.Time     // when a role was last asked for; belongs to mu
@@ -173,23 +174,27 @@ func (k *Keeper) ping(ctx context.Context) error {
 		k.pool.Ready(ctx))
 }
 
-// apply decides every role again under a new policy. Roles whose grant is gone, or means something else, are settled. A
-// grant that only moved its end, or lost one of its databases, keeps its sessions; new ones get a new role.
+// apply decides every role again under a new policy, until it is being settled. Roles whose grant is gone, or means
+// something else, are settled. A grant that moved its end, or has other limits, keeps its role and its sessions; one that
+// lost a database keeps them too, and new sessions get a new role.
 func (k *Keeper) apply(set *policy.Set) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for key, l := range k.leases {
-		grant, lost := covering(set, key, l.grant)
-		switch {
-		case grant == nil || !grant.SameRights(l.grant):
-			l.until = time.Time{}
-		case lost || !grant.Until.Equal(l.until) || !grant.SameLimits(l.grant):
-			l.until, l.retired = grant.Until, true
-		default:
+	for _, l := range k.ours {
+		if l.over {
 			continue
 		}
-		delete(k.leases, key)
-		l.wake()
+		grant, lost := covering(set, l.key, l.grant)
+		if grant == nil || !grant.SameRights(l.grant) {
+			l.until = time.Time{}
+			l.retire()
+			continue
+		}
+		if lost {
+			l.broken = true
+			l.retire()
+		}
+		l.move(grant)
 	}
 }
 
@@ -211,13 +216,13 @@ func covering(set *policy.Set, key leaseKey, old *policy.Grant) (grant *policy.G
 func (k *Keeper) Database() string { return k.cfg.Database }
 
 // Retire takes no new sessions. It returns when those that there are have ended and their roles are settled, or when ctx is
-// done. Roles without a session go at once.
+// done. Roles without a session go at once, with what they own: nobody would end them later.
 func (k *Keeper) Retire(ctx context.Context) {
 	k.mu.Lock()
-	k.closed = true
+	k.closed, k.retiring = true, true
 	for _, l := range k.ours {
-		l.retired = true
-		l.wake()
+		l.kept = false
+		l.retire()
 	}
 	k.mu.Unlock()
 	settled := make(chan struct{})
@@ -228,8 +233,8 @@ func (k *Keeper) Retire(ctx context.Context) {
 	}
 }
 
-// Close settles all roles of this process and closes the admin connections. Roles that can't be settled before ctx is
-// done are left to the sweep of the next start.
+// Close settles the roles of this process, puts those to sleep that own something while their grant lives, and closes the
+// admin connections. What can't be done before ctx is done is left to the sweep of the next start.
 func (k *Keeper) Close(ctx context.Context) error {
 	defer k.unwatch()
 	k.mu.Lock()

@@ -110,6 +110,8 @@ func newFixture(t testing.TB, db *pgtest.Database, change ...func(*roles.Config)
 	for _, c := range change {
 		c(&cfg)
 	}
+	// What tenants create without a schema's name goes to public, where others look for it, too.
+	f.exec(t, "ALTER DATABASE "+db.Name+" SET search_path = public")
 	f.Keeper = roles.New(cfg)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -131,10 +133,15 @@ func withAdmin(user, password string) func(*roles.Config) {
 // deployment is the fixture's own, since tests share servers.
 func (f *fixture) deployment() string { return "test-" + f.db.Name }
 
+// grant is alice's; an ADMIN may create in public.
 func (f *fixture) grant(level policy.Level, d time.Duration) *policy.Grant {
+	var createIn []string
+	if level == policy.Admin {
+		createIn = []string{"public"}
+	}
 	return &policy.Grant{
 		Name: "inc-4211", Integration: "orders", Databases: []string{f.db.Name},
-		Access: policy.Access{Level: level}, Until: time.Now().Add(d),
+		Access: policy.Access{Level: level, CreateIn: createIn}, Until: time.Now().Add(d),
 	}
 }
 
@@ -159,7 +166,7 @@ func (f *fixture) login(t *testing.T, l upstream.Login) *pgx.Conn {
 	return conn
 }
 
-func (f *fixture) exec(t *testing.T, sql string, args ...any) {
+func (f *fixture) exec(t testing.TB, sql string, args ...any) {
 	t.Helper()
 	if _, err := f.super.Exec(t.Context(), sql, args...); err != nil {
 		t.Fatalf("%v\n%s", err, sql)
@@ -174,8 +181,10 @@ func (f *fixture) exists(t *testing.T, role string) (there bool) {
 	return there
 }
 
+// waitGone ends the role's grant, if the role is the keeper's, and waits until the role is gone.
 func (f *fixture) waitGone(t *testing.T, role string) {
 	t.Helper()
+	f.Withdraw(role)
 	waitFor(t, "role "+role+" is gone", func() bool { return !f.exists(t, role) })
 }
 

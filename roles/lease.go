@@ -2,6 +2,7 @@ package roles
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -9,28 +10,36 @@ import (
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles/ledger"
-	"github.com/hourgate/hourgate/roles/settle"
 )
 
 // leaseKey: one role for each person and grant, so that two people of one grant can't signal each other's backends.
 type leaseKey struct{ user, grant string }
 
-// lease is one ephemeral role's life. Its fields after mu belong to the keeper's mutex, but for those said to be fixed.
+// lease is one ephemeral role's life within this process, from the first session that needs it to its end.
 type lease struct {
 	keeper *Keeper
-	grant  *policy.Grant // fixed
-	role   ledger.Role   // fixed once admitted without an error
+	key    leaseKey
 	woken  chan struct{} // capacity 1
 
-	making    sync.Mutex // one server round trip for this role at a time; guards databases, password and made
+	making    sync.Mutex // one server round trip for this role at a time; guards what follows, up to databases
 	made      bool
-	password  string
+	password  string          // "": the role is to get a new one before its next log-in
+	asleep    bool            // the server's role can't log in; with password ""
 	databases map[string]bool // those that the role has been admitted to
 
-	until    time.Time // zero: now
+	// What follows belongs to the keeper's mutex.
+	grant    *policy.Grant // as it is in force; its rights never change
+	told     *policy.Grant // as the role on the server and its comment have it; nil before it is made
+	telling  bool          // the server is being told
+	role     ledger.Role   // its OID is zero before it is made
+	until    time.Time     // zero: now
 	sessions int
 	idle     time.Time // when the last session left
-	retired  bool      // takes no new sessions; settled when the last one has left
+	kept     bool      // the role owns something, and stays until the grant's end whether sessions use it or not
+	retired  bool      // takes no new sessions, unless it is the only one; see spare
+	broken   bool      // takes no new sessions at all
+	over     bool      // is being settled: nothing revives it
+	lost     bool      // another process has the role now, and will settle it
 	backends backends
 }
 
@@ -38,29 +47,46 @@ type lease struct {
 type Lease struct {
 	login   upstream.Login
 	lease   *lease
+	creates bool
 	release sync.Once
 }
 
 // Login has the role's name and password and the database. Its Params are the caller's to fill.
 func (l *Lease) Login() upstream.Login { return l.login }
 
-// Acquire returns the role of the person's grant, made now or used already by another session, admitted to the
-// database. The role stays until Release, at most until the grant's end. An error leaves nothing behind that the sweep
-// would not find.
+// Creates reports whether PUBLIC's rights in the database let the session make objects that outlive it.
+func (l *Lease) Creates() bool { return l.creates }
+
+// errRoleGone is a role that somebody dropped or disabled under the lease; another one is made.
+var errRoleGone = errors.New("the role was dropped or disabled on the server")
+
+// Acquire returns the role of the person's grant, made now, used already by another session, or left by another process,
+// admitted to the database. The role stays until Release; one that owns something then, until the grant's end. An error
+// leaves nothing behind that the sweep would not find.
 func (k *Keeper) Acquire(ctx context.Context, user string, grant *policy.Grant, database string) (*Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
 	defer cancel()
-	l, err := k.join(leaseKey{user, grant.Name}, grant, database)
+	lease, err := k.acquire(ctx, leaseKey{user, grant.Name}, grant, database)
+	if errors.Is(err, errRoleGone) {
+		lease, err = k.acquire(ctx, leaseKey{user, grant.Name}, grant, database)
+	}
+	return lease, err
+}
+
+func (k *Keeper) acquire(ctx context.Context, key leaseKey, grant *policy.Grant, database string) (*Lease, error) {
+	l, err := k.join(key, grant, database)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.enter(ctx, database); err != nil {
-		l.leave(true)
+	password, made, err := l.enter(ctx, database)
+	if err != nil {
+		l.leave(!made || errors.Is(err, errRoleGone))
 		return nil, err
 	}
-	lease := &Lease{login: upstream.Login{User: l.role.Name, Password: l.password, Database: database}, lease: l}
+	creates := k.profiles.get(k.profileOf(database, grant.Access)).creates.Load()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	lease := &Lease{login: upstream.Login{User: l.role.Name, Password: password, Database: database}, lease: l, creates: creates}
 	l.backends.oid = l.role.OID
 	l.backends.dialing[lease] = dial{began: time.Now()}
 	return lease, nil
@@ -82,58 +108,124 @@ func (k *Keeper) join(key leaseKey, grant *policy.Grant, database string) (*leas
 		}
 		grant = now
 	}
-	if l, ok := k.leases[key]; ok && !l.retired && l.grant.SameRights(grant) && l.grant.SameLimits(grant) && l.until.Equal(grant.Until) {
+	l := k.leases[key]
+	if l != nil && !l.grant.SameRights(grant) {
+		l.retire()
+		l = nil
+	}
+	if l == nil {
+		l = k.spare(key, grant)
+	}
+	if l != nil {
 		if l.sessions >= sessionLimit(grant) {
 			return nil, ErrSessionLimit
 		}
+		l.move(grant)
 		l.sessions++
 		return l, nil
 	}
-	l := &lease{
-		keeper: k, grant: grant, until: grant.Until, sessions: 1,
-		woken:     make(chan struct{}, 1),
-		databases: make(map[string]bool),
-		backends:  newBackends(),
-		role: ledger.Role{Name: ledger.NewRoleName(key.user, key.grant), Entry: ledger.Entry{
-			Deployment: k.cfg.Deployment, Proxy: k.proxy, Integration: k.cfg.Integration,
-			User: key.user, Grant: key.grant, Until: grant.Until.UTC(), Made: time.Now().UTC(),
-		}},
-	}
-	if !grant.Access.Dangerous {
-		l.role.Entry.Roles = grant.Access.Roles
-	}
-	if old, ok := k.leases[key]; ok {
-		old.retired = true
-		old.wake()
-	}
+	l = k.newLease(key, grant, ledger.NewRoleName(key.user, key.grant))
+	l.sessions = 1
 	k.leases[key] = l
-	k.ours[l.role.Name] = l
-	k.metrics.live.Inc()
-	k.tended.Go(func() { l.tend(key) })
+	k.start(l)
 	return l, nil
 }
 
-// enter makes the role, or admits it to one more database; sessions that come together share the work.
-func (l *lease) enter(ctx context.Context, database string) error {
+// newLease returns a lease for a role of that name. The keeper's mutex is held, also for start.
+func (k *Keeper) newLease(key leaseKey, grant *policy.Grant, name string) *lease {
+	l := &lease{
+		keeper: k, key: key, grant: grant, until: grant.Until,
+		woken:     make(chan struct{}, 1),
+		databases: make(map[string]bool),
+		backends:  newBackends(),
+		role:      ledger.Role{Name: name},
+	}
+	l.role.Entry = l.entry(grant)
+	l.role.Entry.Made = time.Now().UTC()
+	return l
+}
+
+// start begins the lease's life.
+func (k *Keeper) start(l *lease) {
+	k.ours[l.role.Name] = l
+	k.metrics.live.Inc()
+	k.tended.Go(l.tend)
+}
+
+// entry is the ledger's line for the role under the grant as it is now.
+func (l *lease) entry(g *policy.Grant) ledger.Entry {
+	e := ledger.Entry{
+		Deployment: l.keeper.cfg.Deployment, Proxy: l.keeper.proxy, Integration: l.keeper.cfg.Integration,
+		User: l.key.user, Grant: l.key.grant, Until: g.Until.UTC(), Made: l.role.Entry.Made,
+		Rights: g.Access.Fingerprint(), Keep: g.KeepObjectsAs, ActAs: g.Access.ActAs,
+	}
+	if !g.Access.Dangerous {
+		e.Roles = g.Access.Roles
+	}
+	return e
+}
+
+// move follows the grant, whose end or limits may have changed; the keeper's mutex is held.
+func (l *lease) move(grant *policy.Grant) {
+	same := grant.Until.Equal(l.until) && grant.SameLimits(l.grant)
+	l.grant, l.until = grant, grant.Until
+	if !same {
+		l.wake()
+	}
+}
+
+// retire keeps new sessions from the lease; the keeper's mutex is held.
+func (l *lease) retire() {
+	l.retired = true
+	if l.keeper.leases[l.key] == l {
+		delete(l.keeper.leases, l.key)
+	}
+	l.wake()
+}
+
+// enter makes the role, wakes it, or admits it to one more database, and returns its password; sessions that come together
+// share the work. made is whether the role is known to be there, also with an error.
+func (l *lease) enter(ctx context.Context, database string) (password string, made bool, err error) {
 	l.making.Lock()
 	defer l.making.Unlock()
-	if l.databases[database] {
-		return nil
+	if l.password != "" && l.databases[database] && !l.lapsed() {
+		return l.password, true, nil
 	}
 	release, err := l.keeper.pool.Reserve(ctx)
 	if err != nil {
-		return err
+		return "", l.made, err
 	}
 	defer release()
-	work := l.keeper.admit
+	work := l.keeper.ready
 	if !l.made {
 		work = l.keeper.provision
 	}
 	if err := admin.Retry(ctx, func() error { return l.pastDeadConnections(ctx, database, work) }); err != nil {
-		return err
+		return "", l.made, err
 	}
 	l.made, l.databases[database] = true, true
-	return nil
+	return l.password, true, nil
+}
+
+// lapsed reports whether the server, which has not heard of the grant's new end yet, would turn log-ins away by now.
+func (l *lease) lapsed() bool {
+	l.keeper.mu.Lock()
+	defer l.keeper.mu.Unlock()
+	return l.told != nil && !time.Now().Before(l.told.Until)
+}
+
+// current returns the grant as it is in force.
+func (l *lease) current() *policy.Grant {
+	l.keeper.mu.Lock()
+	defer l.keeper.mu.Unlock()
+	return l.grant
+}
+
+// identity returns the role as it is known now.
+func (l *lease) identity() ledger.Role {
+	l.keeper.mu.Lock()
+	defer l.keeper.mu.Unlock()
+	return l.role
 }
 
 // pastDeadConnections tries again where the server went away under a connection that seemed to work a moment ago: the
@@ -142,7 +234,7 @@ func (l *lease) enter(ctx context.Context, database string) error {
 func (l *lease) pastDeadConnections(ctx context.Context, database string, work func(context.Context, *lease, string) error) error {
 	var err error
 	for range admin.PoolSize + 1 {
-		if err = work(ctx, l, database); err == nil || !admin.Passing(err) || l.role.OID != 0 && !l.made {
+		if err = work(ctx, l, database); err == nil || !admin.Passing(err) || l.identity().OID != 0 && !l.made {
 			break
 		}
 	}
@@ -152,9 +244,19 @@ func (l *lease) pastDeadConnections(ctx context.Context, database string, work f
 // Release ends the session's hold on the role. It may be called more than once.
 func (l *Lease) Release() { l.release.Do(func() { l.giveUp(); l.lease.leave(false) }) }
 
-// Discard is Release for a role that the server would not let in: somebody dropped or changed it. The next session gets
-// a new one.
-func (l *Lease) Discard() { l.release.Do(func() { l.giveUp(); l.lease.leave(true) }) }
+// Discard is Release for a role that the server would not let in: somebody dropped it or changed its password. The next
+// session gets another password or, if the role is gone, another role.
+func (l *Lease) Discard() {
+	l.release.Do(func() {
+		l.giveUp()
+		l.lease.making.Lock()
+		if l.lease.password == l.login.Password {
+			l.lease.password = ""
+		}
+		l.lease.making.Unlock()
+		l.lease.leave(false)
+	})
+}
 
 // giveUp notes that a log-in that never said Opened is over.
 func (l *Lease) giveUp() {
@@ -173,8 +275,11 @@ func (l *lease) leave(broken bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	l.sessions--
-	l.idle = time.Now()
-	l.retired = l.retired || broken
+	l.idle, l.kept = time.Now(), false
+	if broken {
+		l.broken = true
+		l.retire()
+	}
 	l.wake()
 }
 
@@ -184,101 +289,6 @@ func (l *lease) wake() {
 	case l.woken <- struct{}{}:
 	default:
 	}
-}
-
-// tend waits for the end of the lease and settles its role.
-func (l *lease) tend(key leaseKey) {
-	k := l.keeper
-	for {
-		wait, over := l.remaining(key)
-		if over {
-			break
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-l.woken:
-		case <-k.ending.Done():
-			k.mu.Lock()
-			l.until = time.Time{}
-			k.mu.Unlock()
-		}
-		timer.Stop()
-	}
-	told := make(chan struct{})
-	k.tended.Go(func() { l.awaitSessions(); close(told) })
-	l.finish(told)
-}
-
-// awaitSessions gives the sessions, which end for the same reason at the same moment, the time to tell their clients why.
-// Terminated first, they would hear PostgreSQL's own words, which say nothing of the grant.
-func (l *lease) awaitSessions() {
-	timer := time.NewTimer(sessionsGrace)
-	defer timer.Stop()
-	for l.inUse() {
-		select {
-		case <-l.woken:
-		case <-timer.C:
-			return
-		}
-	}
-}
-
-func (l *lease) inUse() bool {
-	l.keeper.mu.Lock()
-	defer l.keeper.mu.Unlock()
-	return l.sessions > 0
-}
-
-// remaining is how long the lease lasts if nothing happens. A lease that is over takes no new session.
-func (l *lease) remaining(key leaseKey) (wait time.Duration, over bool) {
-	k := l.keeper
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	wait = time.Until(l.until)
-	if l.sessions == 0 {
-		linger := k.cfg.Linger
-		if l.retired {
-			linger = 0
-		}
-		wait = min(wait, time.Until(l.idle.Add(linger)))
-	}
-	if l.retired || wait <= 0 {
-		if k.leases[key] == l {
-			delete(k.leases, key)
-		}
-	}
-	return wait, wait <= 0
-}
-
-// finish settles the role. What can't be settled now is the sweep's, so the role is no longer ours.
-func (l *lease) finish(told <-chan struct{}) {
-	k := l.keeper
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
-	defer cancel()
-	if l.known() {
-		if err := k.settler.Settle(ctx, settle.End{Role: l.role, Told: told}); err != nil {
-			k.log.Error("role could not be settled, the sweep goes on", "role", l.role.Name, "grant", l.grant.Name, "error", err)
-		}
-	}
-	k.mu.Lock()
-	delete(k.ours, l.role.Name)
-	k.mu.Unlock()
-	k.metrics.live.Dec()
-}
-
-// known reports whether the role may be on the server. Once a session has it, nothing is waited for: another session may take
-// its time to be admitted to a further database. Before that a session may still be making the role.
-func (l *lease) known() bool {
-	l.keeper.mu.Lock()
-	used := l.backends.oid != 0
-	l.keeper.mu.Unlock()
-	if used {
-		return true
-	}
-	l.making.Lock()
-	defer l.making.Unlock()
-	return l.role.OID != 0
 }
 
 // Live reports whether this process still has the role of that name: in use, lingering or being settled.

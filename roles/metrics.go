@@ -20,6 +20,7 @@ type Metrics struct {
 type metrics struct {
 	made, foreign   prometheus.Counter
 	live, connected prometheus.Gauge
+	leftOut         prometheus.Gauge
 	provision       prometheus.Histogram
 	settle          settle.Metrics
 }
@@ -32,6 +33,7 @@ const (
 	metricBugs       = "hourgate_statements_misunderstood_total"
 	metricForeign    = "hourgate_foreign_sessions_total"
 	metricLive       = "hourgate_roles"
+	metricLeftOut    = "hourgate_objects_left_out"
 	metricConnected  = "hourgate_admin_connected"
 	metricProvision  = "hourgate_role_make_duration_seconds"
 	metricSettle     = "hourgate_role_settle_duration_seconds"
@@ -56,6 +58,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	}
 	for name, help := range map[string]string{
 		metricLive:      "Ephemeral roles of this process that are in use, linger or are being settled.",
+		metricLeftOut:   "Objects that grants cover and that nobody gets, since the admin is not a member of their owners.",
 		metricConnected: "1 if the admin connection answered at the last heartbeat.",
 	} {
 		m.gauges[name] = f.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, label)
@@ -78,7 +81,7 @@ func (m *Metrics) of(integration string) *metrics {
 	}
 	return &metrics{
 		made: counter(metricMade), foreign: counter(metricForeign),
-		live: gauge(metricLive), connected: gauge(metricConnected), provision: histogram(metricProvision),
+		live: gauge(metricLive), connected: gauge(metricConnected), leftOut: gauge(metricLeftOut), provision: histogram(metricProvision),
 		settle: settle.Metrics{
 			Settled: counter(metricSettled), Failed: counter(metricFailed), Tombstones: counter(metricTombstones),
 			Bugs: counter(metricBugs), Took: histogram(metricSettle),

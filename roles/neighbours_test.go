@@ -190,8 +190,11 @@ func sessionsEnd(t *testing.T, f *fixture) {
 func revoked(t *testing.T, f *fixture) {
 	f.exec(t, "CREATE SCHEMA sales AUTHORIZATION "+f.db.Owner+"; SET ROLE "+f.db.Owner+"; CREATE SCHEMA theirs; CREATE SEQUENCE theirs.s; CREATE TABLE theirs.t (i serial); RESET ROLE")
 	f.warm(t, policy.Admin)
+	grant := f.grant(policy.Admin, time.Hour)
+	grant.Access.CreateIn = []string{"public", "sales"}
+	f.acquireAndLeave(t, grant.Access)
 	before := f.snapshot(t)
-	lease := f.acquire(t, f.grant(policy.Admin, time.Hour))
+	lease := f.acquire(t, grant)
 	role := pgx.Identifier{lease.Login().User}.Sanitize()
 	conn := f.login(t, lease.Login())
 	for _, s := range []string{

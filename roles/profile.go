@@ -92,17 +92,31 @@ func (p profile) comment() string {
 // privileges are those of a level. They are listed one by one and never ALL, which would grow with the server's version.
 // TRIGGER is not among them: a trigger has no owner, so one on somebody else's table would outlive the tenant, whether
 // its function does or not; see docs/decisions.
-func (p profile) privileges() (tables, sequences []string) {
+//
+// REFERENCES is an ADMIN's from 18 on. Before, the server runs the triggers of a table that refers to another one as the
+// owner of that, when a row there is deleted: a tenant's foreign key with ON DELETE CASCADE would make its trigger run as
+// the owner of the tables. MAINTAIN, from 17 on, is to analyze, vacuum, reindex, cluster and refresh.
+func (p profile) privileges(version int) (tables, sequences []string) {
 	switch p.level {
 	case policy.ReadWrite:
 		return []string{"SELECT", "INSERT", "UPDATE", "DELETE"}, []string{"SELECT", "USAGE", "UPDATE"}
 	case policy.Admin:
-		return []string{"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES"},
-			[]string{"SELECT", "USAGE", "UPDATE"}
+		tables = []string{"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"}
+		if version >= 170000 {
+			tables = append(tables, "MAINTAIN")
+		}
+		if version >= safeReferences {
+			tables = append(tables, "REFERENCES")
+		}
+		return tables, []string{"SELECT", "USAGE", "UPDATE"}
 	default:
 		return []string{"SELECT"}, []string{"SELECT"}
 	}
 }
+
+// safeReferences is the first version in which a foreign key runs the referring table's triggers with the rights of
+// whoever it was that changed the other table.
+const safeReferences = 180000
 
 // profileMaxAge is how long a profile is believed to cover the database. Tables that are made meanwhile are covered by
 // default privileges, unless their owner is new.
@@ -118,6 +132,9 @@ type profileState struct {
 	checking   sync.Mutex // held while the server is asked
 	checked    atomic.Pointer[time.Time]
 	refreshing atomic.Bool
+	leftOut    atomic.Pointer[string] // owners of what the profile lacks, and how many objects of each
+	missing    atomic.Int64           // how many objects in all
+	creates    atomic.Bool            // everybody may create in a schema of the database
 }
 
 func (p *profiles) get(key profile) *profileState {
@@ -132,6 +149,16 @@ func (p *profiles) get(key profile) *profileState {
 		p.state[key] = s
 	}
 	return s
+}
+
+// missing is how many objects all profiles lack.
+func (p *profiles) missing() (n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.state {
+		n += s.missing.Load()
+	}
+	return n
 }
 
 // forget makes the next use check again, after somebody dropped a profile under us.
@@ -179,9 +206,22 @@ func (k *Keeper) checkProfile(ctx context.Context, c *admin.Conn, p profile, sta
 	if err := k.fillProfile(ctx, c, p); err != nil {
 		return err
 	}
+	creates, err := publicCreates(ctx, c)
+	if err != nil {
+		return err
+	}
+	state.creates.Store(creates)
 	now := time.Now()
 	state.checked.Store(&now)
 	return nil
+}
+
+// publicCreates reports whether everybody may make objects in some schema of the database that c is connected to.
+func publicCreates(ctx context.Context, c *admin.Conn) (creates bool, err error) {
+	err = c.QueryOne(ctx, `
+		SELECT EXISTS (SELECT FROM pg_namespace n, aclexplode(n.nspacl) x WHERE x.grantee = 0 AND x.privilege_type = 'CREATE')
+		    OR EXISTS (SELECT FROM pg_database d, aclexplode(d.datacl) x WHERE d.datname = current_database() AND x.grantee = 0 AND x.privilege_type = 'CREATE')`, nil, &creates)
+	return creates, err
 }
 
 // makeProfileRole creates the role unless it is there, and refuses one that is more than a profile.
@@ -227,6 +267,9 @@ type gap struct {
 
 // fillProfile grants what the profile lacks in the database that c is connected to.
 func (k *Keeper) fillProfile(ctx context.Context, c *admin.Conn, p profile) error {
+	if c.Version < safeReferences && strings.Contains(p.objects, `"REFERENCES"`) {
+		return fmt.Errorf("%w: REFERENCES on this version (18 is the first) lets a person's trigger run as the owner of the table that is referred to", ErrRoleRefused)
+	}
 	gaps, err := k.profileGaps(ctx, c, p)
 	if err != nil || len(gaps) == 0 {
 		return err
@@ -234,7 +277,9 @@ func (k *Keeper) fillProfile(ctx context.Context, c *admin.Conn, p profile) erro
 	if err := missingObjects(gaps, p.database); err != nil {
 		return err
 	}
-	if err := missingOwners(gaps, c.Acting, c.Version); err != nil {
+	gaps, left := p.leaveOut(gaps)
+	k.leftOut(p, left)
+	if err := missingOwners(gaps, c.Acting, c.Version); err != nil || len(gaps) == 0 {
 		return err
 	}
 	return c.Exclusively(ctx, func() error {
@@ -255,13 +300,47 @@ func (k *Keeper) profileGaps(ctx context.Context, c *admin.Conn, p profile) ([]g
 		}
 		return pgx.CollectRows(rows, pgx.RowToStructByPos[gap])
 	}
-	tables, sequences := p.privileges()
+	tables, sequences := p.privileges(c.Version)
 	admin, writes := p.level == policy.Admin, p.level != policy.ReadOnly
 	rows, err := c.Query(ctx, profileGapsSQL, p.name(), tables, sequences, admin, writes)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[gap])
+}
+
+// leaveOut takes from the gaps what the admin may not grant and the grant does not name: somebody's table of their own,
+// which anybody may make, must not keep everybody out of the database.
+func (p profile) leaveOut(gaps []gap) (grantable, left []gap) {
+	for _, g := range gaps {
+		kind, star := strings.CutPrefix(g.Kind, "LEFT OUT ")
+		switch {
+		case star, p.level != "" && !g.Grantable && kind != "DATABASE":
+			left = append(left, g)
+		default:
+			grantable = append(grantable, g)
+		}
+	}
+	return grantable, left
+}
+
+// leftOut says what a profile lacks because the admin may not grant it, when that changes.
+func (k *Keeper) leftOut(p profile, left []gap) {
+	owners := make(map[string]int)
+	for _, g := range left {
+		owners[g.Owner]++
+	}
+	now := fmt.Sprint(owners)
+	state := k.profiles.get(p)
+	if before := state.leftOut.Swap(&now); before != nil && *before == now || before == nil && len(left) == 0 {
+		return
+	}
+	state.missing.Store(int64(len(left)))
+	k.metrics.leftOut.Set(float64(k.profiles.missing()))
+	if len(left) > 0 {
+		k.log.Warn("left out of what grants cover, since the admin is not a member of the owners: hourgate preflight has the SQL",
+			"database", p.database, "profile", p.name(), "objects", len(left), "owners", len(owners), "example", left[0].Target)
+	}
 }
 
 // missingObjects is the error for what the grant names and the database does not have.
@@ -323,6 +402,11 @@ func grantStatements(gaps []gap, profile string) []string {
 				fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s %s GRANT %s ON %s TO %s", g.Target, schema, g.Privileges, what, role))
 			continue
 		case "REVOKE":
+			if schema == "TABLES" || schema == "SEQUENCES" {
+				statements = append(statements,
+					fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s REVOKE %s ON %s FROM %s", g.Target, g.Privileges, schema, role))
+				continue
+			}
 			statements = append(statements, fmt.Sprintf("REVOKE %s ON %s %s FROM %s", g.Privileges, schema, g.Target, role))
 			continue
 		}

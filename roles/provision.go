@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/verifier"
 	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/roles/ledger"
 )
 
 const (
@@ -45,22 +45,31 @@ func newPassword() (password, encoded string, err error) {
 
 // provision makes the lease's role in one transaction on the database, with the record in the trail before COMMIT.
 func (k *Keeper) provision(ctx context.Context, l *lease, database string) error {
-	started := time.Now()
+	started, g := time.Now(), l.current()
 	password, encoded, err := newPassword()
 	if err != nil {
 		return err
 	}
-	p := k.profileOf(database, l.grant.Access)
-	err = k.withProfile(ctx, p, func(c *admin.Conn) error {
-		if err := k.checkRoles(ctx, c, l); err != nil {
+	p := k.profileOf(database, g.Access)
+	err = k.withProfile(ctx, p, p.local() || len(g.Access.Roles) > 0, func(c *admin.Conn) error {
+		if err := k.checkRoles(ctx, c, g); err != nil {
 			return err
 		}
-		return k.makeRole(ctx, c, l, p, encoded)
+		if role, found, err := k.orphanOf(ctx, c, l.key, g); err != nil || found {
+			if err == nil {
+				err = k.adopt(ctx, c, l, g, p, role, encoded)
+			}
+			if !errors.Is(err, errTaken) {
+				return err
+			}
+		}
+		return k.makeRole(ctx, c, l, g, p, encoded)
 	})
 	if err != nil {
-		return fmt.Errorf("making a role for grant %s on %s: %w", l.grant.Name, k.cfg.Integration, k.provisionFailed(l, err))
+		return fmt.Errorf("making a role for grant %s on %s: %w", g.Name, k.cfg.Integration, k.provisionFailed(l, err))
 	}
 	l.password = password
+	l.heard(g)
 	k.metrics.provisioned(time.Since(started))
 	return nil
 }
@@ -70,10 +79,10 @@ func (k *Keeper) provision(ctx context.Context, l *lease, database string) error
 const profileTries = 10
 
 // withProfile runs fn where p's database can be worked on, with p in order. A profile that was removed meanwhile, by
-// another proxy or with its last member, is made again.
-func (k *Keeper) withProfile(ctx context.Context, p profile, fn func(*admin.Conn) error) error {
+// another proxy or with its last member, is made again. local is whether fn needs that database itself.
+func (k *Keeper) withProfile(ctx context.Context, p profile, local bool, fn func(*admin.Conn) error) error {
 	database := p.database
-	if !p.local() && k.profiles.get(p).checked.Load() != nil {
+	if !local && k.profiles.get(p).checked.Load() != nil {
 		database = k.cfg.Database // memberships are the same from everywhere, and here a connection is warm
 	}
 	try := func() error {
@@ -102,55 +111,73 @@ func (p profile) local() bool { return p.level == policy.Admin || p.objects != "
 
 // provisionFailed takes back what the trail says of a role whose transaction did not commit after all.
 func (k *Keeper) provisionFailed(l *lease, err error) error {
-	if l.role.OID == 0 {
+	role := l.identity()
+	if role.OID == 0 {
 		return err
 	}
-	return errors.Join(err, k.cfg.Trail.Append(l.role.Record(audit.RoleMakeFailed, k.cfg.Integration, nil)))
+	return errors.Join(err, k.cfg.Trail.Append(role.Record(audit.RoleMakeFailed, k.cfg.Integration, nil)))
 }
 
 // makeRole is one transaction, which holds the lock where an ACL changes or where a profile may be removed just now. The
 // statements are the same on 13 to 18, but for the options of GRANT.
-func (k *Keeper) makeRole(ctx context.Context, c *admin.Conn, l *lease, p profile, verifier string) error {
-	name := admin.QuoteIdentifier(l.role.Name)
+func (k *Keeper) makeRole(ctx context.Context, c *admin.Conn, l *lease, g *policy.Grant, p profile, verifier string) error {
+	role := l.identity()
+	role.Entry = l.entry(g)
+	name := admin.QuoteIdentifier(role.Name)
 	statements := []string{
 		fmt.Sprintf("CREATE ROLE %s LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT CONNECTION LIMIT %d VALID UNTIL %s PASSWORD %s",
-			name, sessionLimit(l.grant)+connectionReserve, admin.QuoteLiteral(l.until.UTC().Format(time.RFC3339)), admin.QuoteLiteral(verifier)),
-		fmt.Sprintf("COMMENT ON ROLE %s IS %s", name, admin.QuoteLiteral(l.role.Entry.Comment())),
+			name, sessionLimit(g)+connectionReserve, admin.QuoteLiteral(g.Until.UTC().Format(time.RFC3339)), admin.QuoteLiteral(verifier)),
+		fmt.Sprintf("COMMENT ON ROLE %s IS %s", name, admin.QuoteLiteral(role.Entry.Comment())),
 		c.Join(name),
 	}
-	statements = append(statements, settings(l.grant, name)...)
-	if actAs := l.grant.Access.ActAs; actAs != "" {
+	statements = append(statements, settings(g, name)...)
+	if g.Access.ActAs != "" {
 		// What the session resets and discards comes back to it: on all majors this is the setting's value to reset to.
-		statements = append(statements, fmt.Sprintf("ALTER ROLE %s SET role = %s", name, admin.QuoteLiteral(actAs)))
+		statements = append(statements, fmt.Sprintf("ALTER ROLE %s SET role = %s", name, admin.QuoteLiteral(g.Access.ActAs)))
 	}
-	admissions, err := admissions(ctx, c, l.grant.Access, p, name)
+	admissions, err := admissions(ctx, c, g.Access, p, name)
 	if err != nil {
 		return err
 	}
 	statements = append(statements, admissions...)
-	statements = append(statements, "SELECT oid FROM pg_roles WHERE rolname = "+admin.QuoteLiteral(l.role.Name))
+	statements = append(statements, "SELECT oid FROM pg_roles WHERE rolname = "+admin.QuoteLiteral(role.Name))
 	return change(ctx, c, p.local(), statements, func(rows [][][]byte) error {
-		if l.role.OID, err = parseOID(rows); err != nil {
+		if role.OID, err = parseOID(rows); err != nil {
 			return err
 		}
-		return k.cfg.Trail.Append(l.role.Record(audit.RoleMade, k.cfg.Integration, func(r *audit.Record) {
-			r.Database, r.Access, r.Until = p.database, l.grant.Access.String(), l.until
+		l.found(role)
+		return k.cfg.Trail.Append(role.Record(audit.RoleMade, k.cfg.Integration, func(r *audit.Record) {
+			r.Database, r.Access, r.Until = p.database, g.Access.String(), g.Until
 		}))
 	})
 }
 
+// found notes which role on the server is the lease's.
+func (l *lease) found(role ledger.Role) {
+	l.keeper.mu.Lock()
+	defer l.keeper.mu.Unlock()
+	if role.Name != l.role.Name {
+		delete(l.keeper.ours, l.role.Name)
+		l.keeper.ours[role.Name] = l
+	}
+	l.role = role
+}
+
 // admit lets an existing role into one more database of its grant.
-func (k *Keeper) admit(ctx context.Context, l *lease, database string) error {
-	p := k.profileOf(database, l.grant.Access)
-	err := k.withProfile(ctx, p, func(c *admin.Conn) error {
-		statements, err := admissions(ctx, c, l.grant.Access, p, admin.QuoteIdentifier(l.role.Name))
+func (k *Keeper) admit(ctx context.Context, l *lease, g *policy.Grant, database string) error {
+	p, name := k.profileOf(database, g.Access), l.identity().Name
+	err := k.withProfile(ctx, p, p.local() || len(g.Access.Roles) > 0, func(c *admin.Conn) error {
+		if err := k.checkRoles(ctx, c, g); err != nil {
+			return err
+		}
+		statements, err := admissions(ctx, c, g.Access, p, admin.QuoteIdentifier(name))
 		if err != nil {
 			return err
 		}
 		return change(ctx, c, p.local(), statements, func([][][]byte) error { return nil })
 	})
 	if err != nil {
-		return fmt.Errorf("admitting role %s to database %s: %w", l.role.Name, database, err)
+		return fmt.Errorf("admitting role %s to database %s: %w", name, database, err)
 	}
 	return nil
 }
@@ -179,25 +206,8 @@ func admissions(ctx context.Context, c *admin.Conn, access policy.Access, p prof
 	if access.Level != policy.Admin {
 		return statements, nil
 	}
-	creates, err := grantCreate(ctx, c, name)
+	creates, err := grantCreate(ctx, c, access, name)
 	return append(statements, creates...), err
-}
-
-// settings are the grant's limits as the role's own settings. The session can change them, as it could had they come with
-// its startup packet; but these end with the role and need nothing from whoever connects.
-func settings(g *policy.Grant, name string) []string {
-	var statements []string
-	for setting, d := range map[string]time.Duration{
-		"statement_timeout":                   g.StatementTimeout,
-		"idle_in_transaction_session_timeout": g.IdleInTransaction,
-		"lock_timeout":                        g.LockTimeout,
-	} {
-		if d > 0 {
-			statements = append(statements, fmt.Sprintf("ALTER ROLE %s SET %s = '%dms'", name, setting, d.Milliseconds()))
-		}
-	}
-	slices.Sort(statements)
-	return statements
 }
 
 // sessionLimit is how many sessions a person may have under a grant.
@@ -220,17 +230,39 @@ func joinGroup(c *admin.Conn, group, name string, act bool) string {
 	return "GRANT " + admin.QuoteIdentifier(group) + " TO " + name
 }
 
-// grantCreate lets an ADMIN's role create in the schemas where the admin can allow it. It goes to the role itself and
-// never to a profile; see profile.
-func grantCreate(ctx context.Context, c *admin.Conn, name string) ([]string, error) {
-	rows, err := c.Query(ctx, `
-		SELECT 'GRANT CREATE ON SCHEMA ' || quote_ident(nspname) || ' TO ' || $1 FROM pg_namespace
-		 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND pg_has_role(nspowner, 'USAGE')
-		 ORDER BY 1`, name)
-	if err != nil {
+// grantCreate lets an ADMIN's role create: in a schema of its own, which bears its name, so that "$user" in search_path
+// finds it, and in those that the grant names. It goes to the role itself and never to a profile; see profile. A database
+// in which the admin may not create schemas has no own one, which is not a reason to keep people out; see Preflight.
+func grantCreate(ctx context.Context, c *admin.Conn, access policy.Access, name string) ([]string, error) {
+	var own bool
+	if err := c.QueryOne(ctx, "SELECT has_database_privilege(current_database(), 'CREATE')", nil, &own); err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
+	var statements []string
+	if own {
+		statements = append(statements, fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s AUTHORIZATION %[1]s", name))
+	}
+	for _, schema := range access.CreateIn {
+		var everybody, may bool
+		err := c.QueryOne(ctx, `
+			SELECT EXISTS (SELECT FROM aclexplode(nspacl) x WHERE x.grantee = 0 AND x.privilege_type = 'CREATE'), has_schema_privilege(oid, 'CREATE WITH GRANT OPTION')
+			  FROM pg_namespace WHERE nspname = $1`, []any{schema}, &everybody, &may)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil, fmt.Errorf("%w: schema %s", ErrNoObject, schema)
+		case err != nil:
+			return nil, err
+		case everybody: // as in public on 13 and 14, whose owner the admin is not a member of
+			continue
+		case !may:
+			return nil, &admin.PrivilegeError{
+				Problem:    fmt.Sprintf("the admin %s may not let anybody create in schema %s", c.Acting, schema),
+				Statements: []string{fmt.Sprintf("GRANT CREATE ON SCHEMA %s TO %s WITH GRANT OPTION;", admin.QuoteIdentifier(schema), admin.QuoteIdentifier(c.Acting))},
+			}
+		}
+		statements = append(statements, fmt.Sprintf("GRANT CREATE ON SCHEMA %s TO %s", admin.QuoteIdentifier(schema), name))
+	}
+	return statements, nil
 }
 
 func parseOID(rows [][][]byte) (uint32, error) {

@@ -65,7 +65,30 @@ func (k *Keeper) setupOwners(ctx context.Context, c *admin.Conn, b *strings.Buil
 	for _, owner := range owners {
 		fmt.Fprintf(b, "GRANT %s TO %s%s;\n", owner, admin.CreatorRole, options)
 	}
-	return nil
+	return k.setupMasters(ctx, c, b)
+}
+
+// setupMasters explains what to do about owners that nobody but a superuser can grant, such as the master user on RDS from 16
+// on: a role has no ADMIN OPTION on itself.
+func (k *Keeper) setupMasters(ctx context.Context, c *admin.Conn, b *strings.Builder) error {
+	if c.Version < 160000 {
+		return nil
+	}
+	masters, err := k.lines(ctx, c, `
+		SELECT quote_ident(r.rolname) FROM pg_roles r
+		 WHERE NOT rolsuper AND rolcanlogin AND rolname !~ '^(hg_|hourgate_|pg_|rds)'
+		   AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.roleid = r.oid AND m.admin_option)
+		   AND EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o'
+		                  AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()))
+		 ORDER BY 1`)
+	owner := admin.QuoteIdentifier(c.Config().Database + "_owner")
+	for _, master := range masters {
+		fmt.Fprintf(b, "-- If that is refused for %[1]s, because there is no superuser (RDS), %[1]s gives what it owns to a role of\n"+
+			"-- its own, whose member it is and stays, in this database:\n"+
+			"--   CREATE ROLE %[2]s NOLOGIN;\n--   GRANT %[2]s TO %[3]s WITH INHERIT TRUE, SET FALSE;\n"+
+			"--   GRANT %[2]s TO %[1]s WITH INHERIT TRUE, SET TRUE;\n--   REASSIGN OWNED BY %[1]s TO %[2]s;\n", master, owner, admin.CreatorRole)
+	}
+	return err
 }
 
 func (k *Keeper) lines(ctx context.Context, c *admin.Conn, query string, args ...any) ([]string, error) {

@@ -38,11 +38,13 @@ type orphan struct {
 func (k *Keeper) Sweep(ctx context.Context) error {
 	k.sweeping.Lock()
 	defer k.sweeping.Unlock()
+	before := k.live()
 	orphans, err := k.ledger(ctx)
 	if err != nil {
 		k.log.Error("sweep failed", "error", err)
 		return err
 	}
+	k.disown(before, orphans)
 	errs := k.sweepAll(ctx, orphans)
 	if err := k.settler.Profiles(ctx); err != nil {
 		k.log.Error("profiles could not be tidied, trying again", "error", err)
@@ -166,7 +168,7 @@ func (k *Keeper) sweepAll(ctx context.Context, found []orphan) []error {
 	for i, o := range found {
 		var ok bool
 		if roles[i], ok = k.orphaned(o, live); ok {
-			settled.Go(func() { errs[i] = k.sweepOne(ctx, roles[i], o.Comment) })
+			settled.Go(func() { errs[i] = k.sweepOne(ctx, roles[i], o) })
 		}
 	}
 	settled.Wait()
@@ -178,10 +180,13 @@ func (k *Keeper) sweepAll(ctx context.Context, found []orphan) []error {
 	return errs
 }
 
-func (k *Keeper) sweepOne(ctx context.Context, role ledger.Role, comment string) error {
+func (k *Keeper) sweepOne(ctx context.Context, role ledger.Role, o orphan) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	err := k.settler.Settle(ctx, settle.End{Role: role, Comment: comment, Once: true})
+	if inherited, err := k.inherits(ctx, role, o.Alive && role.Entry.Proxy != k.proxy); inherited {
+		return err
+	}
+	err := k.settler.Settle(ctx, settle.End{Role: role, Comment: o.Comment, Once: true})
 	switch {
 	case errors.Is(err, settle.ErrTaken):
 		return nil

@@ -298,6 +298,7 @@ func TestTwelveThousandTables(t *testing.T) {
 		}
 	}
 	lease.Release()
+	f.Withdraw(lease.Login().User)
 	waitForLong(t, time.Minute, "the role is gone", func() bool { return !f.exists(t, lease.Login().User) })
 	var left int
 	if err := f.super.QueryRow(t.Context(), "SELECT count(*) FROM pg_class WHERE relname LIKE 'many%'").Scan(&left); err != nil || left != 0 {
@@ -328,6 +329,7 @@ func TestDatabaseThatTakesNoConnections(t *testing.T) {
 	}
 	f.exec(t, "ALTER DATABASE "+other.Name+" ALLOW_CONNECTIONS false")
 	lease.Release()
+	f.Withdraw(lease.Login().User)
 	waitFor(t, "the tombstone is recorded", func() bool { return len(f.trail.of("role_tombstoned")) > 0 })
 	if err := f.Sweep(t.Context()); err == nil || len(f.trail.of("role_tombstoned")) != 1 {
 		t.Errorf("sweep: %v; the trail has %d records of one tombstone, want 1", err, len(f.trail.of("role_tombstoned")))

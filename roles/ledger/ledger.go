@@ -29,10 +29,14 @@ var lowerBase32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPad
 func NewRoleName(user, grant string) string {
 	var tail [randomTailBytes]byte
 	_, _ = rand.Read(tail[:]) // never fails, see crypto/rand
-	random := "_" + lowerBase32.EncodeToString(tail[:])
-	room := MaxIdentifier - len(RolePrefix) - len(random) - len("_")
+	return NamePrefix(user, grant) + lowerBase32.EncodeToString(tail[:])
+}
+
+// NamePrefix is what the names of all roles for the person and the grant begin with. Names of others may begin with it too.
+func NamePrefix(user, grant string) string {
+	const room = MaxIdentifier - len(RolePrefix) - len("_") - len("_") - (randomTailBytes*8+4)/5
 	person, _, _ := strings.Cut(user, "@")
-	return RolePrefix + Part(person, room/2) + "_" + Part(grant, room/2) + random
+	return RolePrefix + Part(person, room/2) + "_" + Part(grant, room/2) + "_"
 }
 
 // Part is what of s fits into a name within the limit, in bytes. It keeps what reads well without quotes.
@@ -65,7 +69,17 @@ type Entry struct {
 	// Roles are existing ones that the role is a member of and that owned nothing when it was made. What they own when
 	// it is settled, a member has made them own.
 	Roles []string `json:"roles,omitempty"`
+
+	// Rights is the fingerprint of the grant's access: under another one the role is not the grant's any more.
+	Rights string `json:"rights,omitempty"`
+	// Keep is the role that gets what this one owns at the end, as far as it runs no code.
+	Keep string `json:"keep,omitempty"`
+	// ActAs is the role as which sessions work.
+	ActAs string `json:"act_as,omitempty"`
 }
+
+// Asleep reports whether no proxy answers for the role: the one that did has stopped, and left it to whoever comes next.
+func (e Entry) Asleep() bool { return e.Proxy == "" }
 
 // ObjectsEntry is the ledger's line for a profile of named objects.
 type ObjectsEntry struct {

@@ -34,6 +34,7 @@ type settlement struct {
 	role      ledger.Role
 	groups    []string // profiles and named roles that it was a member of
 	inventory inventory
+	handed    []string // to the role that the grant keeps it for
 }
 
 // inventory is what there is to do besides dropping the role; see inventory.sql.
@@ -147,6 +148,11 @@ func (s *settlement) clearAll(ctx context.Context) error {
 	s.pieces = slices.DeleteFunc(s.pieces, func(p piece) bool { return p.What == "the role" })
 	for _, database := range databases {
 		err := s.in(ctx, database, func(c *admin.Conn) error {
+			handed, err := keepObjects(ctx, c, s.role)
+			if s.handed = append(s.handed, handed...); err != nil {
+				s.resists("what the grant keeps in database "+database, err) // and is not dropped instead
+				return nil
+			}
 			s.clear(ctx, c)
 			return nil
 		})
@@ -163,6 +169,9 @@ func (s *settlement) drop(ctx context.Context) error {
 	return s.c.Transaction(ctx, []string{"DROP ROLE " + s.name}, func([][][]byte) error {
 		return s.st.append(s.st.record(audit.RoleSettled, s.role, func(r *audit.Record) {
 			r.SessionsTerminated, r.Dropped, r.Quarantined, r.Left = s.end.terminated, capped(s.dropped), capped(s.kept), capped(s.left)
+			if len(s.handed) > 0 {
+				r.Handed, r.HandedTo = capped(s.handed), s.role.Entry.Keep
+			}
 		}))
 	})
 }

@@ -1,6 +1,7 @@
 -- What the profile role $1 lacks, and has too much, in this database for the objects that a grant names. The rows are
 -- those of profile_gaps.sql, and besides
 --   kind MISSING: target is a name that the database does not have;
+--   kind LEFT OUT TABLE (and so on): a star stands for it, and the admin may not grant it;
 --   kind REVOKE TABLE (and so on): the profile has these privileges and should not, as on a table that was renamed.
 --   $1 profile role's name
 --   $2 the objects: a JSON array of {kind, schema, name, arguments, privileges}; an empty name means all in the schema
@@ -30,13 +31,13 @@ WITH profile AS (
 	SELECT DISTINCT 'SCHEMA', quote_ident(i.schema), 'USAGE', i.nspowner
 	  FROM items i, profile WHERE i.nsp IS NOT NULL AND NOT has_schema_privilege(profile.oid, i.nsp, 'USAGE')
 	UNION ALL
-	SELECT r.class, r.target, p.priv, r.owner
+	SELECT CASE WHEN r.name = '' AND NOT pg_has_role(r.owner, 'USAGE') THEN 'LEFT OUT ' ELSE '' END || r.class, r.target, p.priv, r.owner
 	  FROM relations r, profile, unnest(r.privileges) p(priv)
 	 WHERE CASE r.class WHEN 'SEQUENCE' THEN NOT has_sequence_privilege(profile.oid, r.oid, p.priv)
 	                    ELSE NOT has_table_privilege(profile.oid, r.oid, p.priv) END
 	   AND (r.name <> '' OR pg_get_userbyid(r.owner) !~ '^hg_')
 	UNION ALL
-	SELECT 'ROUTINE', f.target, 'EXECUTE', f.owner
+	SELECT CASE WHEN f.name = '' AND NOT pg_has_role(f.owner, 'USAGE') THEN 'LEFT OUT ' ELSE '' END || 'ROUTINE', f.target, 'EXECUTE', f.owner
 	  FROM routines f, profile
 	 WHERE NOT has_function_privilege(profile.oid, f.oid, 'EXECUTE') AND (f.name <> '' OR pg_get_userbyid(f.owner) !~ '^hg_')
 ), missing AS (

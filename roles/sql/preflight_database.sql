@@ -15,10 +15,20 @@ WITH owners AS (
 	SELECT x.privilege_type FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x
 	 WHERE d.datname = current_database() AND x.grantee = 0
 )
-SELECT 'owners' AS name, 'fail' AS status, format('%s owns %s, and %s is not a member of it', owner, example, $1) AS detail,
-       CASE WHEN (SELECT rolsuper FROM pg_roles r WHERE r.oid = owners.oid) THEN '-- ' || quote_ident(owner) || ' is a superuser: give the object another owner'
+SELECT 'owners' AS name, 'warn' AS status,
+       format('%s owns %s, and %s is not a member of it: grants leave out what it owns', owner, example, $1) AS detail,
+       CASE WHEN r.rolsuper THEN '-- ' || quote_ident(owner) || ' is a superuser: give the object another owner'
+            WHEN $2 AND r.rolcanlogin AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.roleid = r.oid AND m.admin_option)
+            THEN format(E'-- nobody but a superuser may run GRANT %1$I TO %2$I. Without one, as on RDS, %1$I runs once in this database:\n'
+                        'CREATE ROLE %3$I NOLOGIN;\nGRANT %3$I TO %2$I WITH INHERIT TRUE, SET FALSE;\nGRANT %3$I TO %1$I WITH INHERIT TRUE, SET TRUE;\n'
+                        'REASSIGN OWNED BY %1$I TO %3$I; -- the databases that it owns, too; it still may all it could, as a member',
+                        owner, $1, current_database() || '_owner')
             ELSE format('GRANT %I TO %I%s;', owner, $1, CASE WHEN $2 THEN ' WITH INHERIT TRUE, SET FALSE' ELSE '' END) END AS sql
-  FROM owners
+  FROM owners JOIN pg_roles r USING (oid)
+UNION ALL
+SELECT 'own schema', 'warn', format('%s may not create schemas here, so an ADMIN has none of its own and creates only where create_in says', $1),
+       format('GRANT CREATE ON DATABASE %I TO %I;', current_database(), $1)
+ WHERE NOT has_database_privilege($1, current_database(), 'CREATE')
 UNION ALL
 SELECT 'owners', 'ok', $1 || ' is a member of all owners', '' WHERE NOT EXISTS (SELECT FROM owners)
 UNION ALL
@@ -29,7 +39,7 @@ SELECT 'public ' || lower(privilege_type), 'warn',
        CASE privilege_type WHEN 'CONNECT' THEN E'\n-- and GRANT CONNECT to those who need it' ELSE '' END
   FROM public_database WHERE privilege_type IN ('CONNECT', 'TEMPORARY')
 UNION ALL
-SELECT 'public create', 'warn', 'everybody may create in schema ' || nspname || ', READ_ONLY too; settling removes it',
+SELECT 'public create', 'warn', 'everybody may create in schema ' || nspname || ', READ_ONLY too: a function there may be what others call who do not name the schema; settling removes it',
        format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC;', nspname)
   FROM pg_namespace n, aclexplode(n.nspacl) x
  WHERE x.grantee = 0 AND x.privilege_type = 'CREATE' AND nspname !~ '^pg_'

@@ -4,7 +4,8 @@
 --   $4 whether routines and schemas are to be executable and creatable (ADMIN)
 --   $5 whether the database grants TEMPORARY
 -- kind: what to grant on; target: quoted name; privileges: as in GRANT; owner: whose right it is to grant;
--- grantable: whether the admin has that right.
+-- grantable: whether the admin has that right. Rows of kind REVOKE TABLE (and so on) and REVOKE TABLES, for default
+-- privileges, are what the profile has and should not: a level may have meant more to another version of this program.
 -- Left out: system schemas; what belongs to an extension and isn't the admin's to grant; what ephemeral roles own.
 WITH profile AS (
 	SELECT oid FROM pg_roles WHERE rolname = $1
@@ -54,11 +55,24 @@ WITH profile AS (
 	   AND NOT EXISTS (SELECT FROM pg_default_acl a, aclexplode(a.defaclacl) x
 	                    WHERE a.defaclrole = r.oid AND a.defaclnamespace = 0 AND a.defaclobjtype = v.objtype::"char"
 	                      AND x.grantee = profile.oid AND x.privilege_type = p.priv)
+), surplus AS (
+	SELECT CASE c.relkind WHEN 'S' THEN 'REVOKE SEQUENCE' ELSE 'REVOKE TABLE' END AS kind, c.oid::regclass::text AS target, x.privilege_type AS privilege, c.relowner AS owner
+	  FROM pg_class c, aclexplode(c.relacl) x, profile
+	 WHERE x.grantee = profile.oid AND x.privilege_type <> ALL (CASE c.relkind WHEN 'S' THEN $3::text[] ELSE $2::text[] END)
+	UNION ALL
+	SELECT CASE a.defaclobjtype WHEN 'S' THEN 'REVOKE SEQUENCES' ELSE 'REVOKE TABLES' END, quote_ident(pg_get_userbyid(a.defaclrole)), x.privilege_type, a.defaclrole
+	  FROM pg_default_acl a, aclexplode(a.defaclacl) x, profile
+	 WHERE x.grantee = profile.oid AND a.defaclnamespace = 0 AND a.defaclobjtype IN ('r', 'S')
+	   AND x.privilege_type <> ALL (CASE a.defaclobjtype WHEN 'S' THEN $3::text[] ELSE $2::text[] END)
 )
 SELECT kind, target, string_agg(privilege, ', ' ORDER BY privilege) AS privileges,
        pg_get_userbyid(owner)::text AS owner, pg_has_role(owner, 'USAGE') AS grantable
   FROM gaps
  WHERE pg_get_userbyid(owner) !~ '^hg_'
+ GROUP BY kind, target, owner
+UNION ALL
+SELECT kind, target, string_agg(privilege, ', ' ORDER BY privilege), pg_get_userbyid(owner)::text, true
+  FROM surplus WHERE pg_has_role(owner, 'USAGE')
  GROUP BY kind, target, owner
 UNION ALL
 SELECT kind, quote_ident(rolname), string_agg(priv, ', ' ORDER BY priv), rolname::text, true

@@ -1,0 +1,35 @@
+package roles
+
+import (
+	"time"
+
+	"github.com/hourgate/hourgate/roles/ledger"
+)
+
+// Withdraw ends the grant of a role of this process, as a policy without it would.
+func (k *Keeper) Withdraw(role string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l := k.ours[role]; l != nil && !l.over {
+		l.until = time.Time{}
+		l.retire()
+	}
+}
+
+// Crash ends the process without a word to the server but the end of its connections.
+func (k *Keeper) Crash() {
+	k.unwatch()
+	k.mu.Lock()
+	k.closed = true
+	for _, l := range k.ours {
+		l.lost = true
+		l.close()
+	}
+	k.mu.Unlock()
+	k.tended.Wait()
+	k.end()
+	k.pool.Close()
+}
+
+// Application is the name of the process's admin connections.
+func (k *Keeper) Application() string { return ledger.Application(k.cfg.Deployment, k.proxy) }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hourgate/hourgate/access"
+	"github.com/hourgate/hourgate/access/desk"
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -104,7 +105,8 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 	}
 	g.server, err = proxy.New(proxy.Config{
 		Certificate: cert, ClientCAs: clientCAs, ClientCertificateOptional: g.cfg.TLS.ClientCertOptional, AllowPlaintextLoopback: g.cfg.TLS.AllowPlaintextLoopback,
-		Policy: g.live, Integrations: g.fleet,
+		Policy: g.live, Integrations: g.fleet, NoticeBeforeEnd: g.cfg.EndNotices,
+		Console: console{desk.New(g.access, g.live, deskSessions{g})}, Desk: door{g},
 		ProxyProtocol: g.cfg.ProxyProtocol, Limits: g.cfg.limits(),
 		Trail: g.trail, Logger: g.log, Registry: g.registry,
 	})
@@ -165,12 +167,23 @@ func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan o
 	if err != nil {
 		return errors.Join(err, listener.Close(), g.close())
 	}
+	operators, err := g.listenOperators(ctx)
+	if err != nil {
+		return errors.Join(err, ops.close(), listener.Close(), g.close())
+	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	g.fleet.Start(background)
 	running.Go(func() { g.watch(background, reload) })
 	running.Go(func() { g.discover(background) })
 	running.Go(func() { g.access.Run(background) })
+	if operators != nil {
+		running.Go(func() {
+			if err := g.server.ServeOperators(operators); err != nil {
+				g.log.Error("the admin socket is out of use", "error", err)
+			}
+		})
+	}
 	for _, run := range g.background {
 		running.Go(func() { run(background) })
 	}
@@ -190,6 +203,9 @@ func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan o
 	}
 	ops.ready.Store(false)
 	g.drain()
+	if operators != nil {
+		err = errors.Join(err, operators.Close())
+	}
 	stop()
 	running.Wait()
 	if errors.Is(err, proxy.ErrServerClosed) {

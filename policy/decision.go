@@ -172,8 +172,13 @@ func (s *Set) Grant(g Granted) (*Grant, *Objection) {
 	if g.Until.Before(until) {
 		until = g.Until
 	}
+	var extendable time.Duration
+	if f.Extensions != nil && len(g.Extensions) < f.Extensions.Max && !g.BreakGlass {
+		extendable = f.longestExtension()
+	}
 	return &Grant{
-		Name: GrantName(g.Request), Users: []string{g.User}, Integration: g.Integration, Databases: g.Databases, Access: access,
+		Extendable: extendable,
+		Name:       GrantName(g.Request), Users: []string{g.User}, Integration: g.Integration, Databases: g.Databases, Access: access,
 		Until: until, Reason: g.Reason,
 		MaxSessions: f.Settings.MaxSessions, StatementTimeout: f.Settings.StatementTimeout,
 		IdleInTransaction: f.Settings.IdleInTransaction, LockTimeout: f.Settings.LockTimeout,

@@ -172,3 +172,11 @@ func (s *Set) Offers(f *Flow, user string) []Offer {
 	}
 	return offers
 }
+
+// ExtendCommand is what the holder of a grant types to have it extended, or "" if that can't be.
+func (g *Grant) ExtendCommand() string {
+	if g.Extendable == 0 {
+		return ""
+	}
+	return fmt.Sprintf("EXTEND %s FOR '%s'; in database hourgate", strings.TrimPrefix(g.Name, "request-"), inWords(min(g.Extendable, time.Hour)))
+}

@@ -82,6 +82,10 @@ type Grant struct {
 	// KeepObjectsAs is the role that gets what people made, when the grant ends, as far as it can run no code; "" keeps
 	// nothing.
 	KeepObjectsAs string `yaml:"keep_objects_as"`
+
+	// Extendable is by how much the person can ask to have it extended; 0 for not at all. It comes from a flow, never from a
+	// file's grant.
+	Extendable time.Duration
 }
 
 // Live reports whether now is within the grant's time: From ≤ now < Until.

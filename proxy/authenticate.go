@@ -33,6 +33,11 @@ const (
 // authenticate proves who the user is. Whether the name exists shows in nothing: an unknown user gets a challenge made
 // from the name and a secret of this process, and fails where a wrong password fails.
 func (s *session) authenticate() error {
+	if s.operator {
+		// client ← AuthenticationOk
+		s.isUser("operator", "admin socket")
+		return s.send(&pgproto3.AuthenticationOk{})
+	}
 	if err := s.slowDown(); err != nil {
 		return err
 	}

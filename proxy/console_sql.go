@@ -118,6 +118,9 @@ func (c *console) housekeeping(sql string) (d Description, r Result, own bool) {
 	case "START":
 		r.Tag = "START TRANSACTION"
 	case "COMMIT", "END":
+		if words[0] == "END" && len(words) > 1 && words[1] != "WORK" && words[1] != "TRANSACTION" && words[1] != "AND" {
+			return d, r, false // END 17 is a statement about a request
+		}
 		r.Tag = "COMMIT"
 		if c.status == 'E' {
 			r.Tag = "ROLLBACK"

@@ -142,6 +142,13 @@ func tooManySessions(grant string) *refusal {
 	}
 }
 
+// lockedOut is for a session that a lock ends.
+func lockedOut(l policy.Lock) *refusal {
+	told := *errLocked
+	told.detail = fmt.Sprintf("%s is locked: %s", l, l.Reason)
+	return &told
+}
+
 func protocolViolation(detail string) *refusal {
 	return &refusal{code: codeProtocolViolation, reason: "protocol", message: "protocol violation", detail: detail}
 }

@@ -37,6 +37,7 @@ type Info struct {
 	ID          string // as in the log and in the trail
 	State       State
 	User        string // authenticated
+	Operator    bool   // came through the admin socket; User is no user of the policy then
 	Grant       string // its name; empty as long as none was found
 	Integration string
 	Database    string // its own name on the integration
@@ -69,7 +70,7 @@ func (s *session) publish(state State) {
 		state = Running
 	}
 	info := &Info{
-		ID: s.id, State: state, User: s.user, Integration: s.decision.Integration, Database: s.decision.Database,
+		ID: s.id, State: state, User: s.user, Operator: s.operator, Integration: s.decision.Integration, Database: s.decision.Database,
 		ClientAddress: s.remote, Application: s.startup.application, Since: s.began,
 	}
 	if grant := s.decision.Grant; grant != nil {

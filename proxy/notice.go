@@ -28,7 +28,11 @@ func endWarning(g *policy.Grant, left time.Duration) *pgproto3.NoticeResponse {
 	if ending := g.Ending(false); ending != "" {
 		text += "; " + ending
 	}
-	return warning(text)
+	notice := warning(text)
+	if extend := g.ExtendCommand(); extend != "" {
+		notice.Hint = "To go on: " + extend
+	}
+	return notice
 }
 
 // roughly writes a duration as people say it.

@@ -245,7 +245,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		switch {
 		case err == nil:
 			delay = 0
-			s.start(conn)
+			s.start(conn, false)
 		case s.isClosing():
 			return ErrServerClosed
 		case errors.Is(err, net.ErrClosed):
@@ -272,8 +272,9 @@ func (s *Server) isClosing() bool {
 }
 
 // start gives the connection a session and a goroutine.
-func (s *Server) start(conn net.Conn) {
+func (s *Server) start(conn net.Conn, operator bool) {
 	session := newSession(s, conn)
+	session.operator = operator
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()

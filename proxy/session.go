@@ -74,7 +74,8 @@ type permit struct {
 	expiry *time.Timer
 	warned time.Duration // see warnBeforeEnd
 
-	console bool // the gate itself serves the session, without a grant
+	console  bool // the gate itself serves the session, without a grant
+	operator bool // it came through the admin socket; see ServeOperators
 }
 
 // upstreamSide is the server's side.
@@ -214,13 +215,18 @@ func (s *session) requestedDatabase() string {
 
 // reconsider decides the session again under a new policy; the server's mutex is held.
 func (s *session) reconsider(set *policy.Set) {
-	if s.console && !set.SameIdentity(s.policy, s.user) {
+	if s.console && !s.operator && !set.SameIdentity(s.policy, s.user) {
 		s.end(errIdentityChanged)
 	}
 	if s.grant == nil {
 		return
 	}
-	grant, ok := set.Covers(s.user, s.grant.Name, s.decision.Database, time.Now())
+	now := time.Now()
+	if l, locked := set.Locked(s.user, s.grant.Name, s.decision.Integration, now); locked {
+		s.end(lockedOut(l))
+		return
+	}
+	grant, ok := set.Covers(s.user, s.grant.Name, s.decision.Database, now)
 	if !ok || !grant.SameRights(s.grant) {
 		s.end(errGrantRevoked)
 		return

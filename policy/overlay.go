@@ -109,7 +109,7 @@ func (s *Set) howToAsk(r Request) string {
 					target = name + "/" + r.Database
 				}
 				if target != "" {
-					return fmt.Sprintf(`Flow %s lets you ask: connect to database "hourgate" and type REQUEST %s ON %s FOR '%s' REASON '…'; or run: hourgate request %s --access %s`,
+					return fmt.Sprintf(`Flow %s lets you ask: connect to database "hourgate" and type REQUEST %s ON %s FOR '%s' REASON '…'; or run: hourgate request %s --access %s --reason '…'`,
 						f.Name, QuoteWord(t.Access[0].String()), QuoteWord(target), inWords(f.defaultDuration()), quoteShell(target), quoteShell(t.Access[0].String()))
 				}
 			}

@@ -38,7 +38,7 @@ const (
 	demoDatabase = "orders"
 
 	// demoShortGrant is the least that alice gets when she is to be put out; see grantLength.
-	demoShortGrant = 8 * time.Second
+	demoShortGrant = 12 * time.Second
 	demoLongGrant  = time.Hour
 )
 
@@ -69,7 +69,7 @@ type demoRole struct {
 func newDemo(stdout io.Writer, keep bool) *demo {
 	return &demo{
 		out: newDemoOutput(stdout), keep: keep, access: policy.ReadOnly, began: time.Now(),
-		passwords: newDemoPasswords(demoAlice, demoBob, demoAdmin, demoOwner),
+		passwords: newDemoPasswords(demoAlice, demoBob, demoCarol, demoAdmin, demoOwner),
 	}
 }
 
@@ -138,6 +138,9 @@ func (d *demo) story(ctx context.Context) error {
 	if err := d.showRefusedPerson(ctx); err != nil {
 		return err
 	}
+	if err := d.showAsking(ctx); err != nil {
+		return err
+	}
 	if d.keep {
 		return d.leaveOpen(ctx)
 	}
@@ -155,7 +158,7 @@ func (d *demo) grantLength() time.Duration {
 	if d.keep {
 		return demoLongGrant
 	}
-	return max(demoShortGrant, 2*time.Since(d.began))
+	return max(demoShortGrant, 4*time.Since(d.began))
 }
 
 func (d *demo) introduce() {
@@ -173,8 +176,8 @@ func (d *demo) grantLeft() time.Duration { return time.Until(d.until).Round(time
 
 func (d *demo) farewell() {
 	d.out.title("Done")
-	d.out.sayf("Every step was checked, in %s: one role, made for one grant and gone %s after it; one write and one "+
-		"person refused. The server, the gate and their files are removed.",
+	d.out.sayf("Every step was checked, in %s: roles made for one grant each, the first gone %s after its end; one write and one "+
+		"person refused; a request asked, decided, extended and ended. The server, the gate and their files are removed.",
 		inWords(time.Since(d.began).Round(time.Second)), inWords(d.gone))
 	d.out.sayf("To try it by hand:             %s demo --keep", os.Args[0])
 	d.out.say("For a PostgreSQL of your own:  the five steps in README.md")

@@ -31,6 +31,8 @@ func TestDemo(t *testing.T) {
 		"DETAIL:  Grant inc-4187 on orders-prod (database orders) ended at",
 		"FATAL:  terminating connection: your grant has ended", "HINT:  Ask for a new grant",
 		"session_start ", "role_made ", "grant_expired", "role_settled ", "session_refused ",
+		"HINT:  Flow support-orders lets you ask", "ERROR:  nobody decides their own request", "| ended (ended by owner)",
+		"request_filed ", "request_approved ", "request_extended ", "request_ended ",
 		"Every step was checked",
 	} {
 		if !strings.Contains(out, want) {

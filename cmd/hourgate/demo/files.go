@@ -141,6 +141,7 @@ drain_timeout: 2s
 tls: {cert_file: server.crt, key_file: server.key}
 policy: [policy.yaml]
 audit: {file: trail.jsonl}
+state: {file: state.db}
 integrations:
   - name: %s
     hostname: localhost
@@ -155,6 +156,16 @@ const demoPolicy = `# Who may do what, until when. The gate sees when this file 
 users:
   - {name: %[1]s, groups: [support], scram: "%[2]s"}
   - {name: %[3]s, groups: [support], scram: "%[4]s"}
+  - {name: %[10]s, groups: [dba], scram: "%[11]s"}
+access_flows:
+  - name: support-orders
+    requestors: {groups: [support]}
+    targets: [{integrations: [%[6]s], access: [READ_ONLY, READ_WRITE]}]
+    max_duration: 8h
+    duration: 1h
+    justification: {required: true, min_length: 8}
+    approval: {any_of: [{groups: [dba]}]}
+    extensions: {max: 1, duration: 30m, approval: none}
 grants:
   - name: %[5]s
     users: [%[1]s]
@@ -173,7 +184,7 @@ grants:
 // policy is policy.yaml. The grant ends at a whole second, so that all that shows it shows the same.
 func (d *demo) policy() (string, error) {
 	verifiers := make(map[string]string)
-	for _, user := range []string{demoAlice, demoBob} {
+	for _, user := range []string{demoAlice, demoBob, demoCarol} {
 		v, err := verifier.New(d.passwords[user], verifier.DefaultIterations)
 		if err != nil {
 			return "", err
@@ -187,5 +198,5 @@ func (d *demo) policy() (string, error) {
 	}
 	yesterday := now.AddDate(0, 0, -1).Truncate(time.Hour)
 	return fmt.Sprintf(demoPolicy, demoAlice, verifiers[demoAlice], demoBob, verifiers[demoBob],
-		demoGrantName, demoIntegration, d.access, d.until.Format(time.RFC3339), yesterday.Format(time.RFC3339)), nil
+		demoGrantName, demoIntegration, d.access, d.until.Format(time.RFC3339), yesterday.Format(time.RFC3339), demoCarol, verifiers[demoCarol]), nil
 }

@@ -15,7 +15,8 @@ import (
 // is shown as it could be typed.
 type demoCall struct {
 	user       string
-	direct     bool // to the server, past the gate
+	direct     bool   // to the server, past the gate
+	database   string // instead of the address's
 	options    string
 	statements []string // one -c each
 	input      string   // standard input, instead of statements
@@ -87,7 +88,7 @@ func (d *demo) psqlCommand(ctx context.Context, call demoCall) *exec.Cmd {
 	if call.direct {
 		address = d.serverAddress()
 	}
-	args := []string{"-X", fmt.Sprintf("%s user=%s", address, call.user)}
+	args := []string{"-X", fmt.Sprintf("%s %suser=%s", address, call.dbname(), call.user)}
 	args = append(args, strings.Fields(call.options)...)
 	for _, statement := range call.statements {
 		args = append(args, "-c", statement)
@@ -114,6 +115,14 @@ func (d *demo) psqlEnvironment(user string) []string {
 	return append(env, "PGPASSWORD="+d.passwords[user], "PGHOSTADDR=127.0.0.1", "LC_ALL=C", "HOME="+d.folder)
 }
 
+// dbname is what a connection string says where the database is another: the last one counts.
+func (c demoCall) dbname() string {
+	if c.database == "" {
+		return ""
+	}
+	return "dbname=" + c.database + " "
+}
+
 // shown is the call as a person would type it, with the address in a variable.
 func (c demoCall) shown() string {
 	variable := "$gate"
@@ -121,7 +130,7 @@ func (c demoCall) shown() string {
 		variable = "$server"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "PGPASSWORD=... psql \"%s user=%s\"", variable, c.user)
+	fmt.Fprintf(&b, "PGPASSWORD=... psql \"%s %suser=%s\"", variable, c.dbname(), c.user)
 	if c.options != "" {
 		b.WriteString(" " + c.options)
 	}
@@ -136,7 +145,7 @@ func (c demoCall) shown() string {
 
 // breakBefore begins a new line when one line is too short for all.
 func (c demoCall) breakBefore() string {
-	if len(c.statements) > 1 || len(c.statements[0]) > 25 {
+	if len(c.statements) > 1 || len(c.statements[0])+len(c.database) > 25 {
 		return " \\\n  "
 	}
 	return " "

@@ -221,7 +221,7 @@ func (d *demo) showTrail() error {
 	for _, r := range records {
 		d.out.printed(trailLine(r))
 		seen[r.Event] = true
-		ended = ended || r.Event == audit.SessionEnd && r.Reason == "grant_expired"
+		ended = ended || r.Event == audit.SessionEnd && r.Cause == "grant_expired"
 	}
 	wanted := demoEndEvents
 	if d.keep {
@@ -279,16 +279,21 @@ func trailLine(r audit.Record) string {
 	switch r.Event {
 	case audit.SessionStart:
 		what = fmt.Sprintf("%s, grant %s (%s, %s)", r.User, r.Grant, r.Access, r.Reason)
+		if r.Grant == "" {
+			what = fmt.Sprintf("%s, database %s", r.User, r.Database)
+		}
 	case audit.SessionRefused:
-		what = fmt.Sprintf("%s, %s", r.User, r.Reason)
+		what = fmt.Sprintf("%s, %s", r.User, r.Cause)
 	case audit.SessionEnd:
-		what = fmt.Sprintf("%s, %s, after %s", r.User, r.Reason, inWords(time.Duration(r.Duration*float64(time.Second))))
+		what = fmt.Sprintf("%s, %s, after %s", r.User, r.Cause, inWords(time.Duration(r.Duration*float64(time.Second))))
 	case audit.SessionStatement:
 		what = strings.Join(strings.Fields(r.Statement), " ")
+	case audit.RequestFiled, audit.RequestApproved, audit.RequestActive, audit.RequestExtended, audit.RequestEnded:
+		what = strings.TrimPrefix(fmt.Sprintf("%s, %s of %s", r.User, r.Grant, r.Detail["requestor"]), ", ")
 	case audit.RoleMade:
 		what = fmt.Sprintf("%s, until %s", r.Role, clockTime(r.Until))
 	case audit.RoleSettled:
 		what = r.Role + ", dropped"
 	}
-	return strings.TrimRight(fmt.Sprintf("%s  %-15s  %s", r.Time.UTC().Format("15:04:05.000"), r.Event, what), " ")
+	return strings.TrimRight(fmt.Sprintf("%s  %-16s  %s", r.Time.UTC().Format("15:04:05.000"), r.Event, what), " ")
 }

@@ -10,6 +10,7 @@ import (
 
 const (
 	announceWait = 5 * time.Second  // of Append for a record that announces an act
+	reopenWait   = time.Second      // of Reopen: whoever calls it has policies to reload
 	roomWait     = 15 * time.Second // of a statement for room in the spool, or for the disk
 	closeWait    = 10 * time.Second
 	stallAfter   = time.Second // a disk that has not answered for so long is said to be stalled

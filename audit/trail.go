@@ -236,9 +236,9 @@ func (t *Trail) flush(ctx context.Context) error {
 // that is open, nothing happens. Otherwise it opens the path anew (it must be empty or not exist) and goes on with the
 // chain there: the first record, trail_opened, carries the hash of the old file's last. On an error the trail goes on
 // in the old file, for as long as the writer has not seen by itself that it was moved: see moved.go. It returns
-// ErrStalled when the disk does not answer.
+// ErrStalled when the disk does not answer within a second.
 func (t *Trail) Reopen() error {
-	return t.ask(context.Background(), &task{do: t.reopen}, announceWait)
+	return t.ask(context.Background(), &task{do: t.reopen}, reopenWait)
 }
 
 // Close writes what is left, closes the file and gives up its lock. Append fails from then on. Close may be called more

@@ -36,8 +36,8 @@ func (g *Gate) watch(ctx context.Context, reload <-chan os.Signal) {
 			timer.Stop()
 			g.log.Info("reloading because of SIGHUP")
 			seen = g.cfg.fingerprints()
-			g.reopen()
 			g.reload(parts{config: true, tls: true, policy: true})
+			g.reopen() // behind what may withdraw access: it may have to wait for a disk
 			last = look(g.cfg.watched())
 			continue
 		case <-ctx.Done():

@@ -312,7 +312,11 @@ func describe(r *audit.Record) string {
 			add("%s", text)
 		}
 		for i, p := range r.Parameters {
-			add("$%d=%s", i+1, p)
+			if r.Kind == audit.StatementMoreValues { // it does not say which
+				add("…=%s", p)
+			} else {
+				add("$%d=%s", i+1, p)
+			}
 		}
 		if r.StatementBytes != 0 {
 			add("(%d bytes)", r.StatementBytes)

@@ -5,10 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/hourgate/hourgate/gate"
+	"github.com/hourgate/hourgate/internal/gatetest"
+	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/strictyaml"
 )
 
@@ -45,6 +48,33 @@ func TestDeployedConfigurations(t *testing.T) {
 	cfg, err := gate.LoadConfig(file)
 	if problems := strictyaml.Problems(nil); errors.As(err, &problems) || len(cfg.Integrations) != 1 {
 		t.Errorf("the chart's example: %v, %d integrations", err, len(cfg.Integrations))
+	}
+}
+
+// Each metric that the dashboard and the alerts look at is there once a session was let in and one was refused.
+func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
+	t.Parallel()
+	g := gatetest.Start(t, pgtest.Start(t, 15).Database(t), gatetest.Options{Grants: gatetest.Grant("g")})
+	conn := g.Connect(t, "orders")
+	if err := conn.PgConn().CancelRequest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.TryConnect(t, gatetest.Alice, "wrong", "orders"); err == nil {
+		t.Fatal("a wrong password was let in")
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g.AwaitMetric(t, `hourgate_sessions_ended_total{integration="orders",reason="disconnect"} 1`)
+	_, metrics := g.Get(t, "/metrics")
+	for _, file := range []string{"../../deploy/grafana/hourgate.json", "../../deploy/prometheus/hourgate.rules.yaml"} {
+		names := regexp.MustCompile(`hourgate_[a-z_]+`).FindAllString(readFile(t, file), -1)
+		slices.Sort(names)
+		for _, name := range slices.Compact(names) {
+			if !regexp.MustCompile(`(?m)^`+name+`[{ ]`).MatchString(metrics) {
+				t.Errorf("%s: a gate has no metric %s", file, name)
+			}
+		}
 	}
 }
 

@@ -47,6 +47,7 @@ func Doctor(ctx context.Context, file string) ([]Finding, error) {
 	d.certificate()
 	d.ports(ctx)
 	d.trail()
+	d.state(ctx)
 	for _, i := range cfg.Integrations {
 		d.integration(ctx, i)
 	}
@@ -116,6 +117,11 @@ func (d *doctor) clock(ctx context.Context, i Integration, keeper *roles.Keeper)
 		d.add(i.Name, "clock", roles.Fail, "", "%v", err)
 		return
 	}
+	d.difference(i.Name, ahead, within)
+}
+
+// difference judges by how much a server's clock is ahead of ours, where that is known to within so much.
+func (d *doctor) difference(integration string, ahead, within time.Duration) {
 	status, mend := roles.OK, ""
 	if off := ahead.Abs() - within; off > clockWarn {
 		status, mend = roles.Warn, "NTP on this machine: timedatectl set-ntp true"
@@ -127,5 +133,5 @@ func (d *doctor) clock(ctx context.Context, i Integration, keeper *roles.Keeper)
 	if ahead < 0 {
 		direction = "behind"
 	}
-	d.add(i.Name, "clock", status, mend, "the server's is %s %s ours, give or take %s", ahead.Abs().Round(time.Millisecond), direction, within.Round(time.Millisecond))
+	d.add(integration, "clock", status, mend, "the server's is %s %s ours, give or take %s", ahead.Abs().Round(time.Millisecond), direction, within.Round(time.Millisecond))
 }

@@ -71,7 +71,7 @@ func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 		names := regexp.MustCompile(`hourgate_[a-z_]+`).FindAllString(readFile(t, file), -1)
 		slices.Sort(names)
 		for _, name := range slices.Compact(names) {
-			if !regexp.MustCompile(`(?m)^`+name+`[{ ]`).MatchString(metrics) {
+			if !regexp.MustCompile(`(?m)^` + name + `[{ ]`).MatchString(metrics) {
 				t.Errorf("%s: a gate has no metric %s", file, name)
 			}
 		}

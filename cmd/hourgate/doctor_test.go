@@ -132,6 +132,18 @@ func TestDoctorFinds(t *testing.T) {
 		{"not our address", "listen", "fail", []string{"address of this machine"}, func(t *testing.T, p *patient) {
 			p.change(t, "config.yaml", "\nlisten: 127.0.0.1:0", "\nlisten: 192.0.2.1:6432")
 		}, exitRuntime},
+		{"state is a folder", "state", "fail", []string{"state.db"}, func(t *testing.T, p *patient) {
+			p.change(t, "config.yaml", "\nlisten:", "\nstate: {file: state.db}\nlisten:")
+			_ = os.Mkdir(filepath.Join(p.gate.Folder, "state.db"), 0o700)
+		}, exitRuntime},
+		{"state in a file", "state", "ok", []string{"will be made"}, func(t *testing.T, p *patient) {
+			p.change(t, "config.yaml", "\nlisten:", "\nstate: {file: state.db}\nlisten:")
+		}, exitOK},
+		{"state in a database", "state", "ok", []string{"answers"}, func(t *testing.T, p *patient) { p.keepState(t, "secret.json") }, exitOK},
+		{"state without its password", "state", "fail", []string{"28P01"}, func(t *testing.T, p *patient) {
+			p.gate.Write(t, "wrong.json", fmt.Sprintf(`{"username": %q, "password": "wrong"}`, p.gate.DB.Admin))
+			p.keepState(t, "wrong.json")
+		}, exitRuntime},
 		{"trail is a folder", "trail", "fail", []string{"trail.jsonl"}, func(t *testing.T, p *patient) { _ = os.Mkdir(filepath.Join(p.gate.Folder, "trail.jsonl"), 0o700) }, exitRuntime},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -200,6 +212,14 @@ func (p *patient) show(t *testing.T, pair *tls.Certificate) {
 		t.Fatal(err)
 	}
 	p.gate.Write(t, "config.yaml", regexp.MustCompile(`(?m)^tls:.*$`).ReplaceAllString(string(content), "tls: {cert_file: shown.crt, key_file: shown.key}"))
+}
+
+// keepState has the requests kept in the database that is guarded, which is enough to look at.
+func (p *patient) keepState(t *testing.T, secret string) {
+	t.Helper()
+	server := p.gate.DB.Server
+	p.change(t, "config.yaml", "\nlisten:", fmt.Sprintf("\nstate: {postgres: {hostname: localhost, port: %d, database: %s, ssl_root_cert: %s, secret: {file: %s}}}\nlisten:",
+		server.Port, p.gate.DB.Name, server.CAFile, secret))
 }
 
 // mute is an address where somebody listens who is no gate.

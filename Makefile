@@ -92,6 +92,9 @@ deploy-check: ## have promtool, Prometheus, logrotate, systemd and Helm read wha
 	$(MAKE) --no-print-directory --silent manifests MANIFESTS=/dev/stdout | diff $(MANIFESTS) -
 	go test -tags deploy -count=1 ./deploy
 
+clean-debian: ## do what the documents say on a clean Debian 12: demo, package, init, session, purge; as root
+	scripts/clean-debian
+
 manifests: ## render the chart into deploy/kubernetes
 	@{ echo '# Made by `make manifests` from deploy/helm/hourgate, with the values in its ci/files.yaml.'; \
 		go -C tools/deploy run ./chart -print $(CHART) $(CHART)/ci/files.yaml; } >$(MANIFESTS)
@@ -107,4 +110,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress bench test-aws fuzz faults churn crash lint fmt dist deb dist-check deploy-check manifests image-check clean
+.PHONY: help build demo test test-portable clients regress bench test-aws fuzz faults churn crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean

@@ -46,7 +46,7 @@ func verifyTrail(out io.Writer, files, known []string) error {
 		if err != nil {
 			return err
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		all = append(all, f)
 	}
 	s, err := audit.Verify(io.MultiReader(all...), known...)

@@ -182,7 +182,7 @@ func (r *trailReader) readFile(name string, joiner *audit.Joiner, show func(*aud
 	if err != nil {
 		return err
 	}
-	defer in.Close() //nolint:errcheck // only read
+	defer in.Close()
 	for record, err := range audit.All(in) {
 		if errors.Is(err, audit.ErrTorn) { // being written just now
 			return nil

@@ -36,8 +36,11 @@ type Config struct {
 	Deployment   string        `yaml:"deployment"`
 	RoleLinger   time.Duration `yaml:"role_linger"`
 	LoginTimeout time.Duration `yaml:"login_timeout"`
+	PeerTimeout  time.Duration `yaml:"peer_timeout"`
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
 	LogLevel     LogLevel      `yaml:"log_level"`
+
+	ApplicationNamePrefix string `yaml:"application_name_prefix"`
 
 	file    string               // that it was read from
 	doc     *strictyaml.Document // where in the file each key stands
@@ -117,6 +120,7 @@ func defaultConfig() Config {
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
 		LoginTimeout: time.Minute,
+		PeerTimeout:  20 * time.Second,
 		DrainTimeout: 30 * time.Second,
 	}
 }

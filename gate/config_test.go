@@ -130,6 +130,7 @@ func TestConfigDefaults(t *testing.T) {
 		Deployment:   "default",
 		RoleLinger:   time.Minute,
 		LoginTimeout: time.Minute,
+		PeerTimeout:  20 * time.Second,
 		DrainTimeout: 30 * time.Second,
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
@@ -172,7 +173,7 @@ func TestBadConfig(t *testing.T) {
 	const (
 		integration = "  - name: orders\n    hostname: db.example.com\n    database: orders\n"
 		secret      = "    ssl_mode: require\n    secret: {env: S}\n"
-		known       = "(known: listen, ops_listen, tls, policy, audit, integrations, discovery, proxy_protocol, limits, state, admin_socket, end_notices, notifications, deployment, role_linger, login_timeout, drain_timeout, log_level)"
+		known       = "(known: listen, ops_listen, tls, policy, audit, integrations, discovery, proxy_protocol, limits, state, admin_socket, end_notices, notifications, deployment, role_linger, login_timeout, peer_timeout, drain_timeout, log_level, application_name_prefix)"
 	)
 	tests := []struct {
 		name, yaml string

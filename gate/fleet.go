@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
@@ -44,8 +45,9 @@ type Fleet struct {
 
 // wiring is what every integration is made with.
 type wiring struct {
-	roles   roles.Config // what is the same for all
-	log     *slog.Logger // of secrets
+	roles   roles.Config  // what is the same for all
+	peers   time.Duration // Config.PeerTimeout
+	log     *slog.Logger  // of secrets
 	secrets *secrets.Opener
 }
 
@@ -67,7 +69,9 @@ type member struct {
 // open makes everything that an integration needs, and talks to no server.
 // A lazy one holds no connection while nobody uses it.
 func (w wiring) open(ctx context.Context, i Integration, lazy bool) (*member, error) {
-	server, err := upstream.New(i.server())
+	settings := i.server()
+	settings.PeerTimeout = w.peers
+	server, err := upstream.New(settings)
 	if err != nil {
 		return nil, fmt.Errorf("integration %s: %w", i.Name, err)
 	}

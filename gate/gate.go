@@ -82,7 +82,7 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 	g.fleet = &Fleet{
 		log: g.log, members: make(map[string]*member), absent: make(map[string]*absent), retiring: make(map[*member]struct{}),
 		open: len(g.cfg.Discovery) > 0,
-		wiring: wiring{log: g.log, secrets: new(secrets.Opener), roles: roles.Config{
+		wiring: wiring{log: g.log, peers: g.cfg.PeerTimeout, secrets: new(secrets.Opener), roles: roles.Config{
 			Turns: make(chan struct{}, turns), Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger, Trail: g.trail, Logger: g.log, Metrics: metrics, Policy: g.live,
 		}},
 		changed: func() {}, // the policy was read for all of these
@@ -109,6 +109,7 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 		Console: console{desk.New(g.access, g.live, deskSessions{g})}, Desk: door{g},
 		ProxyProtocol: g.cfg.ProxyProtocol, Limits: g.cfg.limits(),
 		Trail: g.trail, Logger: g.log, Registry: g.registry,
+		PeerTimeout: g.cfg.PeerTimeout, ApplicationNamePrefix: g.cfg.ApplicationNamePrefix,
 	})
 	if err != nil {
 		return err

@@ -63,6 +63,12 @@ func (v *validation) config(c *Config) {
 	if s := c.State; s != nil {
 		v.stateConfig(s)
 	}
+	if c.PeerTimeout < 3*time.Second || c.PeerTimeout > 10*time.Minute {
+		v.report("peer_timeout", "want 3s to 10m")
+	}
+	if len(c.ApplicationNamePrefix) > 63 || strings.ContainsFunc(c.ApplicationNamePrefix, func(r rune) bool { return r < ' ' || r > '~' }) {
+		v.report("application_name_prefix", "want at most 63 printable ASCII characters: PostgreSQL keeps no more of a name")
+	}
 	for i, d := range c.EndNotices {
 		if d <= 0 || d > 24*time.Hour {
 			v.report(fmt.Sprintf("end_notices[%d]", i), "want up to 24h")

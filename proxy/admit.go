@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -13,7 +14,7 @@ func (s *Server) setThrottles() {
 	s.guesses = throttle{free: 3, first: 250 * time.Millisecond, longest: 10 * time.Second}
 	// Many people may share an address, so it never waits for long, whatever one of them does.
 	s.strangers = throttle{free: 20, first: 100 * time.Millisecond, longest: 2 * time.Second}
-	// A CancelRequest with a wrong key is a guess at one of 2⁶³ at least.
+	// A CancelRequest with a wrong key is a guess at one of 2³² at least: the process ID is no secret.
 	s.cancelGuesses = throttle{free: 20, first: 100 * time.Millisecond, longest: 10 * time.Second}
 }
 
@@ -62,9 +63,27 @@ func (s *session) behindBalancer() bool {
 	return false
 }
 
-// slowDown makes whoever has failed before wait, in the same way for users that exist and users that don't.
-func (s *session) slowDown() error {
-	wait := max(s.server.guesses.wait(s.guessKey()), s.server.strangers.wait(s.network))
+// slowDown makes a network wait from which many have failed. It is a wait only, and no turn: many people may share it.
+func (s *session) slowDown() error { return s.pause(s.server.strangers.wait(s.network)) }
+
+// guessPatience is the longest time that a guess waits for its turn.
+const guessPatience = 30 * time.Second
+
+var errTooManyGuesses = errors.New("too many guesses at once")
+
+// takeTurn waits until a guess at this user's password may be looked at, from this network. The turn is taken before the
+// wait, so that many connections together may not guess oftener than one. It is the same for users that exist and users
+// that don't.
+func (s *session) takeTurn() error {
+	left := time.Until(s.began.Add(s.server.cfg.LoginTimeout))
+	wait, ok := s.server.guesses.reserve(s.guessKey(), min(guessPatience, max(left, 0)))
+	if !ok {
+		return s.authenticationFailed(errTooManyGuesses)
+	}
+	return s.pause(wait)
+}
+
+func (s *session) pause(wait time.Duration) error {
 	if wait == 0 {
 		return nil
 	}

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -92,6 +94,9 @@ func (s *session) authenticate() error {
 	if body, err = s.readSASL(); err != nil {
 		return err
 	}
+	if err := s.takeTurn(); err != nil {
+		return err
+	}
 	final, err := conversation.Step(string(body))
 	if err == nil && bytes.IndexByte(body, 0) >= 0 {
 		err = errMalformedSCRAM
@@ -160,11 +165,18 @@ func (s *session) certificateFits() bool {
 	return len(chains) > 0 && certificateNames(chains[0][0], name)
 }
 
-// certificateNames reports that a certificate has the name, as a SAN or as its subject's common name.
+// certificateNames reports that a certificate has the name, as a subject alternative name of type DNS, e-mail address or URI.
+// The subject's common name counts only for a certificate without any alternative name (RFC 6125, section 6.4.4; RFC 9525
+// does away with it): an authority checks those that it signs, and may take the common name from a form.
 func certificateNames(cert *x509.Certificate, name string) bool {
-	return cert.Subject.CommonName == name || slices.Contains(cert.DNSNames, name) || slices.Contains(cert.EmailAddresses, name) ||
+	if !slices.ContainsFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(subjectAltName) }) {
+		return cert.Subject.CommonName == name
+	}
+	return slices.Contains(cert.DNSNames, name) || slices.Contains(cert.EmailAddresses, name) ||
 		slices.ContainsFunc(cert.URIs, func(u *url.URL) bool { return u.String() == name })
 }
+
+var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17} // RFC 5280, section 4.2.1.6
 
 // endpointBinding is tls-server-end-point (RFC 5929, section 4.1): the hash of our certificate by its signature's hash
 // function, SHA-256 in place of anything weaker. It is not defined for signatures without one, such as Ed25519.
@@ -225,7 +237,6 @@ func validMechanism(mechanism, data string, binding bool) bool {
 
 // authenticationFailed is the same for every way to fail.
 func (s *session) authenticationFailed(err error) error {
-	s.server.guesses.failed(s.guessKey())
 	s.server.strangers.failed(s.network)
 	s.log.Info("authentication failed", "user", printable(s.startup.user), "error", err)
 	return wrongPassword(s.startup.user)

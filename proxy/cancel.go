@@ -115,16 +115,17 @@ func backendPID(ctx context.Context, conn *pgconn.PgConn) (uint32, error) {
 // cancelTarget forwards a CancelRequest over a new connection of the target's kind, or through the admin. The client learns
 // nothing of what came of it.
 func (s *session) cancelTarget(ctx context.Context) error {
-	if s.server.cancelGuesses.wait(s.network) > 0 {
+	// The turn is taken first: many connections together may not guess oftener than one.
+	if _, ok := s.server.cancelGuesses.reserve(s.network, 0); !ok {
 		s.server.metrics.cancels.WithLabelValues("throttled").Inc()
 		return errDisconnect
 	}
 	target := s.server.cancels.find(*s.startup.cancel)
 	if target == nil {
-		s.server.cancelGuesses.failed(s.network)
 		s.server.metrics.cancels.WithLabelValues("unknown").Inc()
 		return errDisconnect
 	}
+	s.server.cancelGuesses.returned(s.network)
 	ctx, cancel := context.WithTimeout(ctx, cancelTimeout)
 	defer cancel()
 	result := "forwarded"

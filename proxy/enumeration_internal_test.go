@@ -3,13 +3,20 @@ package proxy
 import (
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
 	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,3 +154,56 @@ func BenchmarkEnumeration(b *testing.B) {
 }
 
 func median(sorted []float64) float64 { return sorted[len(sorted)/2] }
+
+// Every reason that a refusal in the closed table gives is among those whose counters begin at zero.
+func TestReasonsAreCounted(t *testing.T) {
+	t.Parallel()
+	counted := slices.Concat(refusalReasons, endReasons)
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range regexp.MustCompile(`(?:reason:|\.reason =|r\.code, r\.reason = [A-Za-z]+,) *"([a-z_]+)"`).FindAllSubmatch(text, -1) {
+			n++
+			if reason := string(match[1]); !slices.Contains(counted, reason) && reason != "too_many_unauthenticated" {
+				t.Errorf("%s: the counters of %q do not begin at zero", file, reason)
+			}
+		}
+	}
+	if n < 20 {
+		t.Errorf("found %d reasons only", n)
+	}
+}
+
+// A certificate's common name counts only if it has no alternative name at all.
+func TestCertificateNames(t *testing.T) {
+	t.Parallel()
+	san := []pkix.Extension{{Id: subjectAltName}}
+	for _, rule := range []struct {
+		name string
+		cert x509.Certificate
+		want bool
+	}{
+		{"common name alone", x509.Certificate{Subject: pkix.Name{CommonName: "alice"}}, true},
+		{"DNS name", x509.Certificate{DNSNames: []string{"bob", "alice"}, Extensions: san}, true},
+		{"e-mail address", x509.Certificate{EmailAddresses: []string{"alice"}, Extensions: san}, true},
+		{"URI", x509.Certificate{URIs: []*url.URL{{Path: "alice"}}, Extensions: san}, true},
+		{"common name beside a DNS name", x509.Certificate{Subject: pkix.Name{CommonName: "alice"}, DNSNames: []string{"bob"}, Extensions: san}, false},
+		{"common name beside an address", x509.Certificate{Subject: pkix.Name{CommonName: "alice"}, IPAddresses: []net.IP{{127, 0, 0, 1}}, Extensions: san}, false},
+		{"common name beside a name of another kind", x509.Certificate{Subject: pkix.Name{CommonName: "alice"}, Extensions: san}, false},
+		{"nothing", x509.Certificate{}, false},
+	} {
+		if got := certificateNames(&rule.cert, "alice"); got != rule.want {
+			t.Errorf("%s: %v, want %v", rule.name, got, rule.want)
+		}
+	}
+}

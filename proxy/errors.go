@@ -121,6 +121,15 @@ var (
 		message: "the database server closed the connection unexpectedly",
 		hint:    "Connect again; if it goes on, tell the operators of the database.",
 	}
+	errUpstreamVanished = &refusal{
+		code: codeConnectionFailure, reason: "upstream_vanished",
+		message: "the database server does not answer any more",
+		hint:    "Connect again; if it goes on, tell the operators of the database.",
+	}
+	errClientVanished = &refusal{
+		code: codeConnectionFailure, reason: "client_vanished",
+		message: "the client does not answer any more",
+	}
 	errMessageLength = &refusal{
 		code: codeProtocolViolation, reason: "protocol",
 		message: "invalid message length",
@@ -158,6 +167,15 @@ func wrongPassword(user string) *refusal {
 		code: codeInvalidPassword, reason: "authentication",
 		message: fmt.Sprintf("password authentication failed for user %q", printable(user)),
 	}
+}
+
+// errWrongPasswordBefore is errPlaintext for somebody whose password over TLS was wrong a moment ago.
+func errWrongPasswordBefore(user string) *refusal {
+	r := wrongPassword(user)
+	r.reason = errPlaintext.reason
+	r.detail = "That was over TLS. Your client has tried again without encryption, which this gate does not take."
+	r.hint = errPlaintext.hint
+	return r
 }
 
 // unsupportedParameter is for a setting that is not let through. Of one that no PostgreSQL knows it says what PostgreSQL says.

@@ -133,17 +133,19 @@ const (
 )
 
 // refusal is what the client is told.
-func (c Cause) refusal() *refusal {
+func (c Cause) refusal(detail string) *refusal {
+	told := *errEndedByOperator
 	switch c {
+	case EndedByOperator:
 	case EndedByUser:
-		return errEndedByUser
+		told = *errEndedByUser
 	case EndedByLock:
-		return errLocked
+		told = *errLocked
 	case EndedByWithdrawal:
-		return errGrantRevoked
-	default:
-		return errEndedByOperator
+		told = *errGrantRevoked
 	}
+	told.detail = detail
+	return &told
 }
 
 // End ends a session, also one that is still being set up, and reports whether there is one of that name. detail is told to
@@ -153,9 +155,7 @@ func (s *Server) End(id string, cause Cause, detail string) bool {
 	if session == nil {
 		return false
 	}
-	told := *cause.refusal()
-	told.detail = detail
-	session.end(&told)
+	session.end(cause.refusal(detail))
 	return true
 }
 

@@ -1,10 +1,14 @@
 package proxy
 
 import (
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/hourgate/hourgate/policy"
 )
 
 // metrics of one server. Labels come from closed sets and from configuration, never from what clients send.
@@ -18,6 +22,8 @@ type metrics struct {
 	trailErrors       prometheus.Counter
 	panics            prometheus.Counter
 	certificateExpiry prometheus.Gauge
+
+	served sync.Map // integrations whose counters have begun
 }
 
 // newMetrics registers the metrics. relayed is asked at each scrape for the bytes from clients and from upstream: each
@@ -32,7 +38,7 @@ func newMetrics(registry prometheus.Registerer, relayed func() (fromClient, from
 	}
 	bytes("client", func() int64 { n, _ := relayed(); return n })
 	bytes("upstream", func() int64 { _, n := relayed(); return n })
-	return &metrics{
+	m := &metrics{
 		sessions: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "hourgate_sessions", Help: "Sessions that are being relayed.",
 		}, []string{"integration"}),
@@ -63,6 +69,14 @@ func newMetrics(registry prometheus.Registerer, relayed func() (fromClient, from
 			Name: "hourgate_tls_certificate_expiry_timestamp_seconds", Help: "When the certificate that clients are shown expires.",
 		}),
 	}
+	// A counter that begins with its first event hides that one from increase().
+	for _, reason := range slices.Concat(refusalReasons, endReasons) {
+		m.refused.WithLabelValues(reason)
+	}
+	for _, result := range []string{"forwarded", "failed", "unknown", "throttled"} {
+		m.cancels.WithLabelValues(result)
+	}
+	return m
 }
 
 // Forget takes away what is shown of an integration that is gone, once its last session has ended.
@@ -71,7 +85,33 @@ func (s *Server) Forget(integration string) {
 	s.metrics.sessions.DeletePartialMatch(of)
 	s.metrics.ended.DeletePartialMatch(of)
 	s.metrics.upstreams.DeletePartialMatch(of)
+	s.metrics.served.Delete(integration)
 }
+
+// serve makes the counters of an integration's sessions begin at zero.
+func (m *metrics) serve(integration string) {
+	if _, known := m.served.LoadOrStore(integration, true); known {
+		return
+	}
+	for _, reason := range endReasons {
+		m.ended.WithLabelValues(integration, reason)
+	}
+}
+
+// The closed sets of reasons: refusalReasons are for connections that do not become sessions only, and endReasons for
+// sessions as well.
+var (
+	refusalReasons = []string{
+		"plaintext", "replication", "protocol", "authentication", "parameter", "timeout", "session_limit", "server_full", "unreachable",
+		"provision", "console", string(policy.NoGrant), string(policy.Expired), string(policy.NotYet), string(policy.Ambiguous),
+		string(policy.NoDatabase), string(RequestPending), string(RequestDenied), string(RequestInvalid),
+		string(policy.Unconfirmed), "not_served", "not_ready",
+	}
+	endReasons = []string{
+		"disconnect", "grant_expired", "grant_revoked", "shutdown", "ended_by_operator", "ended_by_user", "locked", "identity_changed",
+		"upstream_error", "upstream_closed", "upstream_vanished", "client_vanished", "trail", "internal", "panic",
+	}
+)
 
 // observe records one phase of a session's set-up and returns the time for the next.
 func (m *metrics) observe(phase string, started time.Time) time.Time {

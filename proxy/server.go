@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/peer"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -53,6 +54,10 @@ type Config struct {
 	// read pg_stat_activity, and nothing to rely on: a client may change the name at any time. Default: the client's name is
 	// left alone.
 	ApplicationNamePrefix string
+
+	// PeerTimeout is how long a client, or the server for a session, may leave unanswered what it was sent, or asked, by the
+	// kernel's own means. The other side hears of it some seconds later. Default: 20 s.
+	PeerTimeout time.Duration
 
 	// NoticeBeforeEnd is how long before a grant's end its sessions are warned. None is needed.
 	NoticeBeforeEnd []time.Duration
@@ -148,12 +153,14 @@ type Server struct {
 	accepted uint64
 	listener net.Listener
 	clock    *time.Timer // see tick
+	ticks    uint64
 	closing  bool
 	running  sync.WaitGroup
 }
 
 // New checks the configuration and returns a server that does not listen yet.
 func New(cfg Config) (*Server, error) {
+	cfg.PeerTimeout = cmp.Or(cfg.PeerTimeout, peer.DefaultTimeout)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -273,6 +280,7 @@ func (s *Server) isClosing() bool {
 
 // start gives the connection a session and a goroutine.
 func (s *Server) start(conn net.Conn, operator bool) {
+	peer.KeepAlive(conn, s.cfg.PeerTimeout)
 	session := newSession(s, conn)
 	session.operator = operator
 	s.mu.Lock()
@@ -283,6 +291,7 @@ func (s *Server) start(conn net.Conn, operator bool) {
 	}
 	s.sessions[session] = struct{}{}
 	s.accepted++
+	session.number = s.accepted
 	s.running.Add(1)
 	s.mu.Unlock()
 	go func() {

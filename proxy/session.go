@@ -36,6 +36,7 @@ type session struct {
 	ctx    context.Context
 	end    context.CancelCauseFunc // any goroutine; the cause is what the client is told
 	began  time.Time
+	number uint64               // of the connection; belongs to the server's mutex
 	phase  phase                // how far it has come; see enter
 	info   atomic.Pointer[Info] // what others may know, since the phase began; nil before the client is authenticated
 
@@ -228,7 +229,11 @@ func (s *session) reconsider(set *policy.Set) {
 	}
 	grant, ok := set.Covers(s.user, s.grant.Name, s.decision.Database, now)
 	if !ok || !grant.SameRights(s.grant) {
-		s.end(errGrantRevoked)
+		if lock, locked := set.Locked(s.user, s.grant.Name, s.decision.Integration, time.Now()); locked {
+			s.end(EndedByLock.refusal(lock.Reason))
+		} else {
+			s.end(errGrantRevoked)
+		}
 		return
 	}
 	s.grant = grant
@@ -288,6 +293,7 @@ func (s *session) welcome() error {
 // relayMessages runs until somebody leaves or the session's context ends.
 func (s *session) relayMessages(ctx context.Context) error {
 	s.log.Info("session started", "role", s.lease.Login().User, "tls_upstream", s.encryption.String(), "setup", time.Since(s.began))
+	s.server.metrics.serve(s.decision.Integration)
 	active := s.server.metrics.sessions.WithLabelValues(s.decision.Integration)
 	active.Inc()
 	defer active.Dec()

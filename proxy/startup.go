@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -145,15 +146,28 @@ func (s *session) parseStartup(packet []byte) error {
 		return s.parseCancel(packet[4:])
 	}
 	// client → StartupMessage
-	if s.tls == nil && !s.plaintextAllowed() {
-		return errPlaintext
-	}
 	parsed, err := parseStartupMessage(packet)
+	if s.tls == nil && !s.plaintextAllowed() {
+		return s.refusePlaintext(parsed)
+	}
 	if err != nil {
 		return err
 	}
 	s.startup = parsed
 	return s.sendNegotiation()
+}
+
+// plaintextMemory is how long a failed log-in explains a connection in plaintext by the same user from the same network.
+const plaintextMemory = 15 * time.Second
+
+// refusePlaintext ends a connection that is not encrypted. With sslmode=prefer, libpq makes one after a log-in over TLS that has
+// failed, and shows its user the last error only: that must be the one that matters.
+func (s *session) refusePlaintext(asked startup) error {
+	s.startup.user, s.startup.database, s.startup.application = asked.user, asked.database, asked.application
+	if asked.user != "" && s.server.guesses.lately(s.guessKey(), plaintextMemory) {
+		return errWrongPasswordBefore(asked.user)
+	}
+	return errPlaintext
 }
 
 // sendNegotiation answers a minor version or an option that we don't know. The client decides whether it goes on.

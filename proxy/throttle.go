@@ -31,7 +31,7 @@ type throttle struct {
 
 type failures struct {
 	count int
-	last  time.Time
+	last  time.Time // may be a turn that is still to come
 }
 
 func (t *throttle) clock() time.Time {
@@ -46,7 +46,11 @@ func (t *throttle) wait(key string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.clock()
-	f := t.find(key, now)
+	return t.left(t.find(key, now), now)
+}
+
+// left is how long somebody with these failures has to wait.
+func (t *throttle) left(f failures, now time.Time) time.Duration {
 	if f.count <= t.free {
 		return 0
 	}
@@ -64,6 +68,39 @@ func (t *throttle) failed(key string) {
 	now := t.clock()
 	f := t.find(key, now)
 	t.put(key, failures{f.count + 1, now})
+}
+
+// reserve takes the key's next turn, and says how long that is to be waited for. The turn counts as a failure, unless
+// succeeded or returned is called: of those who come together, each has to wait for the ones before. If the turn is
+// further away than patience, none is taken.
+func (t *throttle) reserve(key string, patience time.Duration) (wait time.Duration, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.clock()
+	f := t.find(key, now)
+	if wait = t.left(f, now); wait > patience {
+		return wait, false
+	}
+	t.put(key, failures{f.count + 1, now.Add(wait)})
+	return wait, true
+}
+
+// returned gives back a turn that was no failure.
+func (t *throttle) returned(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.find(key, t.clock()); f.count > 0 {
+		t.put(key, failures{f.count - 1, f.last})
+	}
+}
+
+// lately reports that the key has failed within a time.
+func (t *throttle) lately(key string, within time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.clock()
+	f := t.find(key, now)
+	return f.count > 0 && now.Sub(f.last) < within
 }
 
 // succeeded forgets the failures of the key.

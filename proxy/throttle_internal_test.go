@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestThrottle(t *testing.T) {
@@ -96,5 +98,46 @@ func TestAdmission(t *testing.T) {
 	}
 	if a.leave("a"); len(a.networks) != 2 || a.total != 2 {
 		t.Errorf("networks that have left are kept: %v, %d", a.networks, a.total)
+	}
+}
+
+// Guesses that come together take their turns one after the other, and those who would have to wait for too long none.
+func TestReserveTurns(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	th := &throttle{free: 3, first: time.Second, longest: 8 * time.Second, now: func() time.Time { return now }}
+	var waits []time.Duration
+	refused := 0
+	for range 150 {
+		if wait, ok := th.reserve("alice", 30*time.Second); ok {
+			waits = append(waits, wait)
+		} else {
+			refused++
+		}
+	}
+	want := []time.Duration{0, 0, 0, 0, 1, 3, 7, 15, 23} // 1, 2, 4, 8, 8 s after one another
+	for i := range want {
+		want[i] *= time.Second
+	}
+	if diff := cmp.Diff(want, waits); diff != "" || refused != 150-len(want) {
+		t.Errorf("%d refused; waits (-want +got):\n%s", refused, diff)
+	}
+	if _, ok := th.reserve("bob", 0); !ok {
+		t.Error("alice's turns hold up bob")
+	}
+	now = now.Add(time.Minute)
+	if wait, ok := th.reserve("alice", 0); !ok || wait != 0 {
+		t.Errorf("after a minute: wait %v, %v", wait, ok)
+	}
+	th.succeeded("alice")
+	if wait, _ := th.reserve("alice", 0); wait != 0 {
+		t.Errorf("after a success: wait %v", wait)
+	}
+	for range 10 {
+		th.reserve("carol", 0)
+		th.returned("carol")
+	}
+	if wait, ok := th.reserve("carol", 0); wait != 0 || !ok {
+		t.Errorf("turns that were given back count: wait %v, %v", wait, ok)
 	}
 }

@@ -172,6 +172,9 @@ func OpenReserve(c net.Conn) {
 	}
 }
 
+// SyscallConn gives access to the socket, for options and for what the kernel knows of it.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
+
 // Cut ends both directions of c at once, without waiting for whoever reads from it or writes to it: they see the end. What
 // was written arrives. c has to be closed later all the same.
 func Cut(c net.Conn) {

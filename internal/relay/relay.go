@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/internal/burst"
+	"github.com/hourgate/hourgate/internal/peer"
 )
 
 // endGrace is how long the rest of a message may take to pass after the end of a session, so that the last ErrorResponse
@@ -114,6 +115,11 @@ func (r *Relay) LastStatement() time.Time {
 		return time.Unix(0, asked)
 	}
 	return time.Time{}
+}
+
+// Vanished reports which of the two ends has acknowledged nothing for longer than timeout, although it was sent data.
+func (r *Relay) Vanished(timeout time.Duration) (client, upstream bool) {
+	return peer.Vanished(r.client, timeout), peer.Vanished(r.upstream, timeout)
 }
 
 // past is a deadline that makes every blocked read or write return.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hourgate/hourgate/internal/peer"
 )
 
 // Config says where a server is and how it is reached. The names of libpq's parameters are given where they differ.
@@ -30,6 +32,7 @@ type Config struct {
 	AllowWeakAuth bool
 
 	DialTimeout time.Duration // limit for TCP and TLS together; default 10 s
+	PeerTimeout time.Duration // how long a server may leave keepalives unanswered; default 20 s
 }
 
 // Problem is a setting that can't be used; Key is its name in the configuration file.
@@ -97,7 +100,6 @@ type Server struct {
 
 const (
 	defaultDialTimeout = 10 * time.Second
-	keepAlive          = 30 * time.Second
 
 	// maxMessage bounds the messages that pgconn reads for us, which it allocates by their declared length: what follows
 	// AuthenticationOk, and the answers to the admin's statements. It stops a hostile server from exhausting our memory
@@ -111,6 +113,9 @@ const (
 func New(cfg Config) (*Server, error) {
 	if cfg.DialTimeout == 0 {
 		cfg.DialTimeout = defaultDialTimeout
+	}
+	if cfg.PeerTimeout == 0 {
+		cfg.PeerTimeout = peer.DefaultTimeout
 	}
 	if problems := cfg.Problems(); len(problems) > 0 {
 		return nil, problems[0]

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/internal/burst"
+	"github.com/hourgate/hourgate/internal/peer"
 )
 
 // alpn is the protocol name that PostgreSQL 17 and later expect in the TLS handshake.
@@ -36,11 +37,12 @@ func (s *Server) dial(ctx context.Context, enc encryption) (net.Conn, error) {
 
 // dialOnce opens a connection, with this offer of TLS if that is what it comes to.
 func (s *Server) dialOnce(ctx context.Context, enc encryption, offer *tls.Config) (net.Conn, error) {
-	dialer := net.Dialer{KeepAlive: keepAlive}
+	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", s.Address())
 	if err != nil {
 		return nil, err
 	}
+	peer.KeepAlive(conn, s.cfg.PeerTimeout)
 	conn = burst.Wrap(conn)
 	if enc == plaintext {
 		return conn, nil

@@ -131,7 +131,12 @@ func names(cert *x509.Certificate) string {
 	if cert.Subject.CommonName != "" {
 		all = append(all, "CN="+cert.Subject.CommonName)
 	}
-	return fmt.Sprintf("%.10q", all)
+	const most = 10 // a certificate may have hundreds
+	more := ""
+	if n := len(all) - most; n > 0 {
+		all, more = all[:most], fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Sprintf("%q%s", all, more)
 }
 
 // Encryption is what was negotiated with the server on one connection.

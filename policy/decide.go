@@ -40,7 +40,8 @@ const (
 
 // Decide returns the grant under which the request may go ahead at now, or the denial.
 //
-// A database is named as integration (for its default database), as integration/database, or by its name alone when
+// A database is named as integration (for its default database), as integration/database or database@integration, which
+// URLs of JDBC can carry (of an integration in one of the person's grants), or by its name alone when
 // the person's live grants cover it on one integration only. An integration in any of the person's grants, ended ones
 // too, goes before a database of that name: when a grant on it ends, a script must not find itself elsewhere. Of
 // several grants for one database one counts, they are never added up: the one that allows most (ADMIN, READ_WRITE,
@@ -78,6 +79,13 @@ func (s *Set) named(r Request) (wanted pair, ok bool) {
 	for g := range s.grantsOf(r.User) {
 		if g.Integration == r.Database {
 			return pair{g.Integration, s.defaults[g.Integration]}, true
+		}
+	}
+	if at := strings.LastIndexByte(r.Database, '@'); at >= 0 {
+		for g := range s.grantsOf(r.User) {
+			if g.Integration == r.Database[at+1:] {
+				return pair{g.Integration, r.Database[:at]}, true
+			}
 		}
 	}
 	return pair{}, false

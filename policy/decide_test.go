@@ -68,6 +68,10 @@ func TestDecide(t *testing.T) {
 
 		{"database on two integrations", "carol", "shared", "13:00", "ambiguous"},
 		{"the same with its integration", "carol", "billing/shared", "13:00", "others: billing/shared"},
+		{"the same as database@integration", "carol", "shared@billing", "13:00", "others: billing/shared"},
+		{"database@integration that is not the person's", "carol", "shared@elsewhere", "13:00", "no_grant"},
+		{"database@integration of somebody else's grant", "alice", "billing@billing", "13:00", "no_grant"},
+		{"database@integration that the grant does not name", "carol", "orders@billing", "13:00", "no_grant"},
 		{"database on one of two", "carol", "only-here", "13:00", "several: orders-prod/only-here"},
 		{"ambiguous no more once both have ended", "carol", "shared", "17:00", "expired"},
 
@@ -172,7 +176,7 @@ func TestDenials(t *testing.T) {
 		{"ambiguous", "bob", "a", "13:00", policy.Decision{
 			Reason:  policy.Ambiguous,
 			Message: `your grants cover more than one database "a"`,
-			Hint:    "Name the integration too: billing/a, orders-prod/a.",
+			Hint:    "Name the integration too, and connect to one of: a@billing, a@orders-prod.",
 		}},
 		{"more offers than a hint should have", "bob", "x", "13:00", policy.Decision{
 			Reason:  policy.NoGrant,

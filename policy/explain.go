@@ -68,14 +68,14 @@ func (s *Set) ambiguous(r Request, now time.Time) Decision {
 	var names []string
 	for p := range s.usable(r.User, now) {
 		if p.database == r.Database {
-			names = append(names, p.integration+"/"+p.database)
+			names = append(names, p.database+"@"+p.integration)
 		}
 	}
 	slices.Sort(names)
 	return Decision{
 		Reason:  Ambiguous,
 		Message: fmt.Sprintf("your grants cover more than one database %q", shorten(r.Database)),
-		Hint:    fmt.Sprintf("Name the integration too: %s.", enumerate(names)),
+		Hint:    fmt.Sprintf("Name the integration too, and connect to one of: %s.", enumerate(names)),
 	}
 }
 

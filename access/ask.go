@@ -41,6 +41,9 @@ func (s *Service) Ask(ctx context.Context, w policy.Wish) (*Request, policy.Plan
 		return nil, plan, s.storeError(err)
 	}
 	s.count(e, r)
+	if r.BreakGlass {
+		s.log.Warn("the glass was broken: somebody is let in without a decision", "request", r.ID, "user", r.User, "flow", r.Flow, "integration", r.Integration)
+	}
 	s.refreshNow(ctx)
 	if r.State == Approved {
 		return s.activate(ctx, r), plan, nil

@@ -46,6 +46,9 @@ func objection(format string, args ...any) *Objection {
 // Flow returns the flow of that name, or nil.
 func (s *Set) Flow(name string) *Flow { return s.flows[name] }
 
+// HasFlows reports whether there is any flow.
+func (s *Set) HasFlows() bool { return len(s.flows) > 0 }
+
 // FlowsOf returns the flows under which user may ask, by name.
 func (s *Set) FlowsOf(user string) []*Flow {
 	var flows []*Flow

@@ -243,6 +243,23 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestAdminSocket: whoever holds it may end and lock, and is nobody who decides, whatever the policy's people are called.
+func TestAdminSocket(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.say("bob@example.com", "REQUEST READ_ONLY ON orders-prod REASON x")
+	socket := access.Actor{Name: "carol", Operator: true}
+	for _, sql := range []string{"APPROVE 1", "DENY 1", "REQUEST READ_ONLY ON orders-prod REASON x", "EXTEND 1 FOR '1h'", "REVIEW 1 REASON x"} {
+		var told *desk.Error
+		if _, err := w.Run(t.Context(), socket, sql, nil, func(string) {}); !errors.As(err, &told) || told.Code != "42501" {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	if _, err := w.Run(t.Context(), socket, "END 1 REASON 'tidy'", nil, func(string) {}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWait: whoever waits is told when somebody has decided.
 func TestWait(t *testing.T) {
 	t.Parallel()

@@ -27,6 +27,9 @@ func checkCommand() *cobra.Command {
 				}
 			}
 			users, grants := set.Size()
+			if set.HasFlows() && cfg.State == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), "access_flows mean nothing without state in the configuration: nobody can ask")
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is fine: %d integration(s), %d user(s), %d grant(s)\n",
 				file, len(cfg.Integrations), users, grants)
 			return failed(err)

@@ -94,6 +94,7 @@ type Integration struct {
 	Port           uint16                  `yaml:"port"`
 	Database       string                  `yaml:"database"`
 	Labels         map[string]string       `yaml:"labels"`
+	Readers        []string                `yaml:"readers"` // host or host:port
 	SSLMode        upstream.SSLMode        `yaml:"ssl_mode"`
 	SSLRootCert    string                  `yaml:"ssl_root_cert"`
 	SSLNegotiation upstream.SSLNegotiation `yaml:"ssl_negotiation"`
@@ -102,6 +103,8 @@ type Integration struct {
 	SSLKey         string                  `yaml:"ssl_key"`
 	AllowWeakAuth  bool                    `yaml:"allow_weak_auth"`
 	Secret         secrets.Config          `yaml:"secret"`
+
+	ReaderServers []discover.Server // Readers, once loaded
 }
 
 // defaultConfig is what a key means that is not there. Integrations have defaults of their own, see setDefaults.
@@ -134,6 +137,11 @@ func (i *Integration) setDefaults() {
 	}
 	if i.SSLNegotiation == "" {
 		i.SSLNegotiation = upstream.Postgres
+	}
+	for _, text := range i.Readers {
+		if reader, err := discover.ParseReader(text, i.Port); err == nil { // validation says which are wrong
+			i.ReaderServers = append(i.ReaderServers, reader)
+		}
 	}
 }
 

@@ -256,7 +256,7 @@ func TestBadConfig(t *testing.T) {
 			"7:5: integrations[0].hostname: required",
 			"7:5: integrations[0].secret: exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got nothing",
 			"7:5: integrations[0].ssl_root_cert: required by ssl_mode verify-full: the file of the certificate authorities to trust",
-			`8:5: integrations[0]: unknown field "prt", did you mean "port"? (known: name, hostname, port, database, labels, ssl_mode, ssl_root_cert, ssl_negotiation, ssl_server_name, ssl_cert, ssl_key, allow_weak_auth, secret)`,
+			`8:5: integrations[0]: unknown field "prt", did you mean "port"? (known: name, hostname, port, database, labels, readers, ssl_mode, ssl_root_cert, ssl_negotiation, ssl_server_name, ssl_cert, ssl_key, allow_weak_auth, secret)`,
 			`9:14: role_linger: "x" is not a duration (want such as 30s, 1m or 4h)`,
 		}},
 	}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/proxy"
@@ -58,6 +60,7 @@ type member struct {
 	about    about       // belongs to the fleet's mutex
 	failed   *failure    // likewise: what the last look at the server found against it
 	server   *upstream.Server
+	readers  []*upstream.Server
 	store    *secrets.Store
 	keeper   *roles.Keeper
 	ctx      context.Context
@@ -81,6 +84,13 @@ func (w wiring) open(ctx context.Context, i Integration, lazy bool) (*member, er
 	}
 	m := &member{name: i.Name, settings: i, server: server, store: secrets.NewStore(source, secrets.StoreConfig{Log: w.log})}
 	cfg := w.roles
+	for _, r := range i.ReaderServers {
+		reader, err := w.reader(ctx, i, r, m.store)
+		if err != nil {
+			return nil, fmt.Errorf("integration %s: reader %s: %w", i.Name, r, err)
+		}
+		m.readers, cfg.Readers = append(m.readers, reader.Server), append(cfg.Readers, reader)
+	}
 	if !lazy {
 		cfg.Turns = nil
 	}
@@ -90,10 +100,43 @@ func (w wiring) open(ctx context.Context, i Integration, lazy bool) (*member, er
 	return m, nil
 }
 
+// reader is one of the integration's readers. The admin logs in there with the same secret, but for tokens, each of which is
+// for one server.
+func (w wiring) reader(ctx context.Context, i Integration, r discover.Server, store *secrets.Store) (roles.Reader, error) {
+	server, err := upstream.New(i.reader(r))
+	if err != nil || i.Secret.RDSIAM == nil {
+		return roles.Reader{Server: server, Secret: store}, err
+	}
+	source, err := w.secrets.Open(ctx, i.Secret.For(server.Address()))
+	if err != nil {
+		return roles.Reader{}, err
+	}
+	return roles.Reader{Server: server, Secret: secrets.NewStore(source, secrets.StoreConfig{Log: w.log})}, nil
+}
+
 // acquire fits the keeper to the proxy.
 func (m *member) acquire(ctx context.Context, user string, grant *policy.Grant, database string) (proxy.Lease, error) {
-	lease, err := m.keeper.Acquire(ctx, user, grant, database)
+	return forProxy(m.keeper.Acquire(ctx, user, grant, database))
+}
+
+// reader is what a session on one of the readers uses.
+func (m *member) reader() (proxy.Integration, bool) {
+	n, ok := m.keeper.Reader()
+	if !ok {
+		return proxy.Integration{}, false
+	}
+	return proxy.Integration{
+		Upstream: m.readers[n],
+		Acquire: func(ctx context.Context, user string, grant *policy.Grant, database string) (proxy.Lease, error) {
+			return forProxy(m.keeper.AcquireOnReader(ctx, user, grant, database, n))
+		},
+	}, true
+}
+
+func forProxy(lease *roles.Lease, err error) (proxy.Lease, error) {
 	switch {
+	case errors.Is(err, roles.ErrLagging):
+		return nil, proxy.ErrReaderLags
 	case errors.Is(err, roles.ErrSessionLimit):
 		return nil, proxy.ErrSessionLimit
 	case err != nil:
@@ -104,6 +147,7 @@ func (m *member) acquire(ctx context.Context, user string, grant *policy.Grant, 
 
 // Integration returns what new sessions use; see [proxy.Integrations].
 func (f *Fleet) Integration(name string) (proxy.Integration, bool) {
+	name, onReader := strings.CutSuffix(name, "/"+policy.ReaderSuffix)
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	m, ok := f.members[name]
@@ -116,6 +160,8 @@ func (f *Fleet) Integration(name string) (proxy.Integration, bool) {
 		return proxy.Integration{NotReady: m.about.notReady}, true
 	case m.failed != nil:
 		return proxy.Integration{NotReady: m.failed.reason}, true
+	case onReader:
+		return m.reader()
 	}
 	return proxy.Integration{Upstream: m.server, Acquire: m.acquire}, true
 }

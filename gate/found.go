@@ -61,7 +61,7 @@ func fromDiscovery(d discover.Integration) (Integration, about) {
 	}
 	i := Integration{
 		Name: d.Name, Hostname: d.Writer.Host, Port: d.Writer.Port, Database: d.Database,
-		SSLMode: d.SSLMode, SSLRootCert: d.SSLRootCert, SSLNegotiation: d.SSLNegotiation, Secret: d.Secret,
+		SSLMode: d.SSLMode, SSLRootCert: d.SSLRootCert, SSLNegotiation: d.SSLNegotiation, Secret: d.Secret, ReaderServers: d.Readers,
 	}
 	if i.SSLMode != "disable" {
 		i.SSLServerName = d.Writer.Name
@@ -168,8 +168,11 @@ func (a about) same(o about) bool {
 func (f *Fleet) Known() policy.Known {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	k := policy.Known{Labels: make(map[string]policy.Labels), NameTags: make(map[string][]string), Open: f.open}
+	k := policy.Known{Labels: make(map[string]policy.Labels), NameTags: make(map[string][]string), Readers: make(map[string]bool), Open: f.open}
 	note := func(name string, a about) { k.Labels[name], k.NameTags[name] = a.labels, a.nameTags }
+	for name, m := range f.members {
+		k.Readers[name] = len(m.readers) > 0
+	}
 	for m := range f.retiring {
 		note(m.name, m.about)
 	}
@@ -374,8 +377,9 @@ func (c *Config) databases() map[string]string {
 }
 
 func (c *Config) known() policy.Known {
-	k := policy.Known{Labels: make(map[string]policy.Labels), NameTags: make(map[string][]string), Open: len(c.Discovery) > 0}
+	k := policy.Known{Labels: make(map[string]policy.Labels), NameTags: make(map[string][]string), Readers: make(map[string]bool), Open: len(c.Discovery) > 0}
 	for _, i := range c.Integrations {
+		k.Readers[i.Name] = len(i.ReaderServers) > 0
 		k.Labels[i.Name] = labelsOf(i.Labels, false)
 	}
 	return k

@@ -148,6 +148,16 @@ func (i Integration) server() upstream.Config {
 	}
 }
 
+// reader is server for one of the integration's readers.
+func (i Integration) reader(r discover.Server) upstream.Config {
+	cfg := i.server()
+	cfg.Host, cfg.Port, cfg.ServerName = r.Host, r.Port, ""
+	if i.SSLMode != upstream.Disable {
+		cfg.ServerName = r.Name
+	}
+	return cfg
+}
+
 // Run serves until ctx is done, then drains and settles. reload is signalled to read policy, certificates and the trail's
 // path anew.
 func (g *Gate) Run(ctx context.Context, reload <-chan os.Signal) error {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
 )
@@ -101,6 +102,11 @@ func (v *validation) server(path string, i *Integration) {
 	}
 	if strings.Contains(i.Hostname, ".proxy-") && strings.HasSuffix(i.Hostname, ".rds.amazonaws.com") {
 		v.report(path+".hostname", "is an RDS Proxy, which knows only users that are registered with it; name the DB instance or cluster")
+	}
+	for n, text := range i.Readers {
+		if _, err := discover.ParseReader(text, i.Port); err != nil {
+			v.report(fmt.Sprintf("%s.readers[%d]", path, n), "%v", err)
+		}
 	}
 	if v.doc.Sound(path + ".ssl_mode") {
 		for _, p := range i.server().Problems() {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ type Decision struct {
 	Grant       *Grant // the grant that covers the request; nil when it is denied
 	Integration string // to connect to; empty when denied
 	Database    string // the database's own name on the integration; empty when denied
+	Reader      bool   // on one of the integration's readers, and not on its writer
 
 	Reason                Reason // why the request is denied; empty when it is not
 	Message, Detail, Hint string // for the person: the fields of an ErrorResponse. Detail and Hint may be empty
@@ -47,8 +49,43 @@ const (
 // several grants for one database one counts, they are never added up: the one that allows most (ADMIN, READ_WRITE,
 // READ_ONLY, named roles, named objects), then the one that ends last, then the first by name.
 //
+// Where an integration has readers, integration/ro and integration/ro/database are its databases there, under the same
+// grants.
+//
 // The person must be authenticated: the texts tell about their grants.
 func (s *Set) Decide(r Request, now time.Time) Decision {
+	on, reader := s.onReader(r)
+	d := s.decide(on, now)
+	d.Reader = reader && d.Grant != nil
+	if reader && d.Reason == NoGrant {
+		d.Message = fmt.Sprintf("no live grant for %q", shorten(r.Database))
+	}
+	return d
+}
+
+// ReaderSuffix stands behind an integration's name, after a slash, for its readers.
+const ReaderSuffix = "ro"
+
+// onReader returns what r asks for on a reader in the words for the writer. Only for who has a grant on the integration does
+// it say that there are readers.
+func (s *Set) onReader(r Request) (on Request, reader bool) {
+	integration, rest, _ := strings.Cut(r.Database, "/")
+	first, database, named := strings.Cut(rest, "/")
+	if first != ReaderSuffix || !s.readers[integration] {
+		return r, false
+	}
+	if !named {
+		database = s.defaults[integration]
+	}
+	for g := range s.grantsOf(r.User) {
+		if g.Integration == integration {
+			return Request{User: r.User, Database: integration + "/" + database}, true
+		}
+	}
+	return r, false
+}
+
+func (s *Set) decide(r Request, now time.Time) Decision {
 	if l, locked := s.Locked(r.User, "", "", now); locked {
 		return deniedByLock(l)
 	}

@@ -13,6 +13,7 @@ import (
 // others.
 type Known struct {
 	Labels   map[string]Labels   // by the integration's name
+	Readers  map[string]bool     // those that have readers, by name
 	NameTags map[string][]string // the tags that the name was made from, by the name; none: the configuration says it
 
 	// Open says that integrations come and go while the gate runs. A name that none has is then no mistake.

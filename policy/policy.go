@@ -123,7 +123,8 @@ type Set struct {
 	member    membership
 	operators People
 	flows     map[string]*Flow
-	notes     []string // what means nothing now
+	notes     []string        // what means nothing now
+	readers   map[string]bool // integrations that have readers
 	overlay   Overlay
 
 	disabled map[string]bool     // users

@@ -3,6 +3,7 @@ package policy
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -124,7 +125,7 @@ func (c *checker) build(files []decoded, all content) *Set {
 		}
 	}
 	set := newSet(all, c.member, c.integrations)
-	set.notes, set.warnings = c.notes, slices.Concat(c.unknown, c.warnings)
+	set.notes, set.readers, set.warnings = c.notes, maps.Clone(c.known.Readers), slices.Concat(c.unknown, c.warnings)
 	return set
 }
 

@@ -3,6 +3,8 @@ package proxy
 import (
 	"strings"
 	"sync"
+
+	"github.com/hourgate/hourgate/policy"
 )
 
 // A connection upstream takes three round trips before the first message that says who logs in. Nothing in them depends
@@ -60,7 +62,10 @@ func (a *aheadCredits) restore(network string) {
 // dialEarly begins to connect upstream for a client that is authenticating, if it may, and returns what to call when
 // that is over. Whether it does depends on the client's network and on the database, never on the user.
 func (s *session) dialEarly() (finished func()) {
-	name, _, _ := strings.Cut(s.requestedDatabase(), "/")
+	name, rest, _ := strings.Cut(s.requestedDatabase(), "/")
+	if first, _, _ := strings.Cut(rest, "/"); first == policy.ReaderSuffix {
+		return func() {} // which of the readers it will be is not known yet
+	}
 	integration, ok := s.server.cfg.Integrations.Integration(name)
 	if !ok || integration.NotReady != "" || !s.server.aheadCredits.spend(s.network) {
 		return func() {}
@@ -72,11 +77,11 @@ func (s *session) dialEarly() (finished func()) {
 // dial begins to connect to the server that the policy lets the client use, unless that has begun already.
 func (s *session) dial() {
 	s.server.aheadCredits.restore(s.network)
-	if s.aheadTo == s.decision.Integration {
+	if s.aheadTo == s.target() {
 		return
 	}
 	s.closeAhead() // a bare database of that name, and an integration that is not the user's
-	s.ahead, s.aheadTo = s.integration.Upstream.Ahead(s.ctx), s.decision.Integration
+	s.ahead, s.aheadTo = s.integration.Upstream.Ahead(s.ctx), s.target()
 }
 
 // closeAhead closes the connection, unless connect has taken it.

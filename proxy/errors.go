@@ -143,6 +143,17 @@ var (
 // ErrSessionLimit is what Integration.Acquire returns when the person has too many sessions under the grant already.
 var ErrSessionLimit = errors.New("too many sessions under one grant")
 
+// ErrReaderLags is what Integration.Acquire returns when the reader did not come to know the role in time.
+var ErrReaderLags = errors.New("the reader lags behind its writer")
+
+func readerLags(integration string) *refusal {
+	return &refusal{
+		code: codeCannotConnectNow, reason: "reader_lags",
+		message: fmt.Sprintf("the reader of %q is behind its writer and does not know you yet", integration),
+		hint:    fmt.Sprintf("Connect again in a moment, or connect to %q.", integration),
+	}
+}
+
 func tooManySessions(grant string) *refusal {
 	return &refusal{
 		code: codeTooManyConnections, reason: "session_limit",

@@ -193,7 +193,7 @@ func (s *session) authorize() error {
 	if role, sent := s.startup.params[roleParameter]; sent && role != "none" && !slices.Contains(s.decision.Grant.Access.Roles, role) {
 		return roleRefused(role)
 	}
-	integration, ok := s.server.cfg.Integrations.Integration(s.decision.Integration)
+	integration, ok := s.server.cfg.Integrations.Integration(s.target())
 	if !ok {
 		return notServed(s.decision.Integration)
 	}
@@ -204,6 +204,14 @@ func (s *session) authorize() error {
 	s.expiry = time.AfterFunc(time.Until(s.grant.Until), func() { s.end(errGrantEnded) })
 	s.log = s.log.With("integration", s.decision.Integration, "database", s.decision.Database, "grant", s.grant.Name)
 	return nil
+}
+
+// target is the integration's name, with what stands for its readers where the session is on one of them.
+func (s *session) target() string {
+	if s.decision.Reader {
+		return s.decision.Integration + "/" + policy.ReaderSuffix
+	}
+	return s.decision.Integration
 }
 
 // requestedDatabase is what the client named, which for PostgreSQL is the user's name if it named nothing.
@@ -260,6 +268,10 @@ func (s *session) provision(ctx context.Context) error {
 		}
 		if errors.Is(err, ErrSessionLimit) {
 			return tooManySessions(s.decision.Grant.Name)
+		}
+		if errors.Is(err, ErrReaderLags) {
+			s.log.Warn("session refused: the reader lags", "error", err)
+			return readerLags(s.decision.Integration)
 		}
 		s.log.Error("role could not be provided", "error", err)
 		return unavailable(s.decision.Integration, s.id, err)

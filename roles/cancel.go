@@ -18,12 +18,16 @@ func (l *Lease) Cancel(ctx context.Context, pid uint32) error {
 	if !l.has(pid) {
 		return errNotOurs
 	}
-	release, err := k.pool.Reserve(ctx)
+	pool := k.pool
+	if l.reader != nil {
+		pool = l.reader.pool
+	}
+	release, err := pool.Reserve(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	return k.pool.Use(ctx, func(c *admin.Conn) error {
+	return pool.Use(ctx, func(c *admin.Conn) error {
 		var signalled int
 		err := c.QueryOne(ctx, `
 			SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) FROM pg_stat_activity WHERE pid = $1 AND usesysid = $2`,
@@ -37,9 +41,8 @@ func (l *Lease) Cancel(ctx context.Context, pid uint32) error {
 
 // has reports whether the pid is that of an open backend of the role.
 func (l *Lease) has(pid uint32) bool {
-	k := l.lease.keeper
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	b, ok := l.lease.backends.ours[pid]
+	all, unlock := l.backends()
+	defer unlock()
+	b, ok := all.ours[pid]
 	return ok && !b.closed
 }

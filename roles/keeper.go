@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hourgate/hourgate/audit"
@@ -23,6 +24,7 @@ type Config struct {
 	Database    string // the integration's default database, where the warm admin connection lives
 	Deployment  string // whose roles these are; proxies of one deployment sweep each other's leftovers
 	Server      *upstream.Server
+	Readers     []Reader // optional: servers that replay what is done on Server, for sessions that only read
 	Secret      admin.Secret
 	Trail       Trail
 	Linger      time.Duration // how long a role outlives its last session; zero settles at once
@@ -36,6 +38,12 @@ type Config struct {
 	// Policy is what is in force: roles are decided again when it changes. Optional: without it grants are taken as they
 	// come.
 	Policy *policy.Live
+}
+
+// Reader is a server that replays what is done on another. Secret is the same admin's there.
+type Reader struct {
+	Server *upstream.Server
+	Secret admin.Secret
 }
 
 // Trail takes records before the act; *audit.Trail is one.
@@ -90,6 +98,12 @@ type Keeper struct {
 	suspects map[string]time.Time // roles of proxies that seem dead, and since when; belongs to sweeping
 
 	unwatch func() // the policy
+
+	readers     []*reader
+	turn        atomic.Uint32  // of the readers
+	watching    sync.WaitGroup // one for each reader that has roles to watch
+	readerCtx   context.Context
+	stopReaders context.CancelFunc
 }
 
 // New returns a keeper that has not talked to the server yet; see Run.
@@ -116,6 +130,7 @@ func New(cfg Config) *Keeper {
 	k.settler = settle.New(settle.Config{
 		Integration: cfg.Integration, Deployment: cfg.Deployment, Pool: k.pool, Trail: cfg.Trail, Log: log, Metrics: k.metrics.settle,
 	})
+	k.openReaders()
 	k.unwatch = func() {}
 	if cfg.Policy != nil {
 		k.unwatch = cfg.Policy.Watch(k.apply)
@@ -246,8 +261,8 @@ func (k *Keeper) Close(ctx context.Context) error {
 	defer k.pool.Close()
 	select {
 	case <-settled:
-		return nil
+		return k.closeReaders(ctx)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return errors.Join(context.Cause(ctx), k.closeReaders(ctx))
 	}
 }

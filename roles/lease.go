@@ -48,6 +48,7 @@ type Lease struct {
 	login   upstream.Login
 	lease   *lease
 	creates bool
+	reader  *reader // that the session is on; nil: on the writer
 	release sync.Once
 }
 
@@ -88,6 +89,7 @@ func (k *Keeper) acquire(ctx context.Context, key leaseKey, grant *policy.Grant,
 	defer k.mu.Unlock()
 	lease := &Lease{login: upstream.Login{User: l.role.Name, Password: password, Database: database}, lease: l, creates: creates}
 	l.backends.oid = l.role.OID
+	k.watchOnReaders(l.role)
 	l.backends.dialing[lease] = dial{began: time.Now()}
 	return lease, nil
 }
@@ -260,12 +262,11 @@ func (l *Lease) Discard() {
 
 // giveUp notes that a log-in that never said Opened is over.
 func (l *Lease) giveUp() {
-	k := l.lease.keeper
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if d, ok := l.lease.backends.dialing[l]; ok {
+	b, unlock := l.backends()
+	defer unlock()
+	if d, ok := b.dialing[l]; ok {
 		d.givenUp = time.Now()
-		l.lease.backends.dialing[l] = d
+		b.dialing[l] = d
 	}
 }
 

@@ -48,10 +48,14 @@ func newBackends() backends {
 // Opened says that the session has logged in and that this is its backend.
 func (l *Lease) Opened(pid uint32) {
 	k := l.lease.keeper
-	k.mu.Lock()
-	delete(l.lease.backends.dialing, l)
-	l.lease.backends.ours[pid] = backend{pid: pid, opened: time.Now()}
-	k.mu.Unlock()
+	b, unlock := l.backends()
+	delete(b.dialing, l)
+	b.ours[pid] = backend{pid: pid, opened: time.Now()}
+	unlock()
+	if l.reader != nil {
+		l.reader.wake()
+		return
+	}
 	select {
 	case k.opened <- struct{}{}:
 	default: // a check is due already
@@ -60,13 +64,26 @@ func (l *Lease) Opened(pid uint32) {
 
 // Closed says that the session's connection to that backend is closed.
 func (l *Lease) Closed(pid uint32) {
-	k := l.lease.keeper
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if b, ok := l.lease.backends.ours[pid]; ok {
+	all, unlock := l.backends()
+	defer unlock()
+	if b, ok := all.ours[pid]; ok {
 		b.closed = true
-		l.lease.backends.ours[pid] = b
+		all.ours[pid] = b
 	}
+}
+
+// backends returns those of the role on the server that the session is on, locked.
+func (l *Lease) backends() (b *backends, unlock func()) {
+	if r := l.reader; r != nil {
+		r.mu.Lock()
+		if w := r.roles[l.lease.role.OID]; w != nil {
+			return &w.backends, r.mu.Unlock
+		}
+		forgotten := newBackends() // the role has ended
+		return &forgotten, r.mu.Unlock
+	}
+	l.lease.keeper.mu.Lock()
+	return &l.lease.backends, l.lease.keeper.mu.Unlock
 }
 
 // seen is a row of pg_stat_activity.
@@ -86,14 +103,7 @@ func (k *Keeper) CheckSessions(ctx context.Context) error {
 	}
 	asked := time.Now()
 	return k.pool.Use(ctx, func(c *admin.Conn) error {
-		// Parallel workers have a leader, which is judged for them.
-		rows, err := c.Query(ctx, `
-			SELECT usesysid, pid, backend_start, coalesce(host(client_addr), 'local'), coalesce(application_name, '')
-			  FROM pg_stat_activity WHERE usesysid = ANY ($1) AND leader_pid IS NULL AND backend_start IS NOT NULL`, oids)
-		if err != nil {
-			return err
-		}
-		all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[seen])
+		all, err := sessionsOf(ctx, c, oids)
 		if err != nil {
 			return err
 		}
@@ -103,6 +113,17 @@ func (k *Keeper) CheckSessions(ctx context.Context) error {
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// sessionsOf returns the backends of roles. Parallel workers have a leader, which is judged for them.
+func sessionsOf(ctx context.Context, c *admin.Conn, oids []uint32) ([]seen, error) {
+	rows, err := c.Query(ctx, `
+		SELECT usesysid, pid, backend_start, coalesce(host(client_addr), 'local'), coalesce(application_name, '')
+		  FROM pg_stat_activity WHERE usesysid = ANY ($1) AND leader_pid IS NULL AND backend_start IS NOT NULL`, oids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[seen])
 }
 
 func (k *Keeper) roleOIDs() []uint32 {

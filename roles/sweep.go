@@ -50,6 +50,10 @@ func (k *Keeper) Sweep(ctx context.Context) error {
 		k.log.Error("profiles could not be tidied, trying again", "error", err)
 		errs = append(errs, err)
 	}
+	if err := k.sweepReaders(ctx); err != nil {
+		k.log.Error("readers could not be swept, trying again", "error", err)
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -187,6 +191,9 @@ func (k *Keeper) sweepOne(ctx context.Context, role ledger.Role, o orphan) error
 		return err
 	}
 	err := k.settler.Settle(ctx, settle.End{Role: role, Comment: o.Comment, Once: true})
+	if !errors.Is(err, settle.ErrTaken) {
+		k.endOnReaders(role, nil)(ctx)
+	}
 	switch {
 	case errors.Is(err, settle.ErrTaken):
 		return nil

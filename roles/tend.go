@@ -184,6 +184,8 @@ func (l *lease) finish(told <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	if role := l.known(); role.OID != 0 {
+		settled := k.endOnReaders(role, told)
+		defer settled(ctx)
 		if err := k.settler.Settle(ctx, settle.End{Role: role, Told: told}); err != nil {
 			k.log.Error("role could not be settled, the sweep goes on", "role", role.Name, "grant", role.Entry.Grant, "error", err)
 		}
@@ -210,6 +212,7 @@ func (l *lease) forget() {
 	k := l.keeper
 	k.mu.Lock()
 	delete(k.ours, l.role.Name)
+	k.letGoOnReaders(l.role)
 	k.mu.Unlock()
 	k.metrics.live.Dec()
 }

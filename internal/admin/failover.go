@@ -60,6 +60,14 @@ func rejected(err error, cred secrets.Credential) bool {
 	return code == "28P01" || cred.Token && code == "28000"
 }
 
+// check asks whether the connection works and leads to where it should.
+func (p *Pool) check(ctx context.Context, c *Conn) error {
+	if p.cfg.Reader {
+		return c.Ping(ctx)
+	}
+	return c.writable(ctx)
+}
+
 // writable asks whether the connection works and leads to the writer.
 func (c *Conn) writable(ctx context.Context) error {
 	var replica bool

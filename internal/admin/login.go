@@ -24,6 +24,9 @@ type Config struct {
 	Server      *upstream.Server
 	Secret      Secret
 	Log         *slog.Logger
+
+	// Reader says that the server replays what is done elsewhere, so that it need not be one that can be written to. Optional.
+	Reader bool
 }
 
 // Secret hands out the admin's credential; *secrets.Store is one.
@@ -77,7 +80,7 @@ func (p *Pool) login(ctx context.Context, database string, cred secrets.Credenti
 	if err != nil {
 		return nil, err
 	}
-	if err = conn.writable(ctx); err == nil {
+	if err = p.check(ctx, conn); err == nil {
 		err = conn.prepare(ctx)
 	}
 	if err != nil {

@@ -147,7 +147,7 @@ func (p *Pool) Reserve(ctx context.Context) (release func(), err error) {
 func (p *Pool) acquire(ctx context.Context) (*Conn, error) {
 	for {
 		conn, err := p.next(ctx)
-		if err != nil || time.Since(conn.used) < idleCheck || conn.writable(ctx) == nil {
+		if err != nil || time.Since(conn.used) < idleCheck || p.check(ctx, conn) == nil {
 			return conn, err
 		}
 		p.discard(conn)

@@ -1,0 +1,177 @@
+package gate_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/gatetest"
+	"github.com/hourgate/hourgate/internal/pgtest"
+)
+
+// withReader runs a gate whose integration "shop" has a replica for its reader; Alice may read there.
+func withReader(t *testing.T, major int) (g *gatetest.Gate, replica *pgtest.Server) {
+	t.Helper()
+	server := pgtest.Start(t, major)
+	db := server.Database(t)
+	replica = server.Replica(t)
+	g = gatetest.New(t, db)
+	g.Write(t, "servers.yaml", fmt.Sprintf(`
+- name: shop
+  hostname: localhost
+  port: %d
+  database: %s
+  ssl_root_cert: %s
+  readers: ["localhost:%d"]
+  secret: {file: secret.json}
+`, server.Port, db.Name, server.CAFile, replica.Port))
+	g.Run(t, g.Configure(t, gatetest.Options{
+		Grants: gatetest.Grant("read", "integration", "shop"),
+		Config: map[string]string{"discovery": "[{file: {path: servers.yaml}}]", "role_linger": "0s"},
+	}))
+	_ = awaitLogin(t, g, "shop").Close(t.Context())
+	return g, replica
+}
+
+// tenants counts the sessions of ephemeral roles on a server, for whom the server's own word is asked.
+func tenants(t *testing.T, on *pgx.Conn) (n int) {
+	t.Helper()
+	err := on.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid WHERE a.backend_type = 'client backend' AND (r.rolname LIKE 'hg\\_%' OR r.oid IS NULL)").Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func eachMajor(t *testing.T, test func(t *testing.T, major int)) {
+	for _, major := range pgtest.Majors() {
+		t.Run(fmt.Sprint(major), func(t *testing.T) { t.Parallel(); test(t, major) })
+	}
+}
+
+// The end of a grant holds on readers: sessions there end, running statements too, and nothing is left.
+func TestReaderSessionsEnd(t *testing.T) {
+	eachMajor(t, func(t *testing.T, major int) {
+		g, replica := withReader(t, major)
+		onReplica := replica.Superuser(t, g.DB.Name)
+		for _, database := range []string{"shop/ro", "shop/ro/" + g.DB.Name} {
+			conn := g.Connect(t, database)
+			var recovery bool
+			if err := conn.QueryRow(t.Context(), "SELECT pg_is_in_recovery() FROM orders LIMIT 1").Scan(&recovery); err != nil || !recovery {
+				t.Fatalf("on %s: in recovery %v, %v", database, recovery, err)
+			}
+		}
+		busy := g.Connect(t, "shop/ro")
+		ended := make(chan error, 1)
+		go func() { _, err := busy.Exec(t.Context(), "SELECT pg_sleep(600)"); ended <- err }()
+		gatetest.Eventually(t, "three sessions on the reader", func() bool { return tenants(t, onReplica) == 3 })
+
+		began := time.Now()
+		g.SetGrants(t, "")
+		if err := <-ended; err == nil || !strings.Contains(err.Error(), "withdrawn") {
+			t.Errorf("the running statement ended with %v", err)
+		}
+		gatetest.Eventually(t, "nobody is on the reader", func() bool { return tenants(t, onReplica) == 0 })
+		if took := time.Since(began); took > 5*time.Second { // a second, and the machine's noise
+			t.Errorf("the end took %v on the reader", took)
+		} else {
+			t.Logf("PostgreSQL %d: no session on the reader %v after the change of the policy", major, took)
+		}
+		gatetest.Eventually(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
+	})
+}
+
+func rolesOn(t *testing.T, conn *pgx.Conn) (n int) {
+	t.Helper()
+	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'hg\\_%'").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A log-in waits for a reader that lags.
+func TestReaderThatLagsIsWaitedFor(t *testing.T) {
+	eachMajor(t, func(t *testing.T, major int) {
+		g, replica := withReader(t, major)
+		resume := replica.PauseReplay(t)
+		connected := make(chan error, 1)
+		go func() {
+			conn, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "shop/ro")
+			if err == nil {
+				err = conn.Close(context.WithoutCancel(t.Context()))
+			}
+			connected <- err
+		}()
+		gatetest.Eventually(t, "the role is made", func() bool { return len(g.Roles(t)) == 1 })
+		select {
+		case err := <-connected:
+			t.Fatalf("let in on a reader that does not know the role: %v", err)
+		case <-time.After(300 * time.Millisecond):
+		}
+		resume()
+		if err := <-connected; err != nil {
+			t.Errorf("once the reader has caught up: %v", err)
+		}
+	})
+}
+
+// A reader that lags for too long is said to.
+func TestReaderThatLagsTooLong(t *testing.T) {
+	t.Parallel()
+	g, replica := withReader(t, 17)
+	defer replica.PauseReplay(t)()
+	_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "shop/ro")
+	if err == nil || !strings.Contains(err.Error(), `the reader of "shop" is behind its writer`) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "shop"); err != nil {
+		t.Errorf("the writer: %v", err)
+	}
+}
+
+// While replay stands still the reader lets an ended role in, whose password a tenant may know. It is put out again and
+// again until the reader knows of the end.
+func TestEndHoldsWhileReplayIsPaused(t *testing.T) {
+	eachMajor(t, func(t *testing.T, major int) {
+		g, replica := withReader(t, major)
+		onReplica := replica.Superuser(t, g.DB.Name)
+		conn := g.Connect(t, "shop/ro")
+		role := g.Roles(t)[0]
+		if _, err := g.DB.Superuser(t).Exec(t.Context(), fmt.Sprintf("ALTER ROLE %s PASSWORD 'known'", role)); err != nil {
+			t.Fatal(err)
+		}
+		direct := func() (*pgx.Conn, error) {
+			return pgx.Connect(t.Context(), replica.URL(role, "known", g.DB.Name).String())
+		}
+		gatetest.Eventually(t, "the reader has the password", func() bool {
+			friend, err := direct()
+			if err == nil {
+				gatetest.Eventually(t, "a session past the gate is put out", func() bool { return friend.Ping(t.Context()) != nil })
+			}
+			return err == nil
+		})
+		resume := replica.PauseReplay(t)
+		g.SetGrants(t, "")
+		gatetest.Eventually(t, "the session ends", func() bool { return conn.Ping(t.Context()) != nil })
+		gatetest.Eventually(t, "the role is gone from the writer", func() bool { return len(g.Roles(t)) == 0 })
+		if n := rolesOn(t, onReplica); n != 1 {
+			t.Fatalf("the reader knows %d roles, want that which has ended", n)
+		}
+		for range 3 {
+			friend, err := direct()
+			if err != nil {
+				t.Fatalf("the reader should still let the role in: %v", err)
+			}
+			gatetest.Eventually(t, "the session of the ended role is put out", func() bool { return friend.Ping(t.Context()) != nil })
+		}
+		resume()
+		gatetest.Eventually(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
+		if n := tenants(t, onReplica); n != 0 {
+			t.Errorf("%d sessions are left on the reader", n)
+		}
+	})
+}

@@ -47,42 +47,47 @@ func tenants(t *testing.T, on *pgx.Conn) (n int) {
 	return n
 }
 
-func eachMajor(t *testing.T, test func(t *testing.T, major int)) {
+// Sessions on readers, with replicas of each major.
+func TestReaders(t *testing.T) {
 	for _, major := range pgtest.Majors() {
-		t.Run(fmt.Sprint(major), func(t *testing.T) { t.Parallel(); test(t, major) })
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			g, replica := withReader(t, major)
+			t.Run("a reader that lags is waited for", func(t *testing.T) { waitsForReader(t, g, replica) })
+			t.Run("sessions end", func(t *testing.T) { endsOnReader(t, g, replica) })
+			g.SetGrants(t, gatetest.Grant("read-again", "integration", "shop"))
+			t.Run("the end holds while replay is paused", func(t *testing.T) { endsWhilePaused(t, g, replica) })
+		})
 	}
 }
 
 // The end of a grant holds on readers: sessions there end, running statements too, and nothing is left.
-func TestReaderSessionsEnd(t *testing.T) {
-	eachMajor(t, func(t *testing.T, major int) {
-		g, replica := withReader(t, major)
-		onReplica := replica.Superuser(t, g.DB.Name)
-		for _, database := range []string{"shop/ro", "shop/ro/" + g.DB.Name} {
-			conn := g.Connect(t, database)
-			var recovery bool
-			if err := conn.QueryRow(t.Context(), "SELECT pg_is_in_recovery() FROM orders LIMIT 1").Scan(&recovery); err != nil || !recovery {
-				t.Fatalf("on %s: in recovery %v, %v", database, recovery, err)
-			}
+func endsOnReader(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
+	onReplica := replica.Superuser(t, g.DB.Name)
+	for _, database := range []string{"shop/ro", "shop/ro/" + g.DB.Name} {
+		conn := g.Connect(t, database)
+		var recovery bool
+		if err := conn.QueryRow(t.Context(), "SELECT pg_is_in_recovery() FROM orders LIMIT 1").Scan(&recovery); err != nil || !recovery {
+			t.Fatalf("on %s: in recovery %v, %v", database, recovery, err)
 		}
-		busy := g.Connect(t, "shop/ro")
-		ended := make(chan error, 1)
-		go func() { _, err := busy.Exec(t.Context(), "SELECT pg_sleep(600)"); ended <- err }()
-		gatetest.Eventually(t, "three sessions on the reader", func() bool { return tenants(t, onReplica) == 3 })
+	}
+	busy := g.Connect(t, "shop/ro")
+	ended := make(chan error, 1)
+	go func() { _, err := busy.Exec(t.Context(), "SELECT pg_sleep(600)"); ended <- err }()
+	gatetest.Eventually(t, "three sessions on the reader", func() bool { return tenants(t, onReplica) == 3 })
 
-		began := time.Now()
-		g.SetGrants(t, "")
-		if err := <-ended; err == nil || !strings.Contains(err.Error(), "withdrawn") {
-			t.Errorf("the running statement ended with %v", err)
-		}
-		gatetest.Eventually(t, "nobody is on the reader", func() bool { return tenants(t, onReplica) == 0 })
-		if took := time.Since(began); took > 5*time.Second { // a second, and the machine's noise
-			t.Errorf("the end took %v on the reader", took)
-		} else {
-			t.Logf("PostgreSQL %d: no session on the reader %v after the change of the policy", major, took)
-		}
-		gatetest.Eventually(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
-	})
+	began := time.Now()
+	g.SetGrants(t, "")
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "withdrawn") {
+		t.Errorf("the running statement ended with %v", err)
+	}
+	gatetest.Eventually(t, "nobody is on the reader", func() bool { return tenants(t, onReplica) == 0 })
+	if took := time.Since(began); took > 5*time.Second { // a second, and the machine's noise
+		t.Errorf("the end took %v on the reader", took)
+	} else {
+		t.Logf("PostgreSQL %d: no session on the reader %v after the change of the policy", replica.Major, took)
+	}
+	gatetest.Eventually(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
 }
 
 func rolesOn(t *testing.T, conn *pgx.Conn) (n int) {
@@ -94,29 +99,26 @@ func rolesOn(t *testing.T, conn *pgx.Conn) (n int) {
 }
 
 // A log-in waits for a reader that lags.
-func TestReaderThatLagsIsWaitedFor(t *testing.T) {
-	eachMajor(t, func(t *testing.T, major int) {
-		g, replica := withReader(t, major)
-		resume := replica.PauseReplay(t)
-		connected := make(chan error, 1)
-		go func() {
-			conn, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "shop/ro")
-			if err == nil {
-				err = conn.Close(context.WithoutCancel(t.Context()))
-			}
-			connected <- err
-		}()
-		gatetest.Eventually(t, "the role is made", func() bool { return len(g.Roles(t)) == 1 })
-		select {
-		case err := <-connected:
-			t.Fatalf("let in on a reader that does not know the role: %v", err)
-		case <-time.After(300 * time.Millisecond):
+func waitsForReader(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
+	resume := replica.PauseReplay(t)
+	connected := make(chan error, 1)
+	go func() {
+		conn, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "shop/ro")
+		if err == nil {
+			err = conn.Close(context.WithoutCancel(t.Context()))
 		}
-		resume()
-		if err := <-connected; err != nil {
-			t.Errorf("once the reader has caught up: %v", err)
-		}
-	})
+		connected <- err
+	}()
+	gatetest.Eventually(t, "the role is made", func() bool { return len(g.Roles(t)) == 1 })
+	select {
+	case err := <-connected:
+		t.Fatalf("let in on a reader that does not know the role: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	resume()
+	if err := <-connected; err != nil {
+		t.Errorf("once the reader has caught up: %v", err)
+	}
 }
 
 // A reader that lags for too long is said to.
@@ -135,43 +137,40 @@ func TestReaderThatLagsTooLong(t *testing.T) {
 
 // While replay stands still the reader lets an ended role in, whose password a tenant may know. It is put out again and
 // again until the reader knows of the end.
-func TestEndHoldsWhileReplayIsPaused(t *testing.T) {
-	eachMajor(t, func(t *testing.T, major int) {
-		g, replica := withReader(t, major)
-		onReplica := replica.Superuser(t, g.DB.Name)
-		conn := g.Connect(t, "shop/ro")
-		role := g.Roles(t)[0]
-		if _, err := g.DB.Superuser(t).Exec(t.Context(), fmt.Sprintf("ALTER ROLE %s PASSWORD 'known'", role)); err != nil {
-			t.Fatal(err)
+func endsWhilePaused(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
+	onReplica := replica.Superuser(t, g.DB.Name)
+	conn := awaitLogin(t, g, "shop/ro")
+	role := g.Roles(t)[0]
+	if _, err := g.DB.Superuser(t).Exec(t.Context(), fmt.Sprintf("ALTER ROLE %s PASSWORD 'known'", role)); err != nil {
+		t.Fatal(err)
+	}
+	direct := func() (*pgx.Conn, error) {
+		return pgx.Connect(t.Context(), replica.URL(role, "known", g.DB.Name).String())
+	}
+	gatetest.Eventually(t, "the reader has the password", func() bool {
+		friend, err := direct()
+		if err == nil {
+			gatetest.Eventually(t, "a session past the gate is put out", func() bool { return friend.Ping(t.Context()) != nil })
 		}
-		direct := func() (*pgx.Conn, error) {
-			return pgx.Connect(t.Context(), replica.URL(role, "known", g.DB.Name).String())
-		}
-		gatetest.Eventually(t, "the reader has the password", func() bool {
-			friend, err := direct()
-			if err == nil {
-				gatetest.Eventually(t, "a session past the gate is put out", func() bool { return friend.Ping(t.Context()) != nil })
-			}
-			return err == nil
-		})
-		resume := replica.PauseReplay(t)
-		g.SetGrants(t, "")
-		gatetest.Eventually(t, "the session ends", func() bool { return conn.Ping(t.Context()) != nil })
-		gatetest.Eventually(t, "the role is gone from the writer", func() bool { return len(g.Roles(t)) == 0 })
-		if n := rolesOn(t, onReplica); n != 1 {
-			t.Fatalf("the reader knows %d roles, want that which has ended", n)
-		}
-		for range 3 {
-			friend, err := direct()
-			if err != nil {
-				t.Fatalf("the reader should still let the role in: %v", err)
-			}
-			gatetest.Eventually(t, "the session of the ended role is put out", func() bool { return friend.Ping(t.Context()) != nil })
-		}
-		resume()
-		gatetest.Eventually(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
-		if n := tenants(t, onReplica); n != 0 {
-			t.Errorf("%d sessions are left on the reader", n)
-		}
+		return err == nil
 	})
+	resume := replica.PauseReplay(t)
+	g.SetGrants(t, "")
+	gatetest.Eventually(t, "the session ends", func() bool { return conn.Ping(t.Context()) != nil })
+	gatetest.Eventually(t, "the role is gone from the writer", func() bool { return len(g.Roles(t)) == 0 })
+	if n := rolesOn(t, onReplica); n != 1 {
+		t.Fatalf("the reader knows %d roles, want that which has ended", n)
+	}
+	for range 3 {
+		friend, err := direct()
+		if err != nil {
+			t.Fatalf("the reader should still let the role in: %v", err)
+		}
+		gatetest.Eventually(t, "the session of the ended role is put out", func() bool { return friend.Ping(t.Context()) != nil })
+	}
+	resume()
+	gatetest.Eventually(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
+	if n := tenants(t, onReplica); n != 0 {
+		t.Errorf("%d sessions are left on the reader", n)
+	}
 }

@@ -58,7 +58,7 @@ func (k *Keeper) Settle(ctx context.Context, name string) error {
 	}
 	for _, o := range orphans {
 		if e, ok := ledger.Parse(o.Comment); ok && o.Name == name && e.Deployment == k.cfg.Deployment {
-			return k.settler.Settle(ctx, settle.End{Role: ledger.Role{Name: o.Name, OID: o.OID, Entry: e}, Once: true})
+			return k.settle(ctx, settle.End{Role: ledger.Role{Name: o.Name, OID: o.OID, Entry: e}, Once: true}, nil)
 		}
 	}
 	return fmt.Errorf("%w: %s", ErrNoRole, name)

@@ -25,6 +25,7 @@ const (
 	endLook       = 100 * time.Millisecond // between two looks while a role that has ended may still be used
 	lagLook       = time.Second            // the same, when the reader lags for long
 	lagging       = 5 * time.Second        // what long is
+	readerRid     = 2 * time.Second        // how long the removal of a role waits for readers
 	readerClose   = 3 * time.Second        // how long Close waits for readers
 )
 

@@ -7,12 +7,14 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/settle"
 )
 
 // endOnReaders terminates what a role runs on the readers, now and until they have replayed its end. Clients hear from us
@@ -45,6 +47,50 @@ func (k *Keeper) endOnReaders(role ledger.Role, told <-chan struct{}) (settled f
 			r.wake()
 		}
 	}
+}
+
+// settle ends a role on the writer and on the readers. settled is what endOnReaders returned; nil has it called once it is
+// clear that the role is ours to end.
+func (k *Keeper) settle(ctx context.Context, x settle.End, settled func(context.Context)) error {
+	if len(k.readers) > 0 {
+		x.Elsewhere = func(ctx context.Context) {
+			if settled == nil {
+				settled = k.endOnReaders(x.Role, nil)
+			}
+			k.ridReaders(ctx, x.Role)
+		}
+	}
+	err := k.settler.Settle(ctx, x)
+	if settled != nil {
+		settled(ctx)
+	}
+	return err
+}
+
+// ridReaders terminates what a role runs on readers until they let it in no more, for a moment: once a reader has replayed
+// the drop of the role, only who is a member of pg_signal_backend can terminate a session of it there. Readers that lag for
+// longer are pursued by their run.
+func (k *Keeper) ridReaders(ctx context.Context, role ledger.Role) {
+	ctx, cancel := context.WithTimeout(ctx, readerRid)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, r := range k.readers {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				var signalled int
+				var closed bool
+				err := r.pool.Use(ctx, func(c *admin.Conn) error {
+					return c.QueryOne(ctx, `
+						SELECT (SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = $1),
+						       NOT EXISTS (SELECT FROM pg_roles WHERE oid = $1 AND rolcanlogin)`, []any{role.OID}, &signalled, &closed)
+				})
+				if err == nil && closed && signalled == 0 || admin.Pause(ctx, replayPoll) != nil {
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // run looks after the roles on the reader until there are none.

@@ -190,10 +190,7 @@ func (k *Keeper) sweepOne(ctx context.Context, role ledger.Role, o orphan) error
 	if inherited, err := k.inherits(ctx, role, o.Alive && role.Entry.Proxy != k.proxy); inherited {
 		return err
 	}
-	err := k.settler.Settle(ctx, settle.End{Role: role, Comment: o.Comment, Once: true})
-	if !errors.Is(err, settle.ErrTaken) {
-		k.endOnReaders(role, nil)(ctx)
-	}
+	err := k.settle(ctx, settle.End{Role: role, Comment: o.Comment, Once: true}, nil)
 	switch {
 	case errors.Is(err, settle.ErrTaken):
 		return nil

@@ -184,9 +184,7 @@ func (l *lease) finish(told <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	if role := l.known(); role.OID != 0 {
-		settled := k.endOnReaders(role, told)
-		defer settled(ctx)
-		if err := k.settler.Settle(ctx, settle.End{Role: role, Told: told}); err != nil {
+		if err := k.settle(ctx, settle.End{Role: role, Told: told}, k.endOnReaders(role, told)); err != nil {
 			k.log.Error("role could not be settled, the sweep goes on", "role", role.Name, "grant", role.Entry.Grant, "error", err)
 		}
 	}

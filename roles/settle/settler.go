@@ -67,6 +67,10 @@ type End struct {
 	// something else by now: another process has taken it over, or its grant was prolonged. Empty for a role of this process.
 	Comment string
 
+	// Elsewhere is called when the role's power is taken, and before anything is removed: sessions on other servers can be
+	// terminated only while the role exists. It has to be bounded. Optional.
+	Elsewhere func(ctx context.Context)
+
 	// Once says that whoever asks will ask again: there is one try.
 	Once bool
 }
@@ -116,6 +120,9 @@ func (st *Settler) try(ctx context.Context, x End, l *lane) error {
 	l.close(e)
 	if e.taken {
 		return ErrTaken
+	}
+	if x.Elsewhere != nil {
+		x.Elsewhere(ctx)
 	}
 	var s *settlement
 	err := st.cfg.Pool.Use(ctx, func(c *admin.Conn) error {

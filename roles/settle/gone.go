@@ -23,6 +23,9 @@ const (
 	heldByLimit = 20 // objects that a tombstone names
 )
 
+// errAtOnce says that another try need not wait.
+var errAtOnce = errors.New("what was in the way is gone")
+
 var errGrantedByOthers = errors.New("somebody for whom the admin may not act has granted it")
 
 // settlement removes what one role left, over one admin connection, after its power was taken. Every step is idempotent, so a
@@ -84,6 +87,9 @@ func (s *settlement) run(ctx context.Context) (err error) {
 	}
 	if s.inventory.Prepared {
 		s.try("prepared transactions", s.rollbackPrepared(ctx))
+		if s.end.err != nil && len(s.dropped) > 0 {
+			return errors.Join(s.end.err, errAtOnce) // one of them may have held the role's row
+		}
 	}
 	s.scrubGroups(ctx)
 	s.tidyGroups(ctx)
@@ -148,6 +154,8 @@ func (s *settlement) clearAll(ctx context.Context) error {
 	s.pieces = slices.DeleteFunc(s.pieces, func(p piece) bool { return p.What == "the role" })
 	for _, database := range databases {
 		err := s.in(ctx, database, func(c *admin.Conn) error {
+			s.try("sessions inside the role's code", s.endInsiders(ctx, c, []uint32{s.oid}))
+			s.try("privileges", s.revokeGranted(ctx, c)) // also where what is to be kept resists
 			handed, err := keepObjects(ctx, c, s.role)
 			if s.handed = append(s.handed, handed...); err != nil {
 				s.resists("what the grant keeps in database "+database, err) // and is not dropped instead

@@ -30,7 +30,7 @@ func (g group) profile() bool { return ledger.IsProfile(g.Name) }
 // when the role was made their member.
 func (s *settlement) tidyGroups(ctx context.Context) {
 	if s.inventory.Handed {
-		s.try("what was left with "+fmt.Sprint(s.groups), s.st.evict(ctx, s.c, s.groups, s.report, s.in))
+		s.try("what was left with "+fmt.Sprint(s.groups), s.st.evict(ctx, s.c, s.groups, s.report, s.in, s.endInsiders))
 	}
 }
 
@@ -69,8 +69,11 @@ func (s *settlement) scrubGroups(ctx context.Context) {
 // within runs fn on a connection to a database.
 type within func(ctx context.Context, database string, fn func(*admin.Conn) error) error
 
+// readied is called in a database after what the owners made there has lost its power, and before it is removed.
+type readied func(ctx context.Context, c *admin.Conn, owners []uint32) error
+
 // evict removes what the named groups own, in all databases, and reports what resists.
-func (st *Settler) evict(ctx context.Context, c *admin.Conn, names []string, r *report, in within) error {
+func (st *Settler) evict(ctx context.Context, c *admin.Conn, names []string, r *report, in within, ready readied) error {
 	st.evicting.Lock()
 	defer st.evicting.Unlock()
 	rows, err := c.Query(ctx, `
@@ -93,7 +96,7 @@ func (st *Settler) evict(ctx context.Context, c *admin.Conn, names []string, r *
 		if !g.profile() && sealed(c.Version) {
 			continue // nobody whom the gate let in could have made this
 		}
-		err := in(ctx, g.Database, func(c *admin.Conn) error { return st.evictHere(ctx, c, g, r) })
+		err := in(ctx, g.Database, func(c *admin.Conn) error { return st.evictHere(ctx, c, g, r, ready) })
 		r.try("what "+g.Name+" owns in database "+g.Database, err)
 	}
 	return nil
@@ -110,7 +113,7 @@ func sealed(version int) bool {
 }
 
 // evictHere is for one group in c's database. The admin joins it for that time.
-func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, r *report) error {
+func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, r *report, ready readied) error {
 	name := admin.QuoteIdentifier(g.Name)
 	if _, err := c.Script(ctx, c.Join(name)); err != nil {
 		return err
@@ -118,31 +121,18 @@ func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, r *rep
 	s := &estate{report: r, st: st, oid: g.OID, name: name}
 	all, err := owned(ctx, c, g.OID, pageLimit)
 	if err == nil && (g.profile() || !g.Shared) {
-		s.disarmAll(ctx, c, all)
+		s.disarm(ctx, c, true)
+		r.try("sessions inside code of "+g.Name, ready(ctx, c, []uint32{g.OID}))
 		s.clear(ctx, c)
 	} else if err == nil {
 		s.sortOut(ctx, c, all)
+		r.try("sessions inside code of "+g.Name, ready(ctx, c, []uint32{g.OID}))
 	}
 	if err == nil {
 		err = s.reset(ctx, c, g)
 	}
 	_, leaveErr := c.Script(ctx, "REVOKE "+name+" FROM CURRENT_USER")
 	return errors.Join(err, leaveErr)
-}
-
-// disarmAll makes powerless what is about to be dropped, because dropping may have to wait for somebody's lock.
-func (s *estate) disarmAll(ctx context.Context, c *admin.Conn, all []object) {
-	for _, o := range all {
-		if o.grantedOn() == "" {
-			continue
-		}
-		err := admin.Retry(ctx, func() error {
-			return c.Transaction(ctx, []string{pieceLock}, func([][][]byte) error { return disarm(ctx, c, o) })
-		})
-		if err != nil && admin.SQLState(err) != admin.UndefinedTable && admin.SQLState(err) != admin.UndefinedFunction {
-			s.resists("rights of "+o.String(), s.st.told(err))
-		}
-	}
 }
 
 // sortOut is for a named role that other people act as too, who may have made what it owns. What runs with its rights is
@@ -161,7 +151,6 @@ func (s *estate) sortOut(ctx context.Context, c *admin.Conn, all []object) {
 			s.left = append(s.left, o.String())
 			continue
 		}
-		s.disarmAll(ctx, c, []object{o})
 		if err := s.quarantine(ctx, c, o); err != nil {
 			s.resists(o.String(), err)
 			continue
@@ -234,7 +223,7 @@ func (st *Settler) Profiles(ctx context.Context) error {
 			}
 		}
 		r := &report{}
-		err = st.evict(ctx, c, names, r, st.beside(c))
+		err = st.evict(ctx, c, names, r, st.beside(c), func(context.Context, *admin.Conn, []uint32) error { return nil })
 		for _, p := range r.pieces {
 			errs = append(errs, fmt.Errorf("%s: %w", p.What, p.Err))
 		}

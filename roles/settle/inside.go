@@ -1,6 +1,93 @@
 package settle
 
-import "errors"
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"time"
 
-// errInside is a session of somebody else that is inside code of the role's.
-var errInside = errors.New("a session is inside code that the role made")
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/admin"
+)
+
+//go:embed sql/inside.sql
+var insideSQL string
+
+// errInside is a session of somebody else that goes on with the role's rights and that the admin may not terminate.
+var errInside = errors.New("a session is inside code that the role made, and the admin may not terminate it (GRANT pg_signal_backend)")
+
+// insider is a session of somebody else; see inside.sql.
+type insider struct {
+	PID, UserID                uint32
+	Start                      pgtype.Timestamptz // -infinity where the admin is not shown it
+	User, Address, Application string
+}
+
+// endInsiders ends the sessions of others that are inside code that the owners made, in c's database. Those of the gate go,
+// and those of others if the admin may; each is recorded. A role is not settled while one of them goes on.
+func (s *settlement) endInsiders(ctx context.Context, c *admin.Conn, owners []uint32) error {
+	var code bool
+	err := c.QueryOne(ctx, `
+		SELECT EXISTS (SELECT FROM pg_proc WHERE proowner = ANY ($1)) OR EXISTS (SELECT FROM pg_class WHERE relkind = 'v' AND relowner = ANY ($1))`,
+		[]any{owners}, &code)
+	if err != nil || !code {
+		return err
+	}
+	rows, err := c.Query(ctx, insideSQL, owners, s.end.closed, append([]string{s.role.Name}, s.end.groupNames()...))
+	if err != nil {
+		return err
+	}
+	insiders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[insider])
+	if err != nil {
+		return err
+	}
+	for _, i := range insiders {
+		s.endInsider(ctx, c, i)
+	}
+	return nil
+}
+
+func (s *settlement) endInsider(ctx context.Context, c *admin.Conn, i insider) {
+	var ended int
+	err := c.QueryOne(ctx, `
+		SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
+		 WHERE pid = $1 AND usesysid = $2 AND coalesce(backend_start, '-infinity') = $3`, []any{i.PID, i.UserID, i.Start}, &ended)
+	if err == nil && ended == 0 {
+		return // it is over by itself
+	}
+	what := fmt.Sprintf("session %d of %s", i.PID, i.User)
+	if err != nil {
+		s.resists(what, errors.Join(errInside, err))
+	}
+	s.st.cfg.Log.Warn("somebody else's session was inside code that an ended role made", "role", s.role.Name,
+		"pid", i.PID, "session_user", i.User, "terminated", ended, "error", err)
+	if !s.st.firstSight(i) {
+		return
+	}
+	appended := s.st.append(s.st.record(audit.SessionInside, s.role, func(rec *audit.Record) {
+		rec.RemoteAddr, rec.Application, rec.SessionsTerminated = i.Address, i.Application, ended
+		rec.Detail = map[string]string{"pid": fmt.Sprint(i.PID), "session_user": i.User}
+	}))
+	if appended != nil {
+		s.st.cfg.Log.Error("a session could not be recorded", "role", s.role.Name, "error", appended)
+	}
+}
+
+// firstSight reports whether an insider was not recorded yet, so that each is recorded once and not at every try.
+func (st *Settler) firstSight(i insider) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	key := insider{PID: i.PID, Start: i.Start}
+	seen := st.insiders[key]
+	for old := range st.insiders {
+		if time.Since(st.insiders[old]) > time.Hour {
+			delete(st.insiders, old)
+		}
+	}
+	st.insiders[key] = time.Now()
+	return seen.IsZero()
+}

@@ -23,6 +23,9 @@ var grantedSQL string
 //go:embed sql/ownerless.sql
 var ownerlessSQL string
 
+//go:embed sql/armed.sql
+var armedSQL string
+
 // object is something in a database.
 type object struct {
 	Class, OID uint32
@@ -133,6 +136,24 @@ func statements(ctx context.Context, c *admin.Conn, make pgx.RowToFunc[string], 
 		return err
 	})
 	return made, err
+}
+
+// armed returns the statements that make powerless what a role owns in c's database; see armed.sql. None of them waits for
+// whoever uses an object.
+func armed(ctx context.Context, c *admin.Conn, role uint32, routines bool) ([]string, error) {
+	return statements(ctx, c, func(row pgx.CollectableRow) (string, error) {
+		var kind, identity string
+		var grantee *string
+		var definer bool
+		err := row.Scan(&kind, &identity, &grantee, &definer)
+		switch {
+		case definer:
+			return "ALTER ROUTINE " + identity + " SECURITY INVOKER", err
+		case grantee == nil:
+			return fmt.Sprintf("REVOKE ALL ON %s %s FROM PUBLIC CASCADE", kind, identity), err
+		}
+		return fmt.Sprintf("REVOKE ALL ON %s %s FROM %s CASCADE", kind, identity, admin.QuoteIdentifier(*grantee)), err
+	}, armedSQL, role, routines)
 }
 
 // grantees returns everybody but the owner who holds privileges on a relation or a routine, quoted.

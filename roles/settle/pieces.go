@@ -73,10 +73,13 @@ func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 	}
 	if s.all && len(before) <= dropBatch {
 		// All at once, which also gets past objects of the role that depend on each other in a circle.
-		if err := s.dropOwned(ctx, c); err == nil {
+		if err := s.dropAtOnce(ctx, c); err == nil {
 			s.gone(before, nil)
 			return
 		}
+	}
+	if s.all {
+		s.disarm(ctx, c, false)
 	}
 	after, errs := s.dropPieces(ctx, c, before)
 	s.gone(before, after)
@@ -233,6 +236,16 @@ func (s *estate) revokeGranted(ctx context.Context, c *admin.Conn) error {
 		return err
 	}
 	return s.revokeAsGrantors(ctx, c)
+}
+
+// dropAtOnce drops what the role owns here if nobody is in the way.
+func (s *estate) dropAtOnce(ctx context.Context, c *admin.Conn) error {
+	c.Warnings()
+	err := c.Transaction(ctx, []string{pieceLock, "DROP OWNED BY " + s.name + " RESTRICT"}, func([][][]byte) error { return nil })
+	if err == nil && slices.Contains(c.Warnings(), admin.PrivilegeNotRevoked) {
+		err = errGrantedByOthers
+	}
+	return err
 }
 
 // dropOwned drops what the role owns here and revokes what it was granted. RESTRICT: other people's views and foreign

@@ -28,11 +28,13 @@ var findSQL string
 var membershipsSQL string
 
 const (
-	batchSize   = 32 // roles of one transaction
-	briefLock   = "SET LOCAL lock_timeout = '50ms'"
-	scanGap     = 10 * time.Millisecond // between two scans for backends that must both be clean
-	scanLimit   = 60                    // scans of one round
-	disableTail = " NOLOGIN PASSWORD NULL VALID UNTIL '-infinity' CONNECTION LIMIT 0"
+	batchSize    = 32 // roles of one transaction
+	briefLock    = "SET LOCAL lock_timeout = '50ms'"
+	scanGap      = 10 * time.Millisecond // between two scans for backends that must both be clean
+	blockerTries = 4                     // of a statement while another connection looks for who blocks it
+	blockerLooks = 10
+	scanLimit    = 60 // scans of one round
+	disableTail  = " NOLOGIN PASSWORD NULL VALID UNTIL '-infinity' CONNECTION LIMIT 0"
 )
 
 // round takes the power of a batch of roles. It has three passes, because a tenant may hold locks until its sessions end,
@@ -269,13 +271,49 @@ func (st *Settler) disableAlone(ctx context.Context, c *admin.Conn, e *end) {
 		return
 	}
 	var errs []error
-	for _, statement := range e.statements(c) {
-		if err := c.Transaction(ctx, []string{briefLock, statement}, func([][][]byte) error { return nil }); err != nil {
+	for i, statement := range e.statements(c) {
+		run := func() error {
+			return c.Transaction(ctx, []string{briefLock, statement}, func([][][]byte) error { return nil })
+		}
+		err := run()
+		if i == 0 && admin.SQLState(err) == admin.LockNotAvailable {
+			err = st.pastBlockers(ctx, c, run)
+		}
+		if err != nil {
 			errs = append(errs, err)
 		}
 	}
 	e.err = errors.Join(errs...)
 	e.clean = e.err == nil
+}
+
+// pastBlockers runs a statement that waits for a lock on the role's own row, and ends the sessions that hold it: only somebody
+// who acts as the role can.
+func (st *Settler) pastBlockers(ctx context.Context, c *admin.Conn, run func() error) error {
+	waiting := c.PgConn().PID()
+	looked := make(chan error, 1)
+	go func() {
+		looked <- st.cfg.Pool.Use(ctx, func(other *admin.Conn) error {
+			for range blockerLooks {
+				var ended int
+				err := other.QueryOne(ctx, "SELECT count(*) FILTER (WHERE pg_terminate_backend(b)) FROM unnest(pg_blocking_pids($1)) b", []any{waiting}, &ended)
+				if err != nil || ended > 0 {
+					return err
+				}
+				if err := admin.Pause(ctx, scanGap); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}()
+	var err error
+	for range blockerTries {
+		if err = run(); admin.SQLState(err) != admin.LockNotAvailable {
+			break
+		}
+	}
+	return errors.Join(err, <-looked)
 }
 
 // terminate signals the backends whose session user is one of the roles, whatever they have SET ROLE to. It goes by OID and

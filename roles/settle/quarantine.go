@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,9 +15,31 @@ import (
 // kindQuarantine is in the names of quarantine roles.
 const kindQuarantine = "quarantine"
 
-// disarm takes from an object the power to act for its owner, and everybody's right to it. None of these statements waits for
-// whoever uses the object.
-func disarm(ctx context.Context, c *admin.Conn, o object) error {
+// disarm makes powerless what the role owns in c's database, before it is removed, which may have to wait for somebody's lock.
+func (s *estate) disarm(ctx context.Context, c *admin.Conn, routines bool) {
+	list, err := armed(ctx, c, s.oid, routines)
+	if err != nil {
+		s.resists("rights to what "+s.name+" owns", err)
+		return
+	}
+	for batch := range slices.Chunk(list, dropBatch) {
+		run := func(statements ...string) error {
+			return c.Transaction(ctx, append([]string{pieceLock}, statements...), func([][][]byte) error { return nil })
+		}
+		if run(batch...) == nil {
+			continue
+		}
+		for _, statement := range batch {
+			err := admin.Retry(ctx, func() error { return run(statement) })
+			if code := admin.SQLState(err); err != nil && code != admin.UndefinedTable && code != admin.UndefinedFunction {
+				s.resists("rights to what "+s.name+" owns", s.st.told(err))
+			}
+		}
+	}
+}
+
+// disarmOne takes from an object the power to act for its owner, and everybody's right to it.
+func disarmOne(ctx context.Context, c *admin.Conn, o object) error {
 	on := o.grantedOn()
 	if on == "" {
 		return nil
@@ -54,8 +77,8 @@ func (s *estate) hand(ctx context.Context, c *admin.Conn, o object) error {
 	if err != nil {
 		return err
 	}
-	if o.routine() {
-		if err := disarm(ctx, c, o); err != nil {
+	if o.routine() || o.Type == "view" {
+		if err := disarmOne(ctx, c, o); err != nil {
 			return err
 		}
 	}

@@ -35,7 +35,8 @@ type Settler struct {
 	again lane // ends that are tried again
 
 	mu       sync.Mutex
-	failures map[uint32]failure // by the role's OID
+	failures map[uint32]failure    // by the role's OID
+	insiders map[insider]time.Time // that were recorded
 
 	scrubbing sync.Mutex
 	scrubbed  map[string]time.Time // roles, and when the last scrub of each began; belongs to scrubbing
@@ -48,6 +49,7 @@ func New(cfg Config) *Settler {
 	st := &Settler{
 		cfg:      cfg,
 		failures: make(map[uint32]failure),
+		insiders: make(map[insider]time.Time),
 		scrubbed: make(map[string]time.Time),
 	}
 	st.fresh = lane{use: cfg.Pool.Urgent, run: st.round}
@@ -88,11 +90,15 @@ const (
 // [TombstoneError] says that others hold on to what is left; that is not tried again here.
 func (st *Settler) Settle(ctx context.Context, x End) error {
 	l := &st.fresh
-	for {
+	for first := true; ; first = false {
 		began := time.Now()
-		err := st.try(ctx, x, l)
+		powerless, err := st.try(ctx, x, l)
 		if errors.Is(err, ErrTaken) {
 			return err
+		}
+		if errors.Is(err, errAtOnce) || first && !powerless { // power can't wait, whatever the reason
+			l, x.Told = &st.again, nil
+			continue
 		}
 		st.cfg.Metrics.settled(err, time.Since(began))
 		st.tell(x.Role, err)
@@ -114,25 +120,26 @@ func passes(err error) bool {
 	return admin.Transient(err) || admin.Passing(err) || errors.Is(err, errInside)
 }
 
-func (st *Settler) try(ctx context.Context, x End, l *lane) error {
+// try is one try, and says whether the role has lost its power.
+func (st *Settler) try(ctx context.Context, x End, l *lane) (powerless bool, err error) {
 	began := time.Now()
 	e := &end{role: x.Role, told: x.Told, decided: x.Comment}
 	l.close(e)
 	if e.taken {
-		return ErrTaken
+		return false, ErrTaken
 	}
 	if x.Elsewhere != nil {
 		x.Elsewhere(ctx)
 	}
 	var s *settlement
-	err := st.cfg.Pool.Use(ctx, func(c *admin.Conn) error {
+	err = st.cfg.Pool.Use(ctx, func(c *admin.Conn) error {
 		ctx, cancel := context.WithTimeout(ctx, tryLimit)
 		defer cancel()
 		s = newSettlement(st, c, e)
 		return s.run(ctx)
 	})
 	if s == nil { // no connection
-		return errors.Join(e.err, err)
+		return e.err == nil, errors.Join(e.err, err)
 	}
 	st.cfg.Log.Info("role settled", "role", x.Role.Name, "grant", x.Role.Entry.Grant, "user", x.Role.Entry.User,
 		"sessions_terminated", e.terminated, "objects_dropped", len(s.dropped), "objects_quarantined", len(s.kept),
@@ -140,7 +147,7 @@ func (st *Settler) try(ctx context.Context, x End, l *lane) error {
 	if err == nil {
 		st.removeProfiles(ctx, s.groups)
 	}
-	return err
+	return e.err == nil, err
 }
 
 // record starts a trail record about a role.

@@ -54,7 +54,12 @@ func (k *Keeper) wakeAll() {
 func (k *Keeper) watchLedger(ctx context.Context) {
 	for {
 		wait := clockCheck
-		due, next, err := k.due(ctx)
+		var due []orphan
+		var next time.Time
+		var err error
+		if !k.unused() { // which has no roles of this deployment but those that its own sweep looks at, now and then
+			due, next, err = k.due(ctx)
+		}
 		switch {
 		case err != nil && ctx.Err() == nil:
 			k.log.Warn("the ends of grants could not be read from the server, trying again", "error", err)

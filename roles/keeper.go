@@ -94,6 +94,8 @@ type Keeper struct {
 	used   time.Time     // when a role was last asked for; belongs to mu
 	wanted chan struct{} // capacity 1: a role is asked for
 
+	unsettled atomic.Bool // a role of ours could not be settled, and is the sweep's now
+
 	sweeping sync.Mutex
 	suspects map[string]time.Time // roles of proxies that seem dead, and since when; belongs to sweeping
 
@@ -155,6 +157,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		away = k.rest(ctx) || away
 		err := k.ping(ctx)
 		k.metrics.reachable(err == nil)
+		failed = k.unsettled.Swap(false) || failed
 		switch {
 		case ctx.Err() != nil:
 			return

@@ -185,6 +185,7 @@ func (l *lease) finish(told <-chan struct{}) {
 	defer cancel()
 	if role := l.known(); role.OID != 0 {
 		if err := k.settle(ctx, settle.End{Role: role, Told: told}, k.endOnReaders(role, told)); err != nil {
+			k.unsettled.Store(true)
 			k.log.Error("role could not be settled, the sweep goes on", "role", role.Name, "grant", role.Entry.Grant, "error", err)
 		}
 	}

@@ -63,6 +63,7 @@ type estate struct {
 func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 	if s.all {
 		s.try("privileges", s.revokeGranted(ctx, c))
+		s.disarm(ctx, c, false)
 	}
 	s.try("large objects", s.unlink(ctx, c))
 	s.try("triggers and casts", s.dropOwnerless(ctx, c))
@@ -77,9 +78,6 @@ func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 			s.gone(before, nil)
 			return
 		}
-	}
-	if s.all {
-		s.disarm(ctx, c, false)
 	}
 	after, errs := s.dropPieces(ctx, c, before)
 	s.gone(before, after)

@@ -128,19 +128,35 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// errTrailBusy is a trail that does not answer: the record may or may not be written later.
-var errTrailBusy = errors.New("the trail does not answer")
+var (
+	// errTrail is a trail that does not take a record now. It will, once its disk has room or answers again.
+	errTrail = errors.New("writing the record")
+	// errTrailBusy is one that does not answer: the record may or may not be written later.
+	errTrailBusy = errors.New("the trail does not answer")
+)
 
 // append writes a record, but does not wait for a trail that is stuck longer than trailPatience.
 func (st *Settler) append(r audit.Record) error {
-	written := make(chan error, 1)
-	go func() { written <- st.cfg.Trail.Append(r) }()
 	timer := time.NewTimer(trailPatience)
 	defer timer.Stop()
+	busy := fmt.Errorf("%w: %w", errTrail, errTrailBusy)
+	select {
+	case st.writing <- struct{}{}:
+	case <-timer.C:
+		return busy
+	}
+	written := make(chan error, 1)
+	go func() {
+		written <- st.cfg.Trail.Append(r)
+		<-st.writing
+	}()
 	select {
 	case err := <-written:
+		if err != nil {
+			err = fmt.Errorf("%w: %w", errTrail, err)
+		}
 		return err
 	case <-timer.C:
-		return errTrailBusy
+		return busy
 	}
 }

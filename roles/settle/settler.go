@@ -34,6 +34,8 @@ type Settler struct {
 	fresh lane // ends that come for the first time
 	again lane // ends that are tried again
 
+	writing chan struct{} // bounds the records that a trail that is stuck keeps waiting
+
 	mu       sync.Mutex
 	failures map[uint32]failure    // by the role's OID
 	insiders map[insider]time.Time // that were recorded
@@ -48,6 +50,7 @@ type Settler struct {
 func New(cfg Config) *Settler {
 	st := &Settler{
 		cfg:      cfg,
+		writing:  make(chan struct{}, poolRecords),
 		failures: make(map[uint32]failure),
 		insiders: make(map[insider]time.Time),
 		scrubbed: make(map[string]time.Time),
@@ -77,6 +80,9 @@ type End struct {
 	Once bool
 }
 
+// poolRecords is how many records may wait for a trail at once.
+const poolRecords = 64
+
 // ErrTaken is returned by Settle for an orphan that another process has taken over.
 var ErrTaken = errTaken
 
@@ -86,7 +92,7 @@ const (
 )
 
 // Settle ends a role. First its power is taken, together with that of others that end at the same time; then what it left is
-// removed, piece by piece. What fails because of locks or connections is tried again each second until ctx is done. A
+// removed, piece by piece. What fails because of locks, connections or the trail is tried again each second until ctx is done. A
 // [TombstoneError] says that others hold on to what is left; that is not tried again here.
 func (st *Settler) Settle(ctx context.Context, x End) error {
 	l := &st.fresh
@@ -117,7 +123,7 @@ func passes(err error) bool {
 	if one := errors.Unwrap(err); one != nil {
 		return passes(one)
 	}
-	return admin.Transient(err) || admin.Passing(err) || errors.Is(err, errInside)
+	return admin.Transient(err) || admin.Passing(err) || errors.Is(err, errInside) || errors.Is(err, errTrail)
 }
 
 // try is one try, and says whether the role has lost its power.

@@ -79,7 +79,7 @@ func sabotage(t *testing.T, db *pgtest.Database, super *pgx.Conn, s *saboteur) (
 	t.Helper()
 	keeper := mortal(t, db, &killer{remaining: -1})
 	keeper.pool.Before = s.before
-	grant := &policy.Grant{Name: "g", Integration: "orders", Databases: []string{db.Name}, Access: policy.Access{Level: policy.Admin}, Until: time.Now().Add(time.Hour)}
+	grant := &policy.Grant{Name: "g", Integration: "orders", Databases: []string{db.Name}, Access: policy.Access{Level: policy.Admin, CreateIn: []string{"public"}}, Until: time.Now().Add(time.Hour)}
 	lease, err := keeper.Acquire(t.Context(), "alice@example.com", grant, db.Name)
 	if err != nil {
 		t.Fatal(err)
@@ -100,12 +100,7 @@ func sabotage(t *testing.T, db *pgtest.Database, super *pgx.Conn, s *saboteur) (
 	s.armed = true
 	s.mu.Unlock()
 	ended := time.Now()
-	keeper.mu.Lock() // as when the grant is withdrawn
-	for _, l := range keeper.ours {
-		l.until = time.Time{}
-		l.wake()
-	}
-	keeper.mu.Unlock()
+	keeper.Withdraw(role)
 	var power string
 	limit := 10 * time.Second // the machine may be busy with other tests
 	if os.Getenv("HOURGATE_STRICT") != "" {

@@ -209,7 +209,7 @@ func (st *stage) policy(t *testing.T, access policy.Access, people ...string) *p
 	var b strings.Builder
 	b.WriteString("users: [{name: tenant}, {name: ally}]\ngrants:\n")
 	for _, who := range people {
-		what := "ADMIN"
+		what := "{level: ADMIN, create_in: [public]}"
 		if who == "tenant" && access.Level != "" {
 			what = string(access.Level)
 		}

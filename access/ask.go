@@ -59,10 +59,10 @@ func (r *Request) approve(now time.Time) {
 // activate notes that a request is in force. If that can't be kept now, Run does it later: nothing depends on it.
 func (s *Service) activate(ctx context.Context, r *Request) *Request {
 	active, err := s.change(ctx, r.ID, func(r *Request) (event, error) { return event{kind: requestActive}, r.move(Active) })
-	if err != nil {
+	if err != nil && active == nil {
 		return r
 	}
-	return active
+	return active // as it is now, also where Run, or another gate, was faster
 }
 
 func asRefused(err error) error {

@@ -38,14 +38,19 @@ func sources(t *testing.T) map[string]string {
 	return found
 }
 
-var metricName = regexp.MustCompile(`(?:Name:\s*|NewDesc\(\s*|desc\()"(hourgate_[a-z_]+)"`)
+var metricName = regexp.MustCompile(`"(hourgate_[a-z_]+)"`)
+
+// noMetrics are other names of ours in the code.
+var noMetrics = []string{"hourgate_access", "hourgate_admin", "hourgate_objects", "hourgate_owner"}
 
 // Every metric of the code is in operations.md, and every one of operations.md is in the code.
 func TestMetricsAreDocumented(t *testing.T) {
 	var metrics []string
 	for _, content := range sources(t) {
 		for _, m := range metricName.FindAllStringSubmatch(content, -1) {
-			metrics = append(metrics, m[1])
+			if !slices.Contains(noMetrics, m[1]) {
+				metrics = append(metrics, m[1])
+			}
 		}
 	}
 	if len(metrics) < 30 {

@@ -43,7 +43,7 @@ bench: ## measure against PgBouncer, HAProxy and a direct connection; BENCH=full
 
 test-aws: ## test the AWS side against moto, a server that plays AWS
 	scripts/install moto
-	go test -race -tags moto -run Moto ./secrets
+	go test -race -tags moto -run Moto ./secrets ./internal/discover
 
 fuzz: ## fuzz everything that reads untrusted bytes; FUZZTIME=60s or 10000000x each, FUZZ=pattern
 	scripts/fuzz '$(FUZZTIME)' '$(FUZZ)'
@@ -55,6 +55,18 @@ faults: ## break server, legs, gate and disk at each moment of a session, and wr
 churn: ## make and settle thousands of roles, on PostgreSQL 13 to 18
 	scripts/install
 	HOURGATE_CHURN=3000 go test -count 1 -run TestChurn -timeout 30m ./roles
+
+plots: ## thousands of random plots of tenants who work together, on PostgreSQL 13 to 18
+	scripts/install
+	HOURGATE_PLOTS=200 HOURGATE_STRICT=1 go test -count 1 -run TestRandomPlots -timeout 60m ./roles
+
+end-faults: ## let each statement of a role's end fail once, in each way, on PostgreSQL 13 to 18
+	scripts/install
+	HOURGATE_FAULTS=all HOURGATE_STRICT=1 go test -count 1 -run TestEachStatementOfTheEndFailsOnce -timeout 60m -v ./roles
+
+ends: ## let 500 grants end in one second, and 5,000 roles: figures
+	scripts/install
+	HOURGATE_ENDS=500 go test -count 1 -run TestManyEnds -v -timeout 30m ./roles
 
 crash: ## kill the program before each statement of making and settling a role, on PostgreSQL 13 to 18
 	scripts/install
@@ -110,4 +122,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress bench test-aws fuzz faults churn crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean
+.PHONY: help build demo test test-portable clients regress bench test-aws fuzz faults churn plots end-faults ends crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean

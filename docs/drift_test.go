@@ -82,7 +82,7 @@ func TestSubcommandsAreDocumented(t *testing.T) {
 		t.Fatalf("found %d commands only in\n%s", len(listed), help)
 	}
 	for _, c := range listed {
-		if !regexp.MustCompile("`(hourgate )?" + c[1] + "\\b").MatchString(text) && c[1] != "help" {
+		if !regexp.MustCompile("`(hourgate )?"+c[1]+"\\b").MatchString(text) && c[1] != "help" {
 			t.Errorf("commands.md does not have hourgate %s", c[1])
 		}
 	}

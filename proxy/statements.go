@@ -53,16 +53,16 @@ func (s *statements) Reply(*relay.Part) error { return nil }
 // Request takes a part of a message. After an error nothing of the burst may go upstream.
 func (s *statements) Request(m *relay.Part) error {
 	s.at = m.At
-	switch {
-	case m.Kind == 'd': // CopyData
+	switch m.Kind {
+	case 'd': // CopyData
 		s.copied += int64(len(m.Bytes))
 		return nil
-	case m.Kind == 'c' || m.Kind == 'f': // CopyDone, CopyFail
+	case 'c', 'f': // CopyDone, CopyFail
 		if m.Rest > 0 {
 			return nil
 		}
 		return s.endCopy()
-	case m.Kind == 'C': // Close
+	case 'C': // Close
 		s.close(m)
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,8 +18,14 @@ import (
 func TestRefusalsAreBounded(t *testing.T) {
 	for _, networks := range []int{1, 50, 5000} {
 		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex // the window's timer writes too
 			var written []audit.Record
-			r := refusals{append: func(r audit.Record) error { written = append(written, r); return nil }}
+			r := refusals{append: func(r audit.Record) error {
+				mu.Lock()
+				defer mu.Unlock()
+				written = append(written, r)
+				return nil
+			}}
 			refuse := func(user, network, cause string, known bool) {
 				record := audit.Record{Event: audit.SessionRefused, Subject: audit.Subject{User: user, RemoteAddr: network + ":1"}, Outcome: audit.Outcome{Cause: cause}}
 				if err := r.record(record, network, known); err != nil {

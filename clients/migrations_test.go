@@ -106,8 +106,8 @@ grants:
   - name: migrate
     users: [%[1]s]
     integration: orders
-    access: {roles: [%s], act_as: %[3]s, dangerous: true}
-    until: %s
+    access: {roles: [%[3]s], act_as: %[3]s, dangerous: true}
+    until: %[4]s
 `, alice, scram, db.Owner, until.UTC().Format(time.RFC3339Nano)))
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 // Many grants end at the same moment, with a session each that ignores its client: all statements end together, and all roles
-// go. The figures of HOURGATE_ENDS=500 (make ends) are in docs/decisions/0015.
+// go. HOURGATE_ENDS=500 (make ends) prints figures for as many.
 func TestManyEnds(t *testing.T) {
 	t.Parallel()
 	count := 24

@@ -238,12 +238,17 @@ func TestBadConfig(t *testing.T) {
 			"8:11: integrations[0].port: want a number from 0 to 65535, got 70000",
 			`9:15: integrations[0].ssl_mode: unknown SSL mode "verify_full" (want disable, allow, prefer, require, verify-ca or verify-full)`,
 		}},
+		{"URLs and ports for host names", with("integrations:\n  - name: a\n    hostname: https://db.example.com:5432/x\n    database: d\n" + secret +
+			"  - name: b\n    hostname: db.example.com:5432\n    database: d\n" + secret), []string{
+			"6:15: integrations[0].hostname: is a URL (https://): want the name alone, such as db.example.com",
+			"11:15: integrations[1].hostname: has a port: want hostname: db.example.com and port: 5432",
+		}},
 		{"two secrets", with("integrations:\n" + integration + "    ssl_mode: require\n    secret: {env: S, file: s.json}\n"), []string{
 			"9:13: integrations[0].secret: exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got file and env",
 		}},
 		{"an AWS secret without region and name", with("integrations:\n" + integration + "    ssl_mode: require\n    secret:\n      aws_secrets_manager: {}\n"), []string{
-			"10:7: integrations[0].secret: aws_secrets_manager.secret_id: required (name or ARN) " +
-				"aws_secrets_manager.region: required, unless secret_id is an ARN",
+			"10:28: integrations[0].secret.aws_secrets_manager.region: required, unless secret_id is an ARN",
+			"10:28: integrations[0].secret.aws_secrets_manager.secret_id: required (name or ARN)",
 		}},
 		{"everywhere at once", "lissten: x\nops_listen: x\ntls: {cert_file: a}\npolicy: a.yaml\naudit: {sync: maybe}\nintegrations:\n  - name: a\n    prt: 1\nrole_linger: x\n", []string{
 			`1:1: unknown field "lissten", did you mean "listen"? ` + known,
@@ -280,6 +285,41 @@ func TestConfigOfTheWrongKind(t *testing.T) {
 		file := write(t, yaml)
 		_, err := LoadConfig(file)
 		problems(t, err, file)
+	}
+}
+
+// What is missing or open to others is said, and keeps nothing from starting.
+func TestConfigWarnings(t *testing.T) {
+	t.Parallel()
+	file := write(t, strings.Replace(required, "secret: {file: secret.json}", "secret: {file: secret.json}\n  - {name: b, hostname: b, database: b, ssl_mode: require, secret: {env: HOURGATE_TEST_UNSET}}", 1))
+	folder := filepath.Dir(file)
+	for name, mode := range map[string]os.FileMode{"config.yaml": 0o666, "server.key": 0o644, "policy.yaml": 0o604, "server.crt": 0o644, "ca.pem": 0o644} {
+		if name != "config.yaml" {
+			if err := os.WriteFile(filepath.Join(folder, name), []byte(required), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(filepath.Join(folder, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, err := LoadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := problems(t, cfg.Warnings().Err(), file)
+	for i := range got {
+		got[i] = strings.ReplaceAll(got[i], folder+"/", "")
+	}
+	want := []string{
+		"1:1: others than its owner can write config.yaml (mode 0666) (chmod go-w config.yaml)",
+		"1:40: tls.key_file: everybody on this machine can read server.key (mode 0644) (chmod o-rwx server.key)",
+		"2:10: policy[0]: everybody on this machine can read policy.yaml (mode 0604) (chmod o-rwx policy.yaml)",
+		"9:20: integrations[0].secret.file: there is no file secret.json",
+		"10:74: integrations[1].secret.env: the environment variable HOURGATE_TEST_UNSET is not set here; it has to be where the gate runs",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
 }
 

@@ -3,8 +3,10 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -16,9 +18,20 @@ import (
 func LoadConfig(file string) (Config, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return defaultConfig(), strictyaml.Problems{{File: file, Message: err.Error()}}
+		return defaultConfig(), strictyaml.Problems{unreadableConfig(file, err)}
 	}
 	return parseConfig(file, data)
+}
+
+func unreadableConfig(file string, err error) strictyaml.Problem {
+	if errors.Is(err, fs.ErrNotExist) {
+		return strictyaml.Problem{File: file, Message: "there is no such configuration file", Suggestion: "--config FILE says where it is"}
+	}
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		err = pathError.Err
+	}
+	return strictyaml.Problem{File: file, Message: fmt.Sprintf("cannot be read: %v", err)}
 }
 
 // parseConfig is LoadConfig for a file that was read already.
@@ -146,5 +159,21 @@ func (c *Config) resolvePaths(folder string) {
 // loadPolicy reads the policy files for the configured integrations.
 func (c *Config) loadPolicy() (*policy.Set, error) {
 	c.reading = policy.Read(c.Policy, c.databases(), c.known())
-	return c.reading.Set()
+	set, err := c.reading.Set()
+	var problems strictyaml.Problems
+	if errors.As(err, &problems) && c.doc != nil {
+		return set, c.placed(problems).Err()
+	}
+	return set, err
+}
+
+// placed gives problems with a path of policy as a whole the place where the configuration names it.
+func (c *Config) placed(problems strictyaml.Problems) strictyaml.Problems {
+	placed := slices.Clone(problems)
+	for i, p := range placed {
+		if at := slices.Index(c.Policy, p.File); at >= 0 && p.Line == 0 {
+			placed[i] = c.doc.Problem(fmt.Sprintf("policy[%d]", at), p.File+": "+p.Message)
+		}
+	}
+	return placed
 }

@@ -157,6 +157,13 @@ func (g *Gate) reloadPolicy() {
 	g.warn(set)
 }
 
+// Warn logs what is no mistake in the configuration and its files, and yet dangerous.
+func (g *Gate) Warn(warnings strictyaml.Problems) {
+	if len(warnings) > 0 {
+		g.log.Warn("the configuration or a file that it names is not as it should be", "warnings", warnings.Error())
+	}
+}
+
 // warn logs what is no mistake in a policy and yet probably not meant.
 func (g *Gate) warn(set *policy.Set) {
 	if warnings := set.Warnings(); len(warnings) > 0 {

@@ -72,7 +72,7 @@ integrations:
 		"integrations[0].ssl_key: required by ssl_cert",
 		"integrations[0].ssl_mode: secret.rds_iam sends a token in cleartext",
 		"integrations[1].ssl_negotiation: direct has no way back to plaintext",
-		"integrations[1].secret: hashicorp_vault.address: want https://host:port",
+		"integrations[1].secret.hashicorp_vault.address: want https://host:port",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("not reported: %s\n%v", want, err)

@@ -17,6 +17,7 @@ import (
 type validation struct {
 	doc      *strictyaml.Document
 	problems strictyaml.Problems
+	warnings strictyaml.Problems // what is no reason to refuse it
 }
 
 // report adds a problem, unless the value was reported by the decoder already.
@@ -97,6 +98,7 @@ func (v *validation) integration(path string, i *Integration) {
 func (v *validation) server(path string, i *Integration) {
 	v.required(path+".hostname", i.Hostname)
 	v.required(path+".database", i.Database)
+	v.hostname(path+".hostname", i.Hostname)
 	if strings.ContainsFunc(i.Name, func(r rune) bool { return r < ' ' || r == '/' || r == 0x7f }) {
 		v.report(path+".name", "must not contain a slash or control characters: people write it as integration/database")
 	}
@@ -116,8 +118,30 @@ func (v *validation) server(path string, i *Integration) {
 			v.report(path+".ssl_mode", "secret.rds_iam sends a token in cleartext, which needs verify-full")
 		}
 	}
-	if err := i.Secret.Validate(); err != nil {
-		v.report(path+".secret", "%v", err)
+	for _, p := range i.Secret.Problems() {
+		at := path + ".secret"
+		if p.Path != "" {
+			at += "." + p.Path
+		}
+		v.report(at, "%s", p.Message)
+	}
+}
+
+// hostname reports what is a URL or has a port.
+func (v *validation) hostname(path, name string) {
+	switch scheme, rest, found := strings.Cut(name, "://"); {
+	case found:
+		host, _, _ := strings.Cut(rest, "/")
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		v.report(path, "is a URL (%s://): want the name alone, such as %s", scheme, host)
+	case strings.ContainsAny(name, "/ @?") && !strings.HasPrefix(name, "/"):
+		v.report(path, "want a host name or an address, got %q", name)
+	default:
+		if host, port, err := net.SplitHostPort(name); err == nil && host != "" {
+			v.report(path, "has a port: want hostname: %s and port: %s", host, port)
+		}
 	}
 }
 

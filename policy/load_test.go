@@ -126,8 +126,11 @@ func TestParseRefuses(t *testing.T) {
 		{"user twice", "users:\n  - name: a\n  - name: b\n  - name: a", []string{`p.yaml:4:11: users[2].name: user "a" is already at p.yaml:2:11`}},
 		{"group twice", "users:\n  - {name: a, groups: [b, b]}", []string{`p.yaml:2:27: users[0].groups[1]: "b" is in the list twice`}},
 		{"empty group", "users:\n  - {name: a, groups: ['']}", []string{"p.yaml:2:24: users[0].groups[0]: required"}},
+		{"a password", "users:\n  - {name: a, password: hunter2}", []string{
+			"p.yaml:2:25: users[0].password: passwords are not kept here: put what `hourgate passwd` prints into scram",
+		}},
 		{"a password for a verifier", "users:\n  - {name: a, scram: hunter2}", []string{
-			"p.yaml:2:22: users[0].scram: not a verifier (want SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)",
+			"p.yaml:2:22: users[0].scram: not a verifier: put what `hourgate passwd` prints here (SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)",
 		}},
 
 		{"grant without a name", withGrant("name:"), []string{"p.yaml:5:5: grants[0].name: required"}},
@@ -361,7 +364,7 @@ func TestExample(t *testing.T) {
 	}
 	for _, schema := range []reflect.Type{reflect.TypeFor[policy.User](), reflect.TypeFor[policy.Grant](), reflect.TypeFor[policy.Access](), reflect.TypeFor[policy.Flow]()} {
 		for i := range schema.NumField() {
-			if key := schema.Field(i).Tag.Get("yaml"); key != "" && !explained(string(data), key) {
+			if key := schema.Field(i).Tag.Get("yaml"); key != "" && !strings.HasSuffix(key, ",mistaken") && !explained(string(data), key) {
 				t.Errorf("the example does not explain %q", key)
 			}
 		}

@@ -13,6 +13,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -55,6 +56,16 @@ type User struct {
 	Certificate string `yaml:"certificate"`
 	// Disabled takes everything from the user: nobody logs in by that name, and no grant and no group counts.
 	Disabled bool `yaml:"disabled"`
+
+	Password mistakenPassword `yaml:"password,mistaken"`
+}
+
+// mistakenPassword is what some write in the place of a verifier.
+type mistakenPassword struct{}
+
+// UnmarshalText refuses every password, and keeps it out of the message.
+func (mistakenPassword) UnmarshalText([]byte) error {
+	return errors.New("passwords are not kept here: put what `hourgate passwd` prints into scram")
 }
 
 // A Grant gives users and members of groups access to databases of one integration, for a time.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/hourgate/hourgate/internal/strictyaml"
 )
 
 // Config says where a secret comes from. Exactly one field must be set. Whatever the place, it holds the same JSON
@@ -51,32 +53,45 @@ func (c Config) For(address string) Config {
 	return c
 }
 
-// Validate returns all problems at once, joined; each starts with the key that it is about.
-func (c Config) Validate() error {
+// Problems returns what is wrong, each with its key as Path.
+func (c Config) Problems() strictyaml.Problems {
 	given := c.Places()
 	if len(given) != 1 {
 		got := "nothing"
 		if len(given) > 0 {
 			got = strings.Join(given, " and ")
 		}
-		return fmt.Errorf("exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got %s", got)
+		return problem("", "exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got "+got)
 	}
-	if c.AWSSecretsManager != nil {
-		return c.AWSSecretsManager.validate()
-	}
-	if c.RDSIAM != nil {
-		return c.RDSIAM.validate()
-	}
-	if c.HashiCorpVault != nil {
-		return c.HashiCorpVault.validate()
-	}
-	if c.Command != nil && (len(c.Command) == 0 || c.Command[0] == "") {
-		return errors.New("command: the first element must name a program")
-	}
-	if strings.ContainsAny(c.Env, "=\x00") {
-		return errors.New("env: not the name of an environment variable")
+	switch {
+	case c.AWSSecretsManager != nil:
+		return c.AWSSecretsManager.problems()
+	case c.RDSIAM != nil:
+		return c.RDSIAM.problems()
+	case c.HashiCorpVault != nil:
+		return c.HashiCorpVault.problems()
+	case c.Command != nil && (len(c.Command) == 0 || c.Command[0] == ""):
+		return problem("command", "the first element must name a program")
+	case strings.ContainsAny(c.Env, "=\x00"):
+		return problem("env", "not the name of an environment variable")
 	}
 	return nil
+}
+
+func problem(path, message string) strictyaml.Problems {
+	return strictyaml.Problems{{Path: path, Message: message}}
+}
+
+// Validate returns the same as one error; each line starts with the key that it is about.
+func (c Config) Validate() error {
+	var errs []error
+	for _, p := range c.Problems() {
+		if p.Path != "" {
+			p.Message = p.Path + ": " + p.Message
+		}
+		errs = append(errs, errors.New(p.Message))
+	}
+	return errors.Join(errs...)
 }
 
 // Places returns the keys of the places that are set: one, in a valid configuration.
@@ -100,24 +115,24 @@ func (c Config) Places() []string {
 	return given
 }
 
-func (a *AWSSecretsManager) validate() error {
-	var problems []error
+func (a *AWSSecretsManager) problems() strictyaml.Problems {
+	var problems strictyaml.Problems
 	if a.SecretID == "" {
-		problems = append(problems, errors.New("aws_secrets_manager.secret_id: required (name or ARN)"))
+		problems = append(problems, problem("aws_secrets_manager.secret_id", "required (name or ARN)")...)
 	}
 	if a.Region == "" && a.region() == "" {
-		problems = append(problems, errors.New("aws_secrets_manager.region: required, unless secret_id is an ARN"))
+		problems = append(problems, problem("aws_secrets_manager.region", "required, unless secret_id is an ARN")...)
 	}
 	if of := arnRegion(a.SecretID); of != "" && a.Region != "" && of != a.Region {
-		problems = append(problems, fmt.Errorf("aws_secrets_manager.region: is %s, but the ARN in secret_id is of %s", a.Region, of))
+		problems = append(problems, problem("aws_secrets_manager.region", fmt.Sprintf("is %s, but the ARN in secret_id is of %s", a.Region, of))...)
 	}
 	if a.AssumeRole != "" && !roleARN.MatchString(a.AssumeRole) {
-		problems = append(problems, errors.New("aws_secrets_manager.assume_role: want the ARN of a role, such as arn:aws:iam::123456789012:role/hourgate-secrets"))
+		problems = append(problems, problem("aws_secrets_manager.assume_role", "want the ARN of a role, such as arn:aws:iam::123456789012:role/hourgate-secrets")...)
 	}
 	if a.ExternalID != "" && a.AssumeRole == "" {
-		problems = append(problems, errors.New("aws_secrets_manager.external_id: has no meaning without assume_role"))
+		problems = append(problems, problem("aws_secrets_manager.external_id", "has no meaning without assume_role")...)
 	}
-	return errors.Join(problems...)
+	return problems
 }
 
 var roleARN = regexp.MustCompile(`^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$`)

@@ -2,12 +2,13 @@ package secrets
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/feature/rds/auth"
+
+	"github.com/hourgate/hourgate/internal/strictyaml"
 )
 
 // RDSIAM is an admin user who is a member of rds_iam and logs in with tokens that the proxy's AWS identity signs for
@@ -20,15 +21,15 @@ type RDSIAM struct {
 	endpoint string // host:port of the server; see Config.For
 }
 
-func (r *RDSIAM) validate() error {
-	var problems []error
+func (r *RDSIAM) problems() strictyaml.Problems {
+	var problems strictyaml.Problems
 	if r.Region == "" {
-		problems = append(problems, errors.New("rds_iam.region: required"))
+		problems = append(problems, problem("rds_iam.region", "required")...)
 	}
 	if r.Username == "" || len(r.Username) > maxUsername {
-		problems = append(problems, fmt.Errorf("rds_iam.username: required, the PostgreSQL user, at most %d bytes", maxUsername))
+		problems = append(problems, problem("rds_iam.username", fmt.Sprintf("required, the PostgreSQL user, at most %d bytes", maxUsername))...)
 	}
-	return errors.Join(problems...)
+	return problems
 }
 
 type iamSource struct {

@@ -13,6 +13,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/hourgate/hourgate/internal/strictyaml"
 )
 
 // vaultTimeout bounds one fetch.
@@ -30,16 +32,16 @@ type HashiCorpVault struct {
 	CAFile    string `yaml:"ca_file"`    // PEM of the authorities for Address; default: the operating system's
 }
 
-func (v *HashiCorpVault) validate() error {
-	var problems []error
+func (v *HashiCorpVault) problems() strictyaml.Problems {
+	var problems strictyaml.Problems
 	address, err := url.Parse(v.Address)
 	if err != nil || address.Host == "" || address.Scheme != "https" && !loopback(address) {
-		problems = append(problems, errors.New("hashicorp_vault.address: want https://host:port"))
+		problems = append(problems, problem("hashicorp_vault.address", "want https://host:port")...)
 	}
 	if strings.Trim(v.Path, "/") == "" {
-		problems = append(problems, errors.New("hashicorp_vault.path: required"))
+		problems = append(problems, problem("hashicorp_vault.path", "required")...)
 	}
-	return errors.Join(problems...)
+	return problems
 }
 
 func loopback(u *url.URL) bool {

@@ -29,7 +29,7 @@ func TestCheckPrintsTheProblems(t *testing.T) {
 	certFile, keyFile := ca.Issue(t, "localhost")
 	files := strings.NewReplacer("server.crt", certFile, "server.key", keyFile, "ca.pem", ca.CertFile)
 	file := writeConfig(t, files.Replace(required)+"listen: localhost\n")
-	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "policy.yaml"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "policy.yaml"), []byte("users: []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer

@@ -16,7 +16,7 @@ func demoCommand() *cobra.Command {
 			"is 1 if one did not do what it should. It needs PostgreSQL's programs on this machine, and nothing else.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return failed(demo.Run(cmd.Context(), cmd.OutOrStdout(), keep))
+			return failed(demo.Run(cmd.Context(), unfiltered(cmd.OutOrStdout()), keep))
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything running until Ctrl-C, with a grant of an hour, to try it by hand")

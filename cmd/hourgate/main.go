@@ -33,19 +33,21 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use:           "hourgate",
+		Version:       version,
 		Short:         "An access gate for PostgreSQL that opens by the hour",
-		Long:          "Hourgate stands in front of PostgreSQL on Amazon RDS. People connect with the client that they use already and\nget exactly the access that they were granted, for exactly as long, under a database role that exists only for them.",
+		Long:          "Hourgate stands in front of PostgreSQL, on RDS or anywhere else. People connect with the client that they use already and\nget exactly the access that they were granted, for exactly as long, under a database role that exists only for them.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate("hourgate {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(&cleanWriter{w: stdout})
 	root.SetErr(stderr)
 	root.AddCommand(
 		initCommand(), doctorCommand(), serveCommand(), checkCommand(), passwdCommand(), demoCommand(), preflightCommand(), setupSQLCommand(),
-		rolesCommand(), integrationsCommand(), discoverCommand(), trailCommand(), versionCommand(),
+		rolesCommand(), integrationsCommand(), discoverCommand(), trailCommand(), explainCommand(), whoCanCommand(), grantsCommand(), versionCommand(),
 	)
 
 	root.AddCommand(accessCommands()...)
@@ -54,21 +56,26 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return exitOK
 	}
+	shown := &cleanWriter{w: stderr}
 	var problems strictyaml.Problems
 	var failure *runtimeError
 	var refused *refusedError
 	switch {
 	case errors.As(err, &refused):
-		fmt.Fprintf(stderr, "hourgate: %v\n", err)
+		fmt.Fprintf(shown, "hourgate: %v\n", err)
 		return exitRefused
+	case errors.Is(err, errChecked):
+		return exitUsage
+	case errors.Is(err, errNobody):
+		return exitRuntime
 	case errors.As(err, &problems): // each names its file and place
-		fmt.Fprintln(stderr, err)
+		fmt.Fprintln(shown, err)
 		return exitUsage
 	case errors.As(err, &failure):
-		fmt.Fprintf(stderr, "hourgate: %v\n", err)
+		fmt.Fprintf(shown, "hourgate: %v\n", err)
 		return exitRuntime
 	default:
-		fmt.Fprintf(stderr, "hourgate: %v\nRun 'hourgate --help' for the commands and their flags.\n", err)
+		fmt.Fprintf(shown, "hourgate: %v\nRun 'hourgate --help' for the commands and their flags.\n", err)
 		return exitUsage
 	}
 }

@@ -48,6 +48,7 @@ func serveCommand() *cobra.Command {
 				return failed(err)
 			}
 			g.Level = level
+			g.Warn(cfg.Warnings())
 			watching, stopWatching := context.WithCancel(cmd.Context())
 			defer stopWatching()
 			g.OnOpen = func(string) { go tellSystemd(watching, ctx, g, log) }

@@ -35,10 +35,11 @@ type testRun struct {
 // Main runs the tests of a package, stops every server that they started, and exits. It is all that a
 // TestMain does; whatever the package has to do before the tests comes before the call.
 func Main(m *testing.M) {
-	os.Exit(runTests(m))
+	os.Exit(Run(m))
 }
 
-func runTests(m *testing.M) int {
+// Run is Main for those who exit themselves, with the code that it returns.
+func Run(m *testing.M) int {
 	run, err := newRun()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)

@@ -18,8 +18,9 @@ type decoder struct {
 
 // A field is a struct field that a file may set.
 type field struct {
-	name  string
-	index int
+	name     string
+	index    int
+	mistaken bool // nobody should set it; its type says what to write instead
 }
 
 // full reports whether there is no point in going on.
@@ -144,9 +145,11 @@ func unwantedKey(key *yaml.Node) string {
 }
 
 func unknownField(name string, fields []field) string {
-	known := make([]string, len(fields))
-	for i, f := range fields {
-		known[i] = f.name
+	var known []string
+	for _, f := range fields {
+		if !f.mistaken {
+			known = append(known, f.name)
+		}
 	}
 	list := strings.Join(known, ", ")
 	if near, ok := Nearest(name, known); ok {
@@ -163,9 +166,9 @@ func (d *decoder) fieldsOf(t reflect.Type) []field {
 	var fields []field
 	for i := range t.NumField() {
 		f := t.Field(i)
-		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		name, option, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		if f.IsExported() && name != "" && name != "-" {
-			fields = append(fields, field{name, i})
+			fields = append(fields, field{name, i, option == "mistaken"})
 		}
 	}
 	d.fields[t] = fields

@@ -13,5 +13,6 @@
 // Structs whose fields have `yaml:"name"` tags (fields without one are left alone), slices, maps with string keys,
 // pointers, strings, bools, integers, [time.Duration], [time.Time] and types whose pointer implements
 // [encoding.TextUnmarshaler]. A struct that has both tagged fields and UnmarshalText may be written either way: as a
-// mapping or as a single value.
+// mapping or as a single value. A field tagged `yaml:"name,mistaken"` is for what people write by mistake: its type refuses
+// it and says what to write instead.
 package strictyaml

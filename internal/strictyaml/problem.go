@@ -13,11 +13,12 @@ const maxListed = 100
 
 // A Problem is one thing that is wrong in a file.
 type Problem struct {
-	File    string
-	Line    int    // from 1; 0 when the problem is with the file as a whole
-	Column  int    // from 1, in characters
-	Path    string // such as grants[0].until; empty for the document itself
-	Message string
+	File       string `json:"file"`
+	Line       int    `json:"line,omitempty"`   // from 1; 0 when the problem is with the file as a whole
+	Column     int    `json:"column,omitempty"` // from 1, in characters
+	Path       string `json:"path,omitempty"`   // such as grants[0].until; empty for the document itself
+	Message    string `json:"message"`
+	Suggestion string `json:"suggestion,omitempty"` // what to write or do instead
 }
 
 // String returns the problem on one line, as file:line:column: path: message, without the parts that are not set.
@@ -32,6 +33,9 @@ func (p Problem) String() string {
 		b.WriteString(p.Path + ": ")
 	}
 	b.WriteString(p.Message)
+	if p.Suggestion != "" {
+		b.WriteString(" (" + p.Suggestion + ")")
+	}
 	return strings.Map(printable, b.String())
 }
 

@@ -181,6 +181,25 @@ var (
 	unknownAnchor  = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 )
 
+// explainSyntax says what people have most often done when the library complains in its own words.
+func explainSyntax(data []byte, p *Problem) {
+	lines := bytes.Split(data, []byte("\n"))
+	for i := range min(p.Line+1, len(lines)) { // the library complains at the line, or at the next
+		indent := lines[i][:len(lines[i])-len(bytes.TrimLeft(lines[i], " \t"))]
+		if tab := bytes.IndexByte(indent, '\t'); tab >= 0 && i+2 >= p.Line {
+			p.Line, p.Column, p.Message = i+1, tab+1, "a tab: YAML is indented with spaces"
+			return
+		}
+	}
+	switch {
+	case strings.HasPrefix(p.Message, "mapping values are not allowed"):
+		p.Message, p.Suggestion = "a key that can't be here", "is the line indented like its neighbours, and does a text with a colon stand in quotes?"
+	case strings.HasPrefix(p.Message, "did not find expected key"), strings.HasPrefix(p.Message, "did not find expected '-' indicator"),
+		strings.HasPrefix(p.Message, "could not find expected ':'"):
+		p.Suggestion = "is this line, or one before it, indented like its neighbours?"
+	}
+}
+
 // syntaxProblem places the library's error, which has a line at best.
 func syntaxProblem(data []byte, err error) *Problem {
 	p := &Problem{Line: 1, Column: 1, Message: err.Error()}
@@ -194,6 +213,7 @@ func syntaxProblem(data []byte, err error) *Problem {
 			p.Line = min(line, lastLine)
 		}
 	}
+	explainSyntax(data, p)
 	if m := unknownAnchor.FindStringSubmatch(p.Message); m != nil {
 		before, _, _ := bytes.Cut(data, []byte("*"+m[1]))
 		p.Line = bytes.Count(before, []byte("\n")) + 1

@@ -91,7 +91,7 @@ func mac(key []byte, message string) []byte {
 	return h.Sum(nil)
 }
 
-var errForm = errors.New("not a verifier (want SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)")
+var errForm = errors.New("not a verifier: put what `hourgate passwd` prints here (SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)")
 
 // Parse reads a verifier in PostgreSQL's form, strictly: what it accepts, Encode gives back unchanged. Its errors
 // never repeat a part of the text.

@@ -55,7 +55,7 @@ func TestNewRefuses(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	const salt, key = "6eDUWcyTuwyuTs49UElVUg==", "6toJAcGl1gwDXtQA4D3UTlaN3RKsbaC8hoMvSdT9SGY="
-	form := "not a verifier (want SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)"
+	form := "not a verifier: put what `hourgate passwd` prints here (SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)"
 	iterations := "the verifier's iterations are not a number from 1 to 10000000"
 	saltError := "the verifier's salt is not base64"
 	stored := "the verifier's stored key is not 32 bytes in base64"
@@ -201,11 +201,11 @@ func almost(shape []string) bool {
 
 // refusals are all errors of Parse, none of which has a part of its input.
 var refusals = map[string]bool{
-	"not a verifier (want SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)": true,
-	"the verifier's iterations are not a number from 1 to 10000000":                     true,
-	"the verifier's salt is not base64":                                                 true,
-	"the verifier's stored key is not 32 bytes in base64":                               true,
-	"the verifier's server key is not 32 bytes in base64":                               true,
+	"not a verifier: put what `hourgate passwd` prints here (SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)": true,
+	"the verifier's iterations are not a number from 1 to 10000000":                                                        true,
+	"the verifier's salt is not base64":                   true,
+	"the verifier's stored key is not 32 bytes in base64": true,
+	"the verifier's server key is not 32 bytes in base64": true,
 }
 
 // fields shows go-cmp what the verifier itself would redact.

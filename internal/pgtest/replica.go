@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 )
@@ -133,15 +134,18 @@ func (s *Server) PauseReplay(t testing.TB) (resume func()) {
 			break
 		}
 	}
-	return func() { s.do(t, "SELECT pg_wal_replay_resume()") }
+	resume = sync.OnceFunc(func() { s.do(t, "SELECT pg_wal_replay_resume()") })
+	t.Cleanup(resume)
+	return resume
 }
 
 func (s *Server) do(t testing.TB, statement string) {
 	t.Helper()
-	conn, err := s.connect(t.Context(), superuser)
+	ctx := context.WithoutCancel(t.Context())
+	conn, err := s.connect(ctx, superuser)
 	if err == nil {
-		defer conn.Close(context.WithoutCancel(t.Context()))
-		_, err = conn.Exec(t.Context(), statement)
+		defer conn.Close(ctx)
+		_, err = conn.Exec(ctx, statement)
 	}
 	if err != nil {
 		t.Fatalf("%s: %v", statement, err)

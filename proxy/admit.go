@@ -75,7 +75,7 @@ var errTooManyGuesses = errors.New("too many guesses at once")
 // wait, so that many connections together may not guess oftener than one. It is the same for users that exist and users
 // that don't.
 func (s *session) takeTurn() error {
-	left := time.Until(s.began.Add(s.server.cfg.LoginTimeout))
+	left := time.Until(s.began.Add(s.server.limits.Load().LoginTimeout))
 	wait, ok := s.server.guesses.reserve(s.guessKey(), min(guessPatience, max(left, 0)))
 	if !ok {
 		return s.authenticationFailed(errTooManyGuesses)

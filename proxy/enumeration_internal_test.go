@@ -22,6 +22,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -35,6 +36,11 @@ type guesser struct {
 type noIntegrations struct{}
 
 func (noIntegrations) Integration(string) (i Integration, ok bool) { return i, ok }
+
+// noTrail takes everything and keeps nothing.
+type noTrail struct{ Trail }
+
+func (noTrail) Append(audit.Record) error { return nil }
 
 func newGuesser(t testing.TB) *guesser {
 	t.Helper()
@@ -51,7 +57,7 @@ users:
 		t.Fatal(err)
 	}
 	server, err := New(Config{
-		Certificate: cert, Policy: policy.NewLive(set), Integrations: noIntegrations{}, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
+		Certificate: cert, Policy: policy.NewLive(set), Integrations: noIntegrations{}, Trail: noTrail{}, Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -142,9 +142,20 @@ func startupServer(trail Trail) *Server {
 		log: slog.New(slog.DiscardHandler),
 	}
 	s.SetLimits(Limits{})
+	s.refusals = refusals{append: trail.Append}
 	s.metrics = newMetrics(prometheus.NewRegistry(), s.relayedBytes)
 	s.identity.Store(&identity{tls: new(tls.Config)})
 	return s
+}
+
+// forget makes the next refusal the first of its kind, which is recorded.
+func (r *refusals) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.since = time.Time{}
 }
 
 var noTLS = new(tls.Config)
@@ -207,6 +218,7 @@ func FuzzNegotiation(f *testing.F) {
 			remote.IP = net.IPv4(127, 0, 0, 1)
 		}
 		*trail = memoryTrail{}
+		server.refusals.forget()
 		w := &wire{remote: remote, in: stream, cuts: cuts}
 		s, err := startUp(server, w, encrypted)
 		checkPhase(t, want, w, s, err)

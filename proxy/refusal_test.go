@@ -199,8 +199,8 @@ func (g *gate) expectRefusal(rule refusalRule, got *pgproto3.ErrorResponse) {
 		g.t.Errorf("%v refusals counted, want 1", n)
 	}
 	user := rule.user
-	if user == "" && rule.via == negotiated {
-		user = alice
+	if user == "" && (rule.via == negotiated || rule.via == plain) {
+		user = alice // as the StartupMessage claims
 	}
 	user = strings.Trim(strconv.Quote(user), `"`) // as the trail shows what strangers claim
 	if last.Event != rule.event || last.Cause != rule.reason || last.Code != rule.want.Code || last.User != user || last.RemoteAddr == "" {

@@ -176,10 +176,10 @@ func TestOptions(t *testing.T) {
 		{"-c post_auth_delay=5", nil},
 		{"-c jit=on --post-auth-delay=5", nil},
 		{"-c POST-AUTH-DELAY=5", nil},
-		{"-c role=postgres", nil},
+		{"-c role=postgres", map[string]string{"role": "postgres"}}, // if the grant names it: see session.authorize
 		{"-c session_authorization=postgres", nil},
 		{"-c session_preload_libraries=x", nil},
-		{"-c made.up=x", nil},
+		{"-c made.up=x", map[string]string{"made.up": "x"}},
 	} {
 		s := startup{params: make(map[string]string)}
 		err := s.setOptions(rule.options)

@@ -45,6 +45,8 @@ type Gate struct {
 	Logs   *Buffer
 	Gate   *gate.Gate // nil if it runs as a process of its own
 	Stop   func()     // drains and waits; may be called twice
+
+	super *pgx.Conn // of Roles
 }
 
 // Options are what a test changes. Zero values are the harness's defaults.
@@ -337,7 +339,10 @@ func (g *Gate) Environment() []string {
 // Roles are the ephemeral roles on the server that belong to this gate's deployment.
 func (g *Gate) Roles(t *testing.T) []string {
 	t.Helper()
-	rows, err := g.DB.Superuser(t).Query(t.Context(),
+	if g.super == nil { // one for all calls: some tests ask again and again
+		g.super = g.DB.Superuser(t)
+	}
+	rows, err := g.super.Query(t.Context(),
 		`SELECT rolname FROM pg_roles WHERE rolname LIKE 'hg\_%' AND shobj_description(oid, 'pg_authid')::json->>'deployment' = $1`,
 		g.Deployment())
 	if err != nil {

@@ -150,4 +150,4 @@ func (h *history) check() {
 	}
 }
 
-func (h *history) inForce() *policy.Set { return h.world.live.Set() }
+func (h *history) inForce() *policy.Set { return h.live.Set() }

@@ -56,7 +56,7 @@ func firstRecord(name string) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	line, err := readLine(bufio.NewReader(f), nil)
 	if errors.Is(err, ErrTorn) {
 		err = io.EOF

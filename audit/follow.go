@@ -89,7 +89,7 @@ func (f *follower) read(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer in.Close() //nolint:errcheck // only read
+	defer in.Close()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	var rest []byte

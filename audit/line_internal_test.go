@@ -100,7 +100,7 @@ func parametersOf(text []byte) []byte {
 	for i, length := range []int{len(text), len(text) + 7} {
 		for _, isBinary := range []bool{false, true} {
 			if p.Holds(int64(length)) {
-				p.Begin(int64(length), isBinary, uint32(i)) //nolint:gosec // G115: 0 or 1
+				p.Begin(int64(length), isBinary, uint32(i))
 				p.Add(text, 0)
 			}
 		}

@@ -62,7 +62,7 @@ func keepTemplate(data, template string) {
 	if err != nil {
 		return
 	}
-	defer os.RemoveAll(half)
+	defer func() { _ = os.RemoveAll(half) }()
 	whole := filepath.Join(half, "data")
 	if copyFolder(data, whole) == nil {
 		_ = os.Rename(whole, template) // or somebody was quicker

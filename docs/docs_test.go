@@ -84,7 +84,7 @@ const dbaPassword = "the DBA's password"
 // newReader has a PostgreSQL with a database of an application's, a DBA, and hourgate on the path.
 func newReader(t *testing.T) *reader {
 	t.Helper()
-	db := pgtest.Start(t, 15).Database(t)
+	db := pgtest.New(t, 15, pgtest.Options{}).Database(t) // of its own: each document makes hourgate_owner
 	dba := "dba_" + strings.ToLower(rand.Text()[:8])
 	if _, err := db.Superuser(t).Exec(t.Context(), fmt.Sprintf("CREATE ROLE %s LOGIN SUPERUSER PASSWORD '%s'", dba, strings.ReplaceAll(dbaPassword, "'", "''"))); err != nil {
 		t.Fatal(err)

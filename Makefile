@@ -23,8 +23,12 @@ test: ## run all tests, on PostgreSQL 13 to 18
 	scripts/install
 	go test -race -timeout 15m ./...
 
+# The tests of proxy that are about the relay; the tag changes nothing else.
+RELAY_TESTS = $(shell sed -nE 's/^func (Test[A-Za-z0-9_]+).*/\1/p' proxy/relay_test.go proxy/end_test.go | paste -sd'|')
+
 test-portable: ## run the relay's tests without Linux's own system calls, and check that all builds on macOS
-	go test -race -tags portable -timeout 15m -skip TestWithdrawnGrantTellsSlowClients ./internal/burst ./proxy
+	go test -race -tags portable -timeout 15m ./internal/burst ./internal/relay
+	go test -race -tags portable -timeout 15m -run '^($(RELAY_TESTS))$$' -skip TestWithdrawnGrantTellsSlowClients ./proxy
 	GOOS=darwin go vet ./...
 
 clients: ## run real clients and drivers through the gate, and write docs/clients.md and the README's table

@@ -203,6 +203,7 @@ func almost(shape []string) bool {
 var refusals = map[string]bool{
 	"not a verifier: put what `hourgate passwd` prints here (SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>)": true,
 	"the verifier's iterations are not a number from 1 to 10000000":                                                        true,
+
 	"the verifier's salt is not base64":                   true,
 	"the verifier's stored key is not 32 bytes in base64": true,
 	"the verifier's server key is not 32 bytes in base64": true,

@@ -180,7 +180,7 @@ func (d *demo) farewell() {
 		"person refused; a request asked, decided, extended and ended. The server, the gate and their files are removed.",
 		inWords(time.Since(d.began).Round(time.Second)), inWords(d.gone))
 	d.out.sayf("To try it by hand:             %s demo --keep", os.Args[0])
-	d.out.say("For a PostgreSQL of your own:  the five steps in README.md")
+	d.out.say("For a PostgreSQL of your own:  hourgate init, as README.md says")
 }
 
 // leaveOpen says how to go on by hand, and waits.

@@ -60,6 +60,7 @@ func FuzzStartupPacket(f *testing.F) {
 	f.Add(startupPacket(protocol30, "user", "a", "timezone", "UTC", "TimeZone", "UTC"))
 	f.Add(startupPacket(protocol30, "user", "a", "USER", "b"))
 	f.Add(append(startupPacket(protocol30, "user", "a"), 0))
+	f.Add(startupPacket(protocol30, "user", "a", "__qp.test", "", "options", "-c my.name=1 -c my.name=2 -c role=b -c track_activities=off"))
 	f.Add([]byte{0, 0, 0, 8, 4, 210, 22, 47})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 3, 0, 0})
 	f.Fuzz(func(t *testing.T, stream []byte) {
@@ -96,17 +97,24 @@ func FuzzStartupPacket(f *testing.F) {
 	})
 }
 
-// checkParameters: only what is on the list goes upstream, under the list's own spelling.
+// checkParameters: only what a session may set goes upstream, under the lists' own spelling.
 func checkParameters(t testing.TB, params map[string]string) {
 	t.Helper()
 	for name, value := range params {
-		if !allowedParameters[name] {
+		if !maySet(name) {
 			t.Fatalf("parameter %q is let through", name)
 		}
 		if strings.Contains(value, "\x00") {
 			t.Fatalf("NUL in the value %q of %q", value, name)
 		}
 	}
+}
+
+// maySet reports that a client may name the setting at startup: one of the lists, role, or one of the user's own, which
+// PostgreSQL knows by the dots in its name.
+func maySet(name string) bool {
+	own := strings.Contains(name, ".") && !slices.ContainsFunc(strings.Split(name, "."), func(part string) bool { return !identifier(part) })
+	return allowedParameters[name] || grantableParameters[name] || name == roleParameter || own
 }
 
 // checkOverridden: what goes upstream as "options" is read as the allowed settings that the client sent, and as nothing
@@ -119,7 +127,7 @@ func checkOverridden(t *testing.T, s startup) {
 	}
 	for i := 0; i < len(args); i += 2 {
 		name, _, ok := strings.Cut(args[i+1], "=")
-		if _, last := s.params[name]; args[i] != "-c" || !ok || !allowedParameters[name] || !last {
+		if _, last := s.params[name]; args[i] != "-c" || !ok || !maySet(name) || !last {
 			t.Fatalf("%q is read as %q, of %v", s.overridden, args, s.params)
 		}
 	}

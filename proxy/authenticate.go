@@ -239,8 +239,16 @@ func validMechanism(mechanism, data string, binding bool) bool {
 func (s *session) authenticationFailed(err error) error {
 	s.server.strangers.failed(s.network)
 	s.log.Info("authentication failed", "user", printable(s.startup.user), "error", err)
-	return wrongPassword(s.startup.user)
+	told := wrongPassword(s.startup.user)
+	if strings.HasPrefix(s.startup.user, roleNames) { // known to this gate or not
+		told.hint = "Roles on the server have no log-in at the gate. Connect with your own user name: it is given a role."
+	}
+	return told
 }
+
+// roleNames is what the names of ephemeral roles begin with. Who asks for current_user reads such a name, and so do clients
+// that connect again as whom they think they are.
+const roleNames = "hg_"
 
 // readSASL reads one SASL message with exact lengths and returns its body.
 func (s *session) readSASL() ([]byte, error) {

@@ -19,6 +19,7 @@ func (s *Server) tick() {
 	}
 	now := s.cfg.Now()
 	s.ticks++
+	s.forgetPlaces(now)
 	for session := range s.sessions {
 		switch {
 		case session.grant == nil:

@@ -72,6 +72,10 @@ func TestRefusals(t *testing.T) {
 			want: fatal("28P01", `password authentication failed for user "a?b?"`, "", ""),
 		},
 		{
+			name: "the role's own name", user: "hg_alice_inc_1_abc", password: alicePassword, reason: "authentication", event: audit.SessionRefused,
+			want: fatal("28P01", `password authentication failed for user "hg_alice_inc_1_abc"`, "", "Roles on the server have no log-in at the gate. Connect with your own user name: it is given a role."),
+		},
+		{
 			name: "no grant", user: bob, password: bobPassword, reason: "no_grant", event: audit.SessionRefused,
 			want: fatal("28000", `no live grant for "orders"`, "", noGrant),
 		},

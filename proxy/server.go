@@ -149,6 +149,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
+	left     map[place]time.Time                      // when sessions ended lately; see land
 	ended    struct{ fromClient, fromUpstream int64 } // bytes of sessions that are over
 	accepted uint64
 	listener net.Listener
@@ -167,7 +168,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Logger,
 		cancels:  canceller{sessions: make(map[uint32][]*session)},
-		sessions: make(map[*session]struct{}),
+		sessions: make(map[*session]struct{}), left: make(map[place]time.Time),
 	}
 	s.metrics = newMetrics(cfg.Registry, s.relayedBytes)
 	s.setThrottles()
@@ -306,6 +307,7 @@ func (s *Server) forget(session *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, session)
+	s.remember(session)
 	if session.relay != nil {
 		fromClient, fromUpstream := session.relay.Bytes()
 		s.ended.fromClient += fromClient

@@ -70,6 +70,7 @@ type clientSide struct {
 type permit struct {
 	policy   *policy.Set // in force when the client began to authenticate
 	decision policy.Decision
+	landed   bool // the database's name did not say on which integration; see land
 	// These belong to the server's mutex: a reload and the clock change them.
 	grant  *policy.Grant
 	expiry *time.Timer
@@ -187,6 +188,11 @@ func (s *session) authorize() error {
 		return wrongPassword(s.user) // what the user proved does not count any more
 	}
 	s.decision = now.Decide(policy.Request{User: s.user, Database: s.requestedDatabase()}, time.Now())
+	if s.decision.Reason == policy.Ambiguous {
+		if d, ok := s.land(now, time.Now()); ok {
+			s.decision, s.landed = d, true
+		}
+	}
 	if s.decision.Grant == nil {
 		return denied(s.decision)
 	}
@@ -290,6 +296,9 @@ func (s *session) welcome() error {
 		messages = append(messages, &pgproto3.ParameterStatus{Name: name, Value: s.upstream.ParameterStatuses[name]})
 	}
 	messages = append(messages, &pgproto3.BackendKeyData{ProcessID: s.cancelKey.pid, SecretKey: s.cancelKey.secret})
+	if s.landed {
+		messages = append(messages, landingNotice(s.decision))
+	}
 	if ending := s.decision.Grant.Ending(s.lease.Creates()); ending != "" {
 		messages = append(messages, endingNotice(s.decision.Grant, ending))
 	}

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/verifier"
@@ -203,7 +205,7 @@ func (g *gate) checkEnds(t *testing.T) {
 	t.Helper()
 	ended := 0
 	for _, r := range g.records(t) {
-		if r.Event == audit.SessionEnd && r.User == carol && r.Code == "57P01" && r.Reason == "grant_expired" {
+		if r.Event == audit.SessionEnd && r.User == carol && r.Code == pgerrcode.AdminShutdown && r.Reason == "grant_expired" {
 			ended++
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -105,16 +106,16 @@ func usePgx(ctx context.Context, l login, out, _ io.Writer) error {
 	})
 	c.check("error", func() error {
 		_, err := conn.Exec(ctx, "SELECT * FROM no_such_table")
-		return errors.Join(wantCode(err, "42P01"), conn.Ping(ctx))
+		return errors.Join(wantCode(err, pgerrcode.UndefinedTable), conn.Ping(ctx))
 	})
 	c.check("cancel", func() error {
 		time.AfterFunc(time.Second/2, func() { _ = conn.PgConn().CancelRequest(ctx) })
 		_, err := conn.Exec(ctx, "SELECT pg_sleep(30)")
-		return errors.Join(wantCode(err, "57014"), conn.Ping(ctx))
+		return errors.Join(wantCode(err, pgerrcode.QueryCanceled), conn.Ping(ctx))
 	})
 	c.check("wrong-password", func() error {
 		_, err := connect(alice, "wrong")
-		return wantCode(err, "28P01")
+		return wantCode(err, pgerrcode.InvalidPassword)
 	})
 	c.check("expired-grant", func() error {
 		_, err := connect(bob, password)
@@ -134,9 +135,9 @@ func usePgx(ctx context.Context, l login, out, _ io.Writer) error {
 	c.print("end")
 	c.check("end-running", func() error {
 		_, err := running.Exec(ctx, "SELECT pg_sleep(30)")
-		return wantCode(err, "57P01")
+		return wantCode(err, pgerrcode.AdminShutdown)
 	})
 	time.Sleep(time.Second) // until the other has ended, too
-	c.check("end-idle", func() error { return wantCode(idle.Ping(ctx), "57P01") })
+	c.check("end-idle", func() error { return wantCode(idle.Ping(ctx), pgerrcode.AdminShutdown) })
 	return nil
 }

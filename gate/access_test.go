@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -67,7 +68,7 @@ func TestAskDecideBeLetIn(t *testing.T) {
 	g := startAccess(t)
 	_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
 	var refusal *pgconn.PgError
-	if !errors.As(err, &refusal) || refusal.Code != "28000" || !strings.Contains(refusal.Hint, "REQUEST READ_ONLY ON orders FOR '1 hour' REASON") {
+	if !errors.As(err, &refusal) || refusal.Code != pgerrcode.InvalidAuthorizationSpecification || !strings.Contains(refusal.Hint, "REQUEST READ_ONLY ON orders FOR '1 hour' REASON") {
 		t.Fatalf("refused with %+v", err)
 	}
 	if got := ask(t, g, gatetest.Alice, "state", "REQUEST READ_WRITE ON orders FOR '1 hour' REASON $1", "INC-1: it's late"); got != "pending" {
@@ -108,7 +109,7 @@ func TestAskDecideBeLetIn(t *testing.T) {
 	if got := ask(t, g, gatetest.Bob, "state", "REVOKE 1 REASON 'enough'"); got != "ended (revoked)" {
 		t.Errorf("Bob revokes: %s", got)
 	}
-	wantFatal(t, <-cut, "57P01", "terminating connection: your grant was withdrawn or changed")
+	wantFatal(t, <-cut, pgerrcode.AdminShutdown, "terminating connection: your grant was withdrawn or changed")
 	if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders"); err == nil {
 		t.Error("Alice is let in after the end")
 	}
@@ -196,14 +197,14 @@ func TestLocks(t *testing.T) {
 	}
 	_, err := conn.Exec(t.Context(), "SELECT pg_sleep(60)")
 	var told *pgconn.PgError
-	if !errors.As(err, &told) || told.Code != "57P01" || !strings.Contains(told.Detail, "laptop stolen") {
+	if !errors.As(err, &told) || told.Code != pgerrcode.AdminShutdown || !strings.Contains(told.Detail, "laptop stolen") {
 		t.Errorf("the session ended with %+v", told)
 	}
 	refused := func() {
 		t.Helper()
 		for _, database := range []string{"orders", "hourgate"} {
 			_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, database)
-			if !errors.As(err, &told) || told.Code != "28000" || !strings.Contains(told.Detail, "laptop stolen") {
+			if !errors.As(err, &told) || told.Code != pgerrcode.InvalidAuthorizationSpecification || !strings.Contains(told.Detail, "laptop stolen") {
 				t.Errorf("%s: %v", database, err)
 			}
 		}

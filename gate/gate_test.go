@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -91,7 +92,7 @@ func TestGrantEndsUnderARunningSession(t *testing.T) {
 		conn := g.Connect(t, "orders")
 		_, err := conn.Exec(t.Context(), "INSERT INTO orders (id, customer_id, note) SELECT 9999, 1, pg_sleep(30)::text")
 		late := time.Since(until)
-		wantFatal(t, err, "57P01", "terminating connection: your grant has ended")
+		wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant has ended")
 		if late < 0 || late > time.Second {
 			t.Errorf("the end came %v after the grant's, want at most 1s", late)
 		}
@@ -100,11 +101,11 @@ func TestGrantEndsUnderARunningSession(t *testing.T) {
 		if err := db.Superuser(t).QueryRow(t.Context(), "SELECT count(*) FROM orders WHERE id = 9999").Scan(&committed); err != nil || committed != 0 {
 			t.Errorf("rows committed after the end: %d, %v", committed, err)
 		}
-		if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders"); !strings.Contains(fmt.Sprint(err), "28000") {
+		if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders"); !strings.Contains(fmt.Sprint(err), pgerrcode.InvalidAuthorizationSpecification) {
 			t.Errorf("connecting after the end: got %v, want a refusal", err)
 		}
 		ends := g.Records(t, audit.SessionEnd)
-		if len(ends) != 1 || ends[0].Cause != "grant_expired" || ends[0].Code != "57P01" {
+		if len(ends) != 1 || ends[0].Cause != "grant_expired" || ends[0].Code != pgerrcode.AdminShutdown {
 			t.Errorf("got records of the end: %+v", ends)
 		}
 	})
@@ -183,7 +184,7 @@ func TestPolicyReload(t *testing.T) {
 
 	g.SetGrants(t, gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]"))
 	_, err = alices.Exec(t.Context(), "SELECT pg_sleep(20)")
-	wantFatal(t, err, "57P01", "terminating connection: your grant was withdrawn or changed")
+	wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant was withdrawn or changed")
 	if _, err := bobs.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Errorf("bob's session ended with alice's grant: %v", err)
 	}
@@ -206,7 +207,7 @@ func TestGrantMovesItsEnd(t *testing.T) {
 	}
 	g.SetGrants(t, gatetest.Grant("inc-1", "until", soon(time.Second)))
 	_, err := conn.Exec(t.Context(), "SELECT pg_sleep(20)")
-	wantFatal(t, err, "57P01", "terminating connection: your grant has ended")
+	wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant has ended")
 	gatetest.Eventually(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 })
 }
 
@@ -246,7 +247,7 @@ func TestRoleIsSharedAndLingers(t *testing.T) {
 
 func TestAccessLevels(t *testing.T) {
 	t.Parallel()
-	const denied, done = "42501", ""
+	const denied, done = pgerrcode.InsufficientPrivilege, ""
 	tests := []struct{ statement, readOnly, readWrite, admin string }{
 		{"SELECT count(*) FROM orders", done, done, done},
 		{"SELECT last_value FROM orders_id_seq", done, done, done},
@@ -409,7 +410,7 @@ func TestDenials(t *testing.T) {
 		}
 		return pgErr
 	}
-	if got := refused(gatetest.Alice, gatetest.AlicePassword, "orders"); got.Code != "28000" || !strings.Contains(got.Detail, "old") {
+	if got := refused(gatetest.Alice, gatetest.AlicePassword, "orders"); got.Code != pgerrcode.InvalidAuthorizationSpecification || !strings.Contains(got.Detail, "old") {
 		t.Errorf("an expired grant: %+v", got)
 	}
 	noGrant, noSuch := refused(gatetest.Bob, gatetest.BobPassword, "orders"), refused(gatetest.Bob, gatetest.BobPassword, "nosuch")
@@ -480,7 +481,7 @@ func TestProcessEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := idle.WaitForNotification(t.Context())
-	wantFatal(t, err, "57P01", "terminating connection: the gate is shutting down")
+	wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: the gate is shutting down")
 	if _, err := busy.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Errorf("the drain broke a transaction: %v", err)
 	}
@@ -536,16 +537,16 @@ func TestTroubleUpstream(t *testing.T) {
 	}{
 		{
 			name: "wrong admin secret", db: db, secret: "{file: wrong.json}",
-			code: "58000", message: `access to "orders" could not be prepared`, log: "28P01",
+			code: pgerrcode.SystemError, message: `access to "orders" could not be prepared`, log: pgerrcode.InvalidPassword,
 		},
 		{
 			name: "missing admin secret", db: db, secret: "{file: nosuch.json}",
-			code: "58000", message: `access to "orders" could not be prepared`, log: "nosuch.json",
+			code: pgerrcode.SystemError, message: `access to "orders" could not be prepared`, log: "nosuch.json",
 		},
 		{
 			name: "server full", db: full.Database(t),
 			before: func(t *testing.T, g *gatetest.Gate) { fillServer(t, g) },
-			code:   "53300", message: `the database server of "orders" has no free connection`, log: "53300",
+			code:   pgerrcode.TooManyConnections, message: `the database server of "orders" has no free connection`, log: pgerrcode.TooManyConnections,
 		},
 	}
 	for _, test := range tests {
@@ -608,7 +609,7 @@ func TestAdminLacksAnOwner(t *testing.T) {
 		if _, err := conn.Exec(t.Context(), "SELECT * FROM orders"); err != nil {
 			t.Error(err)
 		}
-		if _, err := conn.Exec(t.Context(), "SELECT * FROM strange"); sqlstate(err) != "42501" {
+		if _, err := conn.Exec(t.Context(), "SELECT * FROM strange"); sqlstate(err) != pgerrcode.InsufficientPrivilege {
 			t.Errorf("the stranger's table: got %v", err)
 		}
 		g.AwaitMetric(t, `hourgate_objects_left_out{integration="orders"} 1`)

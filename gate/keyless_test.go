@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/audit"
@@ -53,7 +54,7 @@ func TestServerWithoutKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	var pgErr *pgconn.PgError
-	if err := <-ended; !errors.As(err, &pgErr) || pgErr.Code != "57014" {
+	if err := <-ended; !errors.As(err, &pgErr) || pgErr.Code != pgerrcode.QueryCanceled {
 		t.Errorf("the statement ended with %v, want 57014", err)
 	}
 	if err := conn.Ping(t.Context()); err != nil {

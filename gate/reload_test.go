@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
@@ -49,7 +50,7 @@ func wantRevoked(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	since := time.Now()
 	_, err := conn.Exec(t.Context(), "SELECT pg_sleep(20)")
-	wantFatal(t, err, "57P01", revoked)
+	wantFatal(t, err, pgerrcode.AdminShutdown, revoked)
 	if took := time.Since(since); took > seenSoon {
 		t.Errorf("access ended only %v after the change", took)
 	}
@@ -79,7 +80,7 @@ func TestBadReloadStillRevokes(t *testing.T) {
 	g.Write(t, "d/bob.yaml", "grants: []\n")
 	wantRevoked(t, bobs)
 	execute(t, alices, "SELECT 1")
-	if _, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders"); !strings.Contains(fmt.Sprint(err), "28000") {
+	if _, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders"); !strings.Contains(fmt.Sprint(err), pgerrcode.InvalidAuthorizationSpecification) {
 		t.Errorf("bob after his grant is gone: %v", err)
 	}
 	rejected := g.Records(t, audit.PolicyRejected)
@@ -90,7 +91,7 @@ func TestBadReloadStillRevokes(t *testing.T) {
 	// What a bad reload adds is not in force.
 	g.Write(t, "d/bob.yaml", "grants:\n"+gatetest.Grant("bobs-again", "users", "["+gatetest.Bob+"]"))
 	gatetest.Eventually(t, "it was read", func() bool { return len(g.Records(t, audit.PolicyRejected)) > len(rejected) })
-	if _, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders"); !strings.Contains(fmt.Sprint(err), "28000") {
+	if _, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders"); !strings.Contains(fmt.Sprint(err), pgerrcode.InvalidAuthorizationSpecification) {
 		t.Errorf("a bad reload gave bob access: %v", err)
 	}
 
@@ -103,7 +104,7 @@ func TestBadReloadStillRevokes(t *testing.T) {
 	alices = g.Connect(t, "orders")
 	g.Write(t, "policy.yaml", strings.Replace(people, "name: "+gatetest.Alice+",", "name: "+gatetest.Alice+", disabled: true,", 1))
 	wantRevoked(t, alices)
-	if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders"); !strings.Contains(fmt.Sprint(err), "28P01") {
+	if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders"); !strings.Contains(fmt.Sprint(err), pgerrcode.InvalidPassword) {
 		t.Errorf("a disabled user: %v", err)
 	}
 }
@@ -226,7 +227,7 @@ func TestConfigurationIsReloaded(t *testing.T) {
 	})
 	g.Run(t, file)
 	conn := g.Connect(t, "orders")
-	if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "more"); !strings.Contains(fmt.Sprint(err), "28000") {
+	if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "more"); !strings.Contains(fmt.Sprint(err), pgerrcode.InvalidAuthorizationSpecification) {
 		t.Errorf("an integration that is not there: %v", err)
 	}
 	if !strings.Contains(g.Logs.String(), "unknown integration") {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/internal/gatetest"
@@ -76,7 +77,7 @@ func TestReplicas(t *testing.T) {
 		t.Fatalf("revoked on a: %s", got)
 	}
 	revoked := time.Now()
-	if late := (<-cut).Sub(revoked); late > 2*time.Second || told == nil || told.Code != "57P01" {
+	if late := (<-cut).Sub(revoked); late > 2*time.Second || told == nil || told.Code != pgerrcode.AdminShutdown {
 		t.Errorf("b's session ended %v after the revocation on a, with %+v", late, told)
 	} else {
 		t.Logf("b's session ended %v after the revocation on a", late)

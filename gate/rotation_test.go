@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -69,7 +70,7 @@ func TestAdminPasswordRotates(t *testing.T) {
 		execute(t, super, fmt.Sprintf("ALTER ROLE %s PASSWORD 'rotated'", db.Admin))
 		cutAdmin(t, super, db.Admin)
 		_, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders")
-		wantFatal(t, err, "58000", `access to "orders" could not be prepared`)
+		wantFatal(t, err, pgerrcode.SystemError, `access to "orders" could not be prepared`)
 		execute(t, session, "SELECT 1")
 
 		g.Write(t, "secret.json", fmt.Sprintf(`{"username": %q, "password": "rotated"}`, db.Admin))
@@ -78,7 +79,7 @@ func TestAdminPasswordRotates(t *testing.T) {
 
 		g.SetGrants(t, bobs)
 		_, err = session.Exec(t.Context(), "SELECT pg_sleep(20)")
-		wantFatal(t, err, "57P01", "terminating connection: your grant was withdrawn or changed")
+		wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant was withdrawn or changed")
 		gatetest.Eventually(t, "all roles are gone", func() bool { return len(g.Roles(t)) == 0 })
 	})
 }
@@ -108,7 +109,7 @@ func TestAdminUserAlternates(t *testing.T) {
 
 			g.SetGrants(t, bobs)
 			_, err := session.Exec(t.Context(), "SELECT pg_sleep(20)")
-			wantFatal(t, err, "57P01", "terminating connection: your grant was withdrawn or changed")
+			wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant was withdrawn or changed")
 			gatetest.Eventually(t, "the first admin's roles are gone too", func() bool { return len(g.Roles(t)) == 0 })
 		})
 	}
@@ -246,7 +247,7 @@ func ending(t *testing.T, err error) string {
 	if !errors.As(err, &pgErr) {
 		return "closed"
 	}
-	if !slices.Contains([]string{"57P01", "57P02", "08006"}, pgErr.Code) {
+	if !slices.Contains([]string{pgerrcode.AdminShutdown, pgerrcode.CrashShutdown, pgerrcode.ConnectionFailure}, pgErr.Code) {
 		t.Errorf("a session ended with %v", err)
 	}
 	return pgErr.Code
@@ -270,7 +271,7 @@ func TestReplicaIsNotUsed(t *testing.T) {
 			execute(t, super, fmt.Sprintf("COPY (SELECT '') TO '%s/standby.signal'", folder))
 			server.Restart(t)
 			_, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders") // alice's role is there already
-			wantFatal(t, err, "58000", `access to "orders" could not be prepared`)
+			wantFatal(t, err, pgerrcode.SystemError, `access to "orders" could not be prepared`)
 			gatetest.Eventually(t, "the log says why", func() bool { return strings.Contains(g.Logs.String(), "the server is a replica") })
 			execute(t, server.Superuser(t, "postgres"), "SELECT pg_promote()")
 			t.Logf("new sessions %v after the promotion", newSession(t, g, gatetest.Bob, gatetest.BobPassword, time.Now()))

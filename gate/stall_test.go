@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
@@ -45,7 +47,7 @@ func TestAccessEndsWhileTheTrailIsFrozen(t *testing.T) {
 				}
 			}
 			late := time.Since(until)
-			wantFatal(t, err, "57P01", "terminating connection: your grant has ended")
+			wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant has ended")
 			if late < 0 || late > time.Second || said < 100 {
 				t.Errorf("the end came %v after the grant's, want at most 1s; %d statements", late, said)
 			}

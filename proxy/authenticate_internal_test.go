@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/xdg-go/scram"
 
@@ -47,7 +48,7 @@ func TestMalformedSCRAM(t *testing.T) {
 	} {
 		for _, known := range []bool{true, false} {
 			w := &saslWire{wire: wire{in: saslMessage(t, scramSHA256, first)}, answer: saslResponse("c=biws,r=NONCE,p=PROOF")}
-			if err := newSASLServer(t).session(w, known, nil).authenticate(); err == nil || endOf(t, err) != codeInvalidPassword {
+			if err := newSASLServer(t).session(w, known, nil).authenticate(); err == nil || endOf(t, err) != pgerrcode.InvalidPassword {
 				t.Errorf("%s: got %v, want the refusal of a wrong password", name, err)
 			}
 		}
@@ -257,7 +258,7 @@ func FuzzSASL(f *testing.F) {
 			t.Fatalf("%q and %q were refused, user %q: %v", w.first, w.final(), s.user, err)
 		case err != nil:
 			code := endOf(t, err)
-			if chosen, ok := w.choice(binding); ok && (code == codeInvalidPassword) != chosen && w.challenge == "" {
+			if chosen, ok := w.choice(binding); ok && (code == pgerrcode.InvalidPassword) != chosen && w.challenge == "" {
 				t.Fatalf("%q was refused with %v; its mechanism is right: %v", w.in, err, chosen)
 			}
 		}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgerrcode"
 )
 
 // sleeper is a client in the middle of a statement, and the key to cancel it with.
@@ -36,7 +38,7 @@ func (p *peer) expectCancelled() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if e := m.error(p.t); e.Code != "57014" || e.Severity != "ERROR" {
+	if e := m.error(p.t); e.Code != pgerrcode.QueryCanceled || e.Severity != "ERROR" {
 		p.t.Errorf("got %+v, want ERROR 57014", e)
 	}
 	p.expect('Z')

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
@@ -39,7 +41,7 @@ grants:
 
 	none := tls.Certificate{}
 	both, machine := loadPair(t, people, "both.example.com"), loadPair(t, people, "machine.example.com")
-	const ready, refused = "ready", "28P01"
+	const ready, refused = "ready", pgerrcode.InvalidPassword
 	const scramAlone, certAlone, together = "SCRAM-SHA-256", "certificate", "certificate, SCRAM-SHA-256"
 	for _, test := range []struct {
 		name, user, password string

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/proxy"
@@ -41,7 +42,7 @@ func TestStepOfTheClock(t *testing.T) {
 	if diff := cmp.Diff(grantEnded, got); diff != "" {
 		t.Errorf("last message (-want +got):\n%s", diff)
 	}
-	g.expectEndRecord("grant_expired", "57P01")
+	g.expectEndRecord("grant_expired", pgerrcode.AdminShutdown)
 }
 
 // People are told before the end, between two messages, once each time; and what becomes of what they made, if they can
@@ -122,8 +123,8 @@ func TestSessionsFromOutside(t *testing.T) {
 	if !g.server.End(info.ID, proxy.EndedByOperator, "") {
 		t.Error("no such session")
 	}
-	p.expectEndSoon(since, fatal("57P01", "terminating connection: an operator of the gate has ended your session", "", "Ask the operators of this gate; your grant may still be live."))
-	g.expectEndRecord("ended_by_operator", "57P01")
+	p.expectEndSoon(since, fatal(pgerrcode.AdminShutdown, "terminating connection: an operator of the gate has ended your session", "", "Ask the operators of this gate; your grant may still be live."))
+	g.expectEndRecord("ended_by_operator", pgerrcode.AdminShutdown)
 	eventually(t, "the session is gone", func() bool { return len(g.server.Sessions()) == 0 })
 	if g.server.End(info.ID, proxy.EndedByUser, "") || g.server.Notify(info.ID, "late") {
 		t.Error("a session that is over could be ended or told")

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -25,7 +26,7 @@ func (s *session) connect(ctx context.Context) error {
 		}
 		s.log.Error("log-in upstream failed", "role", login.User, "error", err)
 		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) && (pgErr.Code == codeInvalidPassword || pgErr.Code == codeInvalidAuthorization) {
+		if errors.As(err, &pgErr) && (pgErr.Code == pgerrcode.InvalidPassword || pgErr.Code == pgerrcode.InvalidAuthorizationSpecification) {
 			s.lease.Discard()
 		}
 		if r, ok := refusedParameter(err, s.startup.params); ok {

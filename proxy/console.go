@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/audit"
@@ -132,7 +133,7 @@ func consoleRefusal(err error) error {
 
 func (e *ConsoleError) code() string {
 	if e.Code == "" {
-		return "P0001"
+		return pgerrcode.RaiseException
 	}
 	return e.Code
 }
@@ -251,7 +252,7 @@ func (c *console) handle(ctx context.Context, m message) error {
 	case 'H': // Flush
 		return c.flush()
 	case 'F':
-		err = &ConsoleError{Code: codeUnsupported, Message: "functions can't be called here"}
+		err = &ConsoleError{Code: pgerrcode.FeatureNotSupported, Message: "functions can't be called here"}
 	case 'd', 'c', 'f': // the rest of a COPY that was refused
 		return nil
 	default:
@@ -290,7 +291,7 @@ func (c *console) simple(ctx context.Context, body []byte) error {
 func (c *console) runSimple(ctx context.Context, sql string) error {
 	d, result, err := c.run(ctx, sql, nil, func(d Description) error {
 		if d.Parameters > 0 {
-			return &ConsoleError{Code: "42P02", Message: "there is no parameter $1"}
+			return &ConsoleError{Code: pgerrcode.UndefinedParameter, Message: "there is no parameter $1"}
 		}
 		return nil
 	})
@@ -311,7 +312,7 @@ func (c *console) runSimple(ctx context.Context, sql string) error {
 func (c *console) run(ctx context.Context, sql string, args []*string, check func(Description) error) (Description, Result, error) {
 	d, result, own := c.housekeeping(sql)
 	if c.status == 'E' && (!own || result.Tag != "ROLLBACK") {
-		return d, result, &ConsoleError{Code: "25P02", Message: "current transaction is aborted, commands ignored until end of transaction block"}
+		return d, result, &ConsoleError{Code: pgerrcode.InFailedSQLTransaction, Message: "current transaction is aborted, commands ignored until end of transaction block"}
 	}
 	if !own {
 		var err error
@@ -349,7 +350,7 @@ func (c *console) record(ctx context.Context, sql string) error {
 }
 
 // errCanceled ends a statement whose client has sent a CancelRequest.
-var errCanceled = &ConsoleError{Code: "57014", Message: "canceling statement due to user request"}
+var errCanceled = &ConsoleError{Code: pgerrcode.QueryCanceled, Message: "canceling statement due to user request"}
 
 // interruptible runs something that a CancelRequest may end.
 func (c *console) interruptible(ctx context.Context, run func(context.Context, func(string)) (Result, error)) (Result, error) {
@@ -366,7 +367,7 @@ func (c *console) interruptible(ctx context.Context, run func(context.Context, f
 		notices.Lock()
 		defer notices.Unlock()
 		if open {
-			c.put(&pgproto3.NoticeResponse{Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000", Message: text})
+			c.put(&pgproto3.NoticeResponse{Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: pgerrcode.SuccessfulCompletion, Message: text})
 			_ = c.flush() // that the client is gone, the reader finds out
 		}
 	})
@@ -386,7 +387,7 @@ func (c *console) fail(ctx context.Context, err error) error {
 		return err
 	case !errors.As(err, &told):
 		c.log.Error("console statement failed", "error", err)
-		told = &ConsoleError{Code: codeInternal, Message: "internal error, session " + c.id, Hint: "Tell the operators of this gate the session's name."}
+		told = &ConsoleError{Code: pgerrcode.InternalError, Message: "internal error, session " + c.id, Hint: "Tell the operators of this gate the session's name."}
 	}
 	if c.status == 'T' {
 		c.status = 'E'

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -29,16 +30,16 @@ type consolePortal struct {
 func (c *console) parse(body []byte) error {
 	var m pgproto3.Parse
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Parse message"}
+		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Parse message"}
 	}
 	statements := splitStatements(m.Query)
 	switch {
 	case len(statements) > 1:
-		return &ConsoleError{Code: "42601", Message: "cannot insert multiple commands into a prepared statement"}
+		return &ConsoleError{Code: pgerrcode.SyntaxError, Message: "cannot insert multiple commands into a prepared statement"}
 	case m.Name != "" && c.prepared[m.Name] != nil:
-		return &ConsoleError{Code: "42P05", Message: fmt.Sprintf("prepared statement %q already exists", printable(m.Name))}
+		return &ConsoleError{Code: pgerrcode.DuplicatePreparedStatement, Message: fmt.Sprintf("prepared statement %q already exists", printable(m.Name))}
 	case len(c.prepared) >= maxConsoleNames:
-		return &ConsoleError{Code: "53000", Message: "too many prepared statements"}
+		return &ConsoleError{Code: pgerrcode.InsufficientResources, Message: "too many prepared statements"}
 	}
 	statement := &consoleStatement{types: m.ParameterOIDs}
 	if len(statements) == 1 {
@@ -60,17 +61,17 @@ func (c *console) parse(body []byte) error {
 func (c *console) bind(body []byte) error {
 	var m pgproto3.Bind
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Bind message"}
+		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Bind message"}
 	}
 	statement := c.prepared[m.PreparedStatement]
 	switch {
 	case statement == nil:
-		return &ConsoleError{Code: "26000", Message: fmt.Sprintf("prepared statement %q does not exist", printable(m.PreparedStatement))}
+		return &ConsoleError{Code: pgerrcode.InvalidSQLStatementName, Message: fmt.Sprintf("prepared statement %q does not exist", printable(m.PreparedStatement))}
 	case len(m.Parameters) != statement.description.Parameters:
-		return &ConsoleError{Code: codeProtocolViolation, Message: fmt.Sprintf("bind message supplies %d parameters, but the statement requires %d",
+		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: fmt.Sprintf("bind message supplies %d parameters, but the statement requires %d",
 			len(m.Parameters), statement.description.Parameters)}
 	case len(c.portals) >= maxConsoleNames:
-		return &ConsoleError{Code: "53000", Message: "too many portals"}
+		return &ConsoleError{Code: pgerrcode.InsufficientResources, Message: "too many portals"}
 	}
 	portal := &consolePortal{statement: statement}
 	for i, value := range m.Parameters {
@@ -118,7 +119,7 @@ func argument(value []byte, oid uint32, format int16) (*string, error) {
 			text = strconv.FormatInt(int64(binary.BigEndian.Uint64(value)), 10) //nolint:gosec // two's complement
 		case oid == 0 || oid == textOID || oid == 1043 || oid == 705: // text, varchar, unknown
 		default:
-			return nil, &ConsoleError{Code: codeUnsupported, Message: fmt.Sprintf("binary parameters of type %d can't be read here", oid), Hint: "Pass text."}
+			return nil, &ConsoleError{Code: pgerrcode.FeatureNotSupported, Message: fmt.Sprintf("binary parameters of type %d can't be read here", oid), Hint: "Pass text."}
 		}
 	}
 	return &text, nil
@@ -127,18 +128,18 @@ func argument(value []byte, oid uint32, format int16) (*string, error) {
 func (c *console) describe(body []byte) error {
 	var m pgproto3.Describe
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Describe message"}
+		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Describe message"}
 	}
 	var statement *consoleStatement
 	if m.ObjectType == 'S' {
 		if statement = c.prepared[m.Name]; statement == nil {
-			return &ConsoleError{Code: "26000", Message: fmt.Sprintf("prepared statement %q does not exist", printable(m.Name))}
+			return &ConsoleError{Code: pgerrcode.InvalidSQLStatementName, Message: fmt.Sprintf("prepared statement %q does not exist", printable(m.Name))}
 		}
 		c.put(&pgproto3.ParameterDescription{ParameterOIDs: statement.parameterTypes()})
 	} else {
 		portal := c.portals[m.Name]
 		if portal == nil {
-			return &ConsoleError{Code: "34000", Message: fmt.Sprintf("portal %q does not exist", printable(m.Name))}
+			return &ConsoleError{Code: pgerrcode.InvalidCursorName, Message: fmt.Sprintf("portal %q does not exist", printable(m.Name))}
 		}
 		statement = portal.statement
 	}
@@ -165,12 +166,12 @@ func (s *consoleStatement) parameterTypes() []uint32 {
 func (c *console) execute(ctx context.Context, body []byte) error {
 	var m pgproto3.Execute
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Execute message"}
+		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Execute message"}
 	}
 	portal := c.portals[m.Portal]
 	switch {
 	case portal == nil:
-		return &ConsoleError{Code: "34000", Message: fmt.Sprintf("portal %q does not exist", printable(m.Portal))}
+		return &ConsoleError{Code: pgerrcode.InvalidCursorName, Message: fmt.Sprintf("portal %q does not exist", printable(m.Portal))}
 	case portal.statement.sql == "":
 		c.put(&pgproto3.EmptyQueryResponse{})
 		return nil
@@ -202,7 +203,7 @@ func (c *console) execute(ctx context.Context, body []byte) error {
 func (c *console) close(body []byte) error {
 	var m pgproto3.Close
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: codeProtocolViolation, Message: "invalid Close message"}
+		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Close message"}
 	}
 	if m.ObjectType == 'S' {
 		delete(c.prepared, m.Name)

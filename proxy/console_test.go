@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -22,7 +23,7 @@ type testConsole struct{ closed chan struct{} }
 
 func (c testConsole) Open(_ context.Context, who proxy.Info) (proxy.ConsoleSession, error) {
 	if who.User == bob {
-		return nil, &proxy.ConsoleError{Code: "28000", Message: "no console for bob"}
+		return nil, &proxy.ConsoleError{Code: pgerrcode.InvalidAuthorizationSpecification, Message: "no console for bob"}
 	}
 	return testConsoleSession{c, who}, nil
 }
@@ -43,7 +44,7 @@ func (testConsoleSession) Describe(sql string) (proxy.Description, error) {
 	case "do", "panic", "break":
 		return proxy.Description{}, nil
 	}
-	return proxy.Description{}, &proxy.ConsoleError{Code: "42601", Message: "syntax error", Hint: "Say whoami."}
+	return proxy.Description{}, &proxy.ConsoleError{Code: pgerrcode.SyntaxError, Message: "syntax error", Hint: "Say whoami."}
 }
 
 func (c testConsoleSession) Run(ctx context.Context, sql string, args []*string, notice func(string)) (proxy.Result, error) {
@@ -107,10 +108,10 @@ func TestConsole(t *testing.T) {
 			t.Errorf("%s: notices %q, want that it is done", mode, got)
 		}
 		var refused *pgconn.PgError
-		if _, err := conn.Exec(ctx, "nonsense"); !errors.As(err, &refused) || refused.Code != "42601" || refused.Hint != "Say whoami." {
+		if _, err := conn.Exec(ctx, "nonsense"); !errors.As(err, &refused) || refused.Code != pgerrcode.SyntaxError || refused.Hint != "Say whoami." {
 			t.Errorf("%s: nonsense: got %v", mode, err)
 		}
-		if _, err := conn.Exec(ctx, "break"); !errors.As(err, &refused) || refused.Code != "XX000" || strings.Contains(fmt.Sprintf("%+v", refused), secretText) {
+		if _, err := conn.Exec(ctx, "break"); !errors.As(err, &refused) || refused.Code != pgerrcode.InternalError || strings.Contains(fmt.Sprintf("%+v", refused), secretText) {
 			t.Errorf("%s: break: got %v", mode, err)
 		}
 		tx, err := conn.Begin(ctx)
@@ -120,7 +121,7 @@ func TestConsole(t *testing.T) {
 		if _, err := tx.Exec(ctx, "nonsense"); err == nil {
 			t.Error("nonsense in a transaction: no error")
 		}
-		if _, err := tx.Exec(ctx, "do more"); !errors.As(err, &refused) || refused.Code != "25P02" {
+		if _, err := tx.Exec(ctx, "do more"); !errors.As(err, &refused) || refused.Code != pgerrcode.InFailedSQLTransaction {
 			t.Errorf("%s: in a failed transaction: got %v", mode, err)
 		}
 		if err := tx.Rollback(ctx); err != nil {
@@ -184,7 +185,7 @@ func TestConsoleStatementThatWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 		var e *pgconn.PgError
-		if err := <-done; !errors.As(err, &e) || e.Code != "57014" || e.Severity != "ERROR" {
+		if err := <-done; !errors.As(err, &e) || e.Code != pgerrcode.QueryCanceled || e.Severity != "ERROR" {
 			t.Errorf("got %v, want 57014", err)
 		}
 		var who string
@@ -211,7 +212,7 @@ func TestConsoleStatementThatWaits(t *testing.T) {
 			t.Error("no such session")
 		}
 		var e *pgconn.PgError
-		if err := <-done; !errors.As(err, &e) || e.Code != "57P01" || e.Detail != "lock 7: investigation" {
+		if err := <-done; !errors.As(err, &e) || e.Code != pgerrcode.AdminShutdown || e.Detail != "lock 7: investigation" {
 			t.Errorf("got %v, want 57P01 with its detail", err)
 		}
 		<-closed
@@ -221,7 +222,7 @@ func TestConsoleStatementThatWaits(t *testing.T) {
 		g, _, done, closed := wait(t, t.Context())
 		g.live.Put(parsePolicy(t, g, fmt.Sprintf("users: [{name: %s, scram: %q}]", bob, verifiers()[bob])))
 		var e *pgconn.PgError
-		if err := <-done; !errors.As(err, &e) || e.Code != "57P01" {
+		if err := <-done; !errors.As(err, &e) || e.Code != pgerrcode.AdminShutdown {
 			t.Errorf("got %v, want 57P01", err)
 		}
 		<-closed
@@ -235,7 +236,7 @@ func TestConsolePanics(t *testing.T) {
 	other := connect(t, g.target())
 	conn := g.consoleConn("")
 	var e *pgconn.PgError
-	if _, err := conn.Exec(t.Context(), "panic"); !errors.As(err, &e) || e.Code != "XX000" || e.Severity != "FATAL" {
+	if _, err := conn.Exec(t.Context(), "panic"); !errors.As(err, &e) || e.Code != pgerrcode.InternalError || e.Severity != "FATAL" {
 		t.Errorf("got %v, want FATAL XX000", err)
 	}
 	<-closed

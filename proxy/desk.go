@@ -10,6 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/policy"
@@ -100,7 +101,7 @@ func (s *startup) setPetition(name, value string) error {
 
 func invalidPetition(name, want string) *refusal {
 	return &refusal{
-		code: codeInvalidParameter, reason: "parameter",
+		code: pgerrcode.InvalidParameterValue, reason: "parameter",
 		message: fmt.Sprintf("invalid value or name of parameter %q", printable(name)), detail: want,
 	}
 }
@@ -128,7 +129,7 @@ func (s *session) apply(ctx context.Context, refused error) error {
 		defer notices.Unlock()
 		if open {
 			_ = s.client.SetWriteDeadline(time.Now().Add(farewellTimeout))
-			_ = s.send(&pgproto3.NoticeResponse{Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000", Message: text})
+			_ = s.send(&pgproto3.NoticeResponse{Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: pgerrcode.SuccessfulCompletion, Message: text})
 		}
 	})
 	notices.Lock()
@@ -142,7 +143,7 @@ func (s *session) apply(ctx context.Context, refused error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &told):
-		return &refusal{code: codeInvalidAuthorization, reason: string(told.Reason), message: told.Message, detail: told.Detail, hint: told.Hint}
+		return &refusal{code: pgerrcode.InvalidAuthorizationSpecification, reason: string(told.Reason), message: told.Message, detail: told.Detail, hint: told.Hint}
 	case err != nil:
 		return fmt.Errorf("asking for a grant: %w", err)
 	}

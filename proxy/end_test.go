@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/audit"
@@ -20,9 +21,9 @@ import (
 )
 
 var (
-	grantEnded = fatal("57P01", "terminating connection: your grant has ended", "", "Ask for a new grant if you need more time.")
-	withdrawn  = fatal("57P01", "terminating connection: your grant was withdrawn or changed", "", "Connect again to see what you may use now.")
-	shutDown   = fatal("57P01", "terminating connection: the gate is shutting down", "", "Connect again in a moment.")
+	grantEnded = fatal(pgerrcode.AdminShutdown, "terminating connection: your grant has ended", "", "Ask for a new grant if you need more time.")
+	withdrawn  = fatal(pgerrcode.AdminShutdown, "terminating connection: your grant was withdrawn or changed", "", "Connect again to see what you may use now.")
+	shutDown   = fatal(pgerrcode.AdminShutdown, "terminating connection: the gate is shutting down", "", "Connect again in a moment.")
 )
 
 // withdraw takes alice's grant away.
@@ -96,7 +97,7 @@ func TestWithdrawnGrantEndsSessions(t *testing.T) {
 			since := time.Now()
 			g.withdraw()
 			p.expectEndSoon(since, withdrawn)
-			g.expectEndRecord("grant_revoked", "57P01")
+			g.expectEndRecord("grant_revoked", pgerrcode.AdminShutdown)
 		})
 	}
 }
@@ -155,7 +156,7 @@ func TestWithdrawnGrantEndsSessionsOfDeafClients(t *testing.T) {
 			within(t, promptly, "the session ends", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
 			within(t, promptly, "the client's connection is closed", func() bool { return g.goroutines() == 1 })
 			eventually(t, "the backend is gone", func() bool { return len(g.backends("true")) == 0 })
-			g.expectEndRecord("grant_revoked", "57P01")
+			g.expectEndRecord("grant_revoked", pgerrcode.AdminShutdown)
 
 			// What it finds in its buffers later is whole or cut off, but there is an end.
 			for {
@@ -189,7 +190,7 @@ func TestWithdrawnGrantEndsStalledPipelines(t *testing.T) {
 	within(t, promptly, "the session ends", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
 	within(t, promptly, "the client's connection is closed", func() bool { return g.goroutines() == 1 })
 	<-done
-	g.expectEndRecord("grant_revoked", "57P01")
+	g.expectEndRecord("grant_revoked", pgerrcode.AdminShutdown)
 }
 
 // awaitStall waits until nothing has passed to the client for a while.
@@ -220,7 +221,7 @@ func TestGrantExpires(t *testing.T) {
 		if diff := cmp.Diff(grantEnded, got); diff != "" {
 			t.Error(diff)
 		}
-		g.expectEndRecord("grant_expired", "57P01")
+		g.expectEndRecord("grant_expired", pgerrcode.AdminShutdown)
 	})
 	t.Run("brought forward", func(t *testing.T) {
 		t.Parallel()
@@ -450,7 +451,7 @@ func TestUpstreamEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := p.expectEnd()
-		if e.Code != "57P01" || e.Routine != "ProcessInterrupts" {
+		if e.Code != pgerrcode.AdminShutdown || e.Routine != "ProcessInterrupts" {
 			t.Errorf("got %+v, want PostgreSQL's own 57P01", e)
 		}
 		g.expectEndRecord("upstream_error", "")
@@ -463,8 +464,8 @@ func TestUpstreamEnds(t *testing.T) {
 		if err := syscall.Kill(g.backends("true")[0], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		p.expectEndSoon(since, fatal("08006", "the database server closed the connection unexpectedly", "", "Connect again; if it goes on, tell the operators of the database."))
-		g.expectEndRecord("upstream_closed", "08006")
+		p.expectEndSoon(since, fatal(pgerrcode.ConnectionFailure, "the database server closed the connection unexpectedly", "", "Connect again; if it goes on, tell the operators of the database."))
+		g.expectEndRecord("upstream_closed", pgerrcode.ConnectionFailure)
 	})
 	t.Run("killed backend, while the client sends", func(t *testing.T) {
 		t.Parallel()
@@ -485,7 +486,7 @@ func TestUpstreamEnds(t *testing.T) {
 		if err := syscall.Kill(g.backends("true")[0], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		g.expectEndRecord("upstream_closed", "08006")
+		g.expectEndRecord("upstream_closed", pgerrcode.ConnectionFailure)
 		stop.Store(true)
 		<-done
 	})

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -32,110 +33,91 @@ func (r *refusal) Error() string {
 	return r.message + ": " + r.detail
 }
 
-// SQLSTATEs; src/backend/utils/errcodes.txt.
-const (
-	codeProtocolViolation     = "08P01"
-	codeUnsupported           = "0A000"
-	codeInvalidAuthorization  = "28000"
-	codeInvalidPassword       = "28P01"
-	codeAdminShutdown         = "57P01"
-	codeCannotConnectNow      = "57P03"
-	codeTooManyConnections    = "53300"
-	codeConnectionFailure     = "08006"
-	codeUnreachable           = "08001"
-	codeSystemError           = "58000"
-	codeInvalidParameter      = "22023"
-	codeUndefinedObject       = "42704"
-	codeInvalidName           = "42602"
-	codeInsufficientPrivilege = "42501"
-	codeInternal              = "XX000"
-)
-
 // The closed table. A message never depends on an error's text.
 var (
 	errPlaintext = &refusal{
-		code: codeInvalidAuthorization, reason: "plaintext",
+		code: pgerrcode.InvalidAuthorizationSpecification, reason: "plaintext",
 		message: "this gate takes encrypted connections only",
 		hint:    "Connect with sslmode=verify-full, or at least sslmode=require.",
 	}
 	errReplication = &refusal{
-		code: codeUnsupported, reason: "replication",
+		code: pgerrcode.FeatureNotSupported, reason: "replication",
 		message: "replication connections are not let through",
 		hint:    "Connect without the replication parameter.",
 	}
 	errNoUser = &refusal{
-		code: codeInvalidAuthorization, reason: "protocol",
+		code: pgerrcode.InvalidAuthorizationSpecification, reason: "protocol",
 		message: "no PostgreSQL user name specified in startup packet",
 	}
 	errMechanism = &refusal{
-		code: codeProtocolViolation, reason: "protocol",
+		code: pgerrcode.ProtocolViolation, reason: "protocol",
 		message: "client selected an invalid SASL authentication mechanism",
 		hint:    "Use a client that knows SCRAM-SHA-256.",
 	}
 	errTrail = &refusal{
-		code: codeSystemError, reason: "trail",
+		code: pgerrcode.SystemError, reason: "trail",
 		message: "this session can't be recorded, so it can't begin",
 		hint:    "Tell the operators of this gate; nothing is wrong at your end.",
 	}
 	errTrailStatement = &refusal{
-		code: codeSystemError, reason: "trail",
+		code: pgerrcode.SystemError, reason: "trail",
 		message: "terminating connection: what it asks for can't be recorded",
 		hint:    "Tell the operators of this gate; nothing is wrong at your end.",
 	}
 	errGrantEnded = &refusal{
-		code: codeAdminShutdown, reason: "grant_expired",
+		code: pgerrcode.AdminShutdown, reason: "grant_expired",
 		message: "terminating connection: your grant has ended",
 		hint:    "Ask for a new grant if you need more time.",
 	}
 	errGrantRevoked = &refusal{
-		code: codeAdminShutdown, reason: "grant_revoked",
+		code: pgerrcode.AdminShutdown, reason: "grant_revoked",
 		message: "terminating connection: your grant was withdrawn or changed",
 		hint:    "Connect again to see what you may use now.",
 	}
 	errShutdown = &refusal{
-		code: codeAdminShutdown, reason: "shutdown",
+		code: pgerrcode.AdminShutdown, reason: "shutdown",
 		message: "terminating connection: the gate is shutting down",
 		hint:    "Connect again in a moment.",
 	}
 	errIdentityChanged = &refusal{
-		code: codeAdminShutdown, reason: "identity_changed",
+		code: pgerrcode.AdminShutdown, reason: "identity_changed",
 		message: "terminating connection: your log-in was withdrawn or changed",
 		hint:    "Connect again to see what you may use now.",
 	}
 	errEndedByOperator = &refusal{
-		code: codeAdminShutdown, reason: "ended_by_operator",
+		code: pgerrcode.AdminShutdown, reason: "ended_by_operator",
 		message: "terminating connection: an operator of the gate has ended your session",
 		hint:    "Ask the operators of this gate; your grant may still be live.",
 	}
 	errEndedByUser = &refusal{
-		code: codeAdminShutdown, reason: "ended_by_user",
+		code: pgerrcode.AdminShutdown, reason: "ended_by_user",
 		message: "terminating connection: you have ended this session",
 	}
 	errLocked = &refusal{
-		code: codeAdminShutdown, reason: "locked",
+		code: pgerrcode.AdminShutdown, reason: "locked",
 		message: "terminating connection: access is locked",
 		hint:    "Ask the operators of this gate.",
 	}
 	errUpstreamGone = &refusal{
-		code: codeConnectionFailure, reason: "upstream_closed",
+		code: pgerrcode.ConnectionFailure, reason: "upstream_closed",
 		message: "the database server closed the connection unexpectedly",
 		hint:    "Connect again; if it goes on, tell the operators of the database.",
 	}
 	errUpstreamVanished = &refusal{
-		code: codeConnectionFailure, reason: "upstream_vanished",
+		code: pgerrcode.ConnectionFailure, reason: "upstream_vanished",
 		message: "the database server does not answer any more",
 		hint:    "Connect again; if it goes on, tell the operators of the database.",
 	}
 	errClientVanished = &refusal{
-		code: codeConnectionFailure, reason: "client_vanished",
+		code: pgerrcode.ConnectionFailure, reason: "client_vanished",
 		message: "the client does not answer any more",
 	}
 	errMessageLength = &refusal{
-		code: codeProtocolViolation, reason: "protocol",
+		code: pgerrcode.ProtocolViolation, reason: "protocol",
 		message: "invalid message length",
 	}
 	errLoginTimeout = &refusal{
-		code: codeProtocolViolation, reason: "timeout",
+		code: pgerrcode.ProtocolViolation, reason: "timeout",
 		message: "the connection was not set up in time",
 	}
 )
@@ -148,7 +130,7 @@ var ErrReaderLags = errors.New("the reader lags behind its writer")
 
 func readerLags(integration string) *refusal {
 	return &refusal{
-		code: codeCannotConnectNow, reason: "reader_lags",
+		code: pgerrcode.CannotConnectNow, reason: "reader_lags",
 		message: fmt.Sprintf("the reader of %q is behind its writer and does not know you yet", integration),
 		hint:    fmt.Sprintf("Connect again in a moment, or connect to %q.", integration),
 	}
@@ -156,7 +138,7 @@ func readerLags(integration string) *refusal {
 
 func tooManySessions(grant string) *refusal {
 	return &refusal{
-		code: codeTooManyConnections, reason: "session_limit",
+		code: pgerrcode.TooManyConnections, reason: "session_limit",
 		message: fmt.Sprintf("you have too many connections open under grant %s", grant),
 		hint:    "Close connections that you don't need.",
 	}
@@ -170,12 +152,12 @@ func lockedOut(l policy.Lock) *refusal {
 }
 
 func protocolViolation(detail string) *refusal {
-	return &refusal{code: codeProtocolViolation, reason: "protocol", message: "protocol violation", detail: detail}
+	return &refusal{code: pgerrcode.ProtocolViolation, reason: "protocol", message: "protocol violation", detail: detail}
 }
 
 func wrongPassword(user string) *refusal {
 	return &refusal{
-		code: codeInvalidPassword, reason: "authentication",
+		code: pgerrcode.InvalidPassword, reason: "authentication",
 		message: fmt.Sprintf("password authentication failed for user %q", printable(user)),
 	}
 }
@@ -193,12 +175,12 @@ func errWrongPasswordBefore(user string) *refusal {
 func unsupportedParameter(name string) *refusal {
 	if !knownSettings()[name] {
 		return &refusal{
-			code: codeUndefinedObject, reason: "parameter",
+			code: pgerrcode.UndefinedObject, reason: "parameter",
 			message: fmt.Sprintf("unrecognized configuration parameter %q", printable(name)),
 		}
 	}
 	return &refusal{
-		code: codeUnsupported, reason: "parameter",
+		code: pgerrcode.FeatureNotSupported, reason: "parameter",
 		message: fmt.Sprintf("startup parameter %q is not let through", printable(name)),
 		hint:    "Leave it out, or use SET once you are connected.",
 	}
@@ -207,7 +189,7 @@ func unsupportedParameter(name string) *refusal {
 // invalidName is PostgreSQL's answer to a setting of the user's own with such a name.
 func invalidName(name string) *refusal {
 	return &refusal{
-		code: codeInvalidName, reason: "parameter",
+		code: pgerrcode.InvalidName, reason: "parameter",
 		message: fmt.Sprintf("invalid configuration parameter name %q", printable(name)),
 		detail:  "Custom parameter names must be two or more simple identifiers separated by dots.",
 	}
@@ -216,7 +198,7 @@ func invalidName(name string) *refusal {
 // roleRefused is PostgreSQL's answer to a role that the user is no member of.
 func roleRefused(name string) *refusal {
 	return &refusal{
-		code: codeInsufficientPrivilege, reason: "parameter",
+		code: pgerrcode.InsufficientPrivilege, reason: "parameter",
 		message: fmt.Sprintf("permission denied to set role %q", printable(name)),
 		hint:    "Leave the parameter role out, or name a role of your grant.",
 	}
@@ -224,7 +206,7 @@ func roleRefused(name string) *refusal {
 
 func denied(d policy.Decision) *refusal {
 	return &refusal{
-		code: codeInvalidAuthorization, reason: string(d.Reason),
+		code: pgerrcode.InvalidAuthorizationSpecification, reason: string(d.Reason),
 		message: d.Message, detail: d.Detail, hint: d.Hint,
 	}
 }
@@ -232,7 +214,7 @@ func denied(d policy.Decision) *refusal {
 // notReady is for an integration of which it is known that nobody can be let in. why is ours, not a server's.
 func notReady(integration, why string) *refusal {
 	return &refusal{
-		code: codeCannotConnectNow, reason: "not_ready",
+		code: pgerrcode.CannotConnectNow, reason: "not_ready",
 		message: fmt.Sprintf("%q is not ready: %s", integration, why),
 		hint:    "Tell the operators of this gate.",
 	}
@@ -241,7 +223,7 @@ func notReady(integration, why string) *refusal {
 // notServed is for a grant whose integration is not there now.
 func notServed(integration string) *refusal {
 	return &refusal{
-		code: codeCannotConnectNow, reason: "not_served",
+		code: pgerrcode.CannotConnectNow, reason: "not_served",
 		message: fmt.Sprintf("%q is not served by this gate at present", integration),
 		hint:    "Your grant waits for it. Tell the operators of this gate.",
 	}
@@ -249,7 +231,7 @@ func notServed(integration string) *refusal {
 
 func errInternal(session string) *refusal {
 	return &refusal{
-		code: codeInternal, reason: "internal",
+		code: pgerrcode.InternalError, reason: "internal",
 		message: "internal error, session " + session,
 		hint:    "Tell the operators of this gate the session's name.",
 	}
@@ -266,7 +248,7 @@ func errPanic(session string) *refusal {
 // what kind of trouble it is, and whom to tell. Hosts, roles and secrets stay in the log.
 func unavailable(integration, session string, err error) *refusal {
 	r := &refusal{
-		code: codeSystemError, reason: "provision",
+		code: pgerrcode.SystemError, reason: "provision",
 		message: fmt.Sprintf("access to %q could not be prepared", integration),
 		hint:    "Tell the operators of this gate: session " + session + ".",
 	}
@@ -274,17 +256,17 @@ func unavailable(integration, session string, err error) *refusal {
 	var pgErr *pgconn.PgError
 	switch {
 	case errors.As(err, &dialErr):
-		r.code, r.reason = codeUnreachable, "unreachable"
+		r.code, r.reason = pgerrcode.SQLClientUnableToEstablishSQLConnection, "unreachable"
 		r.message = fmt.Sprintf("the database server of %q can't be reached", integration)
 	case errors.Is(err, context.DeadlineExceeded):
-		r.code, r.reason = codeUnreachable, "unreachable"
+		r.code, r.reason = pgerrcode.SQLClientUnableToEstablishSQLConnection, "unreachable"
 		r.message = fmt.Sprintf("the database server of %q did not answer in time", integration)
-	case errors.As(err, &pgErr) && pgErr.Code == codeTooManyConnections:
-		r.code, r.reason = codeTooManyConnections, "server_full"
+	case errors.As(err, &pgErr) && pgErr.Code == pgerrcode.TooManyConnections:
+		r.code, r.reason = pgerrcode.TooManyConnections, "server_full"
 		r.message = fmt.Sprintf("the database server of %q has no free connection", integration)
 		r.hint = "Close connections that you don't need, or try again in a moment."
-	case errors.As(err, &pgErr) && pgErr.Code == codeCannotConnectNow:
-		r.code, r.reason = codeCannotConnectNow, "unreachable"
+	case errors.As(err, &pgErr) && pgErr.Code == pgerrcode.CannotConnectNow:
+		r.code, r.reason = pgerrcode.CannotConnectNow, "unreachable"
 		r.message = fmt.Sprintf("the database server of %q is starting up or shutting down", integration)
 		r.hint = "Try again in a moment."
 	}
@@ -299,8 +281,8 @@ func refusedParameter(err error, sent map[string]string) (*refusal, bool) {
 		return nil, false
 	}
 	switch pgErr.Code {
-	case codeInvalidParameter, codeUndefinedObject, codeInvalidName:
-	case codeInsufficientPrivilege:
+	case pgerrcode.InvalidParameterValue, pgerrcode.UndefinedObject, pgerrcode.InvalidName:
+	case pgerrcode.InsufficientPrivilege:
 		if !wantsPrivilege(sent) {
 			return nil, false
 		}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -52,7 +53,7 @@ func says(t *testing.T, answer []byte) *upstream.Server {
 
 // strangersWords: whoever answers in the server's place, the client reads the gate's own words.
 func strangersWords(t *testing.T, _ *gate) {
-	g := startGate(t, database(t, 18), gateOptions{upstream: says(t, encodeError("28000", "call this number"))})
+	g := startGate(t, database(t, 18), gateOptions{upstream: says(t, encodeError(pgerrcode.InvalidAuthorizationSpecification, "call this number"))})
 	refusedWith(t, g.target(), `FATAL 58000: access to "orders" could not be prepared`, "user", alice, "database", "orders")
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/internal/pgtest"
@@ -70,7 +71,7 @@ func TestRule07CancelWithoutAKeyOfTheServer(t *testing.T) {
 func TestCancelWithoutAKeyFails(t *testing.T) {
 	t.Parallel()
 	g := keylessGate(t, database(t, 18))
-	g.leases.cancel = func(context.Context, uint32) error { return pgError("42501") }
+	g.leases.cancel = func(context.Context, uint32) error { return pgError(pgerrcode.InsufficientPrivilege) }
 	_, key := sleeper(g, v30)
 	c := dial(t, g.target(), plain)
 	c.send(packet(vCancel, key...))

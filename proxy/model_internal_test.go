@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/jackc/pgerrcode"
 )
 
 // This file reads a client's first bytes a second time, in the simplest way and from PostgreSQL's sources, for the fuzz
@@ -60,7 +62,7 @@ func wantedPhase(stream []byte, encrypted, plaintextAllowed bool) (p dialogue) {
 		case packet[:4] == "\x04\xd2\x16\x2e":
 			p.end = silence
 		case !encrypted && !plaintextAllowed:
-			p.end = codeInvalidAuthorization
+			p.end = pgerrcode.InvalidAuthorizationSpecification
 		default:
 			p.startup, p.end = wantedStartup(packet)
 		}
@@ -76,14 +78,14 @@ func wantedStartup(packet string) (s startup, end string) {
 		return s, silence
 	case 3:
 	default:
-		return s, codeUnsupported
+		return s, pgerrcode.FeatureNotSupported
 	}
 	s.protocol, s.negotiate, s.params = min(version, 0x30002), version > 0x30002, map[string]string{}
 
 	texts := strings.Split(packet[4:], "\x00")
 	end1, end2 := len(texts)-2, len(texts)-1 // the empty name and the nothing behind it
 	if len(texts)%2 != 0 || texts[end1] != "" || texts[end2] != "" {
-		return s, codeProtocolViolation
+		return s, pgerrcode.ProtocolViolation
 	}
 	texts = texts[:end1]
 	seen := make(map[string]bool)
@@ -91,7 +93,7 @@ func wantedStartup(packet string) (s startup, end string) {
 	for i := 0; i < len(texts); i += 2 {
 		name, value := texts[i], texts[i+1]
 		if name == "" || seen[foldBytes(name)] {
-			return s, codeProtocolViolation
+			return s, pgerrcode.ProtocolViolation
 		}
 		seen[foldBytes(name)] = true
 		if name == "options" {
@@ -109,7 +111,7 @@ func wantedStartup(packet string) (s startup, end string) {
 		}
 	}
 	if s.user == "" {
-		return s, codeInvalidAuthorization
+		return s, pgerrcode.InvalidAuthorizationSpecification
 	}
 	return s, accepted
 }
@@ -124,7 +126,7 @@ func wantedParameter(s *startup, name, value string) (end string) {
 		s.database = value
 	case name == "replication":
 		if !slices.Contains([]string{"false", "off", "no", "0"}, value) {
-			return codeUnsupported
+			return pgerrcode.FeatureNotSupported
 		}
 	default:
 		return wantedSetting(s, foldBytes(name), value)
@@ -140,19 +142,19 @@ func wantedSetting(s *startup, name, value string) (end string) {
 		s.application = value
 	case len(name) >= 9 && name[:9] == "hourgate.":
 		if s.setPetition(name, value) != nil { // has tests of its own
-			return codeInvalidParameter
+			return pgerrcode.InvalidParameterValue
 		}
 	case allowedParameters[name], name == "track_activities", name == "role" && (s.params["role"] == "" || s.params["role"] == value),
 		dotted && !slices.ContainsFunc(strings.Split(name, "."), func(part string) bool { return !identifier(part) }):
 		s.params[name] = value
 	case name == "role":
-		return codeProtocolViolation
+		return pgerrcode.ProtocolViolation
 	case dotted:
-		return codeInvalidName
+		return pgerrcode.InvalidName
 	case strings.Contains("\n"+settingNames, "\n"+name+"\n"):
-		return codeUnsupported
+		return pgerrcode.FeatureNotSupported
 	default:
-		return codeUndefinedObject
+		return pgerrcode.UndefinedObject
 	}
 	return accepted
 }
@@ -175,7 +177,7 @@ func wantedOptions(s *startup, options string) string {
 		setting := args[0]
 		switch {
 		case len(setting) < 2 || setting[:2] != "-c" && setting[:2] != "--":
-			return codeProtocolViolation
+			return pgerrcode.ProtocolViolation
 		case setting == "-c" && len(args) > 1:
 			args = args[1:]
 			setting = args[0]
@@ -184,7 +186,7 @@ func wantedOptions(s *startup, options string) string {
 		}
 		equals := strings.IndexByte(setting, '=')
 		if equals < 1 {
-			return codeProtocolViolation
+			return pgerrcode.ProtocolViolation
 		}
 		name := strings.ReplaceAll(foldBytes(setting[:equals]), "-", "_")
 		if end := wantedSetting(s, name, setting[equals+1:]); end != accepted {

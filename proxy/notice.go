@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/policy"
@@ -12,14 +13,14 @@ import (
 // endingNotice tells people who can create objects, when they connect, what becomes of these.
 func endingNotice(g *policy.Grant, ending string) *pgproto3.NoticeResponse {
 	return &pgproto3.NoticeResponse{
-		Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000",
+		Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: pgerrcode.SuccessfulCompletion,
 		Message: fmt.Sprintf("grant %s ends at %s; %s", g.Name, g.Until.UTC().Format("2006-01-02 15:04:05 UTC"), ending),
 	}
 }
 
 // warning is a notice that a client should show, whatever it does with others.
 func warning(text string) *pgproto3.NoticeResponse {
-	return &pgproto3.NoticeResponse{Severity: "WARNING", SeverityUnlocalized: "WARNING", Code: "01000", Message: text}
+	return &pgproto3.NoticeResponse{Severity: "WARNING", SeverityUnlocalized: "WARNING", Code: pgerrcode.Warning, Message: text}
 }
 
 // endWarning says how much time is left, and what happens then.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -57,19 +58,19 @@ func TestRefusals(t *testing.T) {
 	for _, rule := range []refusalRule{
 		{
 			name: "plaintext", via: plain, reason: "plaintext", event: audit.SessionRefused,
-			want: fatal("28000", "this gate takes encrypted connections only", "", "Connect with sslmode=verify-full, or at least sslmode=require."),
+			want: fatal(pgerrcode.InvalidAuthorizationSpecification, "this gate takes encrypted connections only", "", "Connect with sslmode=verify-full, or at least sslmode=require."),
 		},
 		{
 			name: "wrong password", password: "guess", reason: "authentication", event: audit.SessionRefused,
-			want: fatal("28P01", `password authentication failed for user "alice@example.com"`, "", ""),
+			want: fatal(pgerrcode.InvalidPassword, `password authentication failed for user "alice@example.com"`, "", ""),
 		},
 		{
 			name: "unknown user", user: "mallory", password: "guess", reason: "authentication", event: audit.SessionRefused,
-			want: fatal("28P01", `password authentication failed for user "mallory"`, "", ""),
+			want: fatal(pgerrcode.InvalidPassword, `password authentication failed for user "mallory"`, "", ""),
 		},
 		{
 			name: "unknown user who forges lines", user: "a\nb\xff", password: "guess", reason: "authentication", event: audit.SessionRefused,
-			want: fatal("28P01", `password authentication failed for user "a?b?"`, "", ""),
+			want: fatal(pgerrcode.InvalidPassword, `password authentication failed for user "a?b?"`, "", ""),
 		},
 		{
 			name: "the role's own name", user: "hg_alice_inc_1_abc", password: alicePassword, reason: "authentication", event: audit.SessionRefused,
@@ -77,62 +78,62 @@ func TestRefusals(t *testing.T) {
 		},
 		{
 			name: "no grant", user: bob, password: bobPassword, reason: "no_grant", event: audit.SessionRefused,
-			want: fatal("28000", `no live grant for "orders"`, "", noGrant),
+			want: fatal(pgerrcode.InvalidAuthorizationSpecification, `no live grant for "orders"`, "", noGrant),
 		},
 		{
 			name: "a grant for another database", database: "orders/other", reason: "no_grant", event: audit.SessionRefused,
-			want: fatal("28000", `no live grant for "orders/other"`, "", "You may connect to: orders (until "+future.Format("2006-01-02 15:04:05 MST")+")."),
+			want: fatal(pgerrcode.InvalidAuthorizationSpecification, `no live grant for "orders/other"`, "", "You may connect to: orders (until "+future.Format("2006-01-02 15:04:05 MST")+")."),
 			gate: gateOptions{grants: []string{grantAt("inc-1", alice, "READ_WRITE", future)}},
 		},
 		{
 			name: "expired grant", reason: "expired", event: audit.SessionRefused,
 			gate: gateOptions{grants: []string{grantAt("inc-1", alice, "READ_WRITE", past)}},
-			want: fatal("28000", `no live grant for "orders"`, fmt.Sprintf("Grant inc-1 on orders (database %s) ended at %s.", db.Name, past.Format("2006-01-02 15:04:05 MST")), noGrant),
+			want: fatal(pgerrcode.InvalidAuthorizationSpecification, `no live grant for "orders"`, fmt.Sprintf("Grant inc-1 on orders (database %s) ended at %s.", db.Name, past.Format("2006-01-02 15:04:05 MST")), noGrant),
 		},
 		{
 			name: "a grant that has not begun", reason: "not_yet", event: audit.SessionRefused,
 			gate: gateOptions{grants: []string{notYet}},
-			want: fatal("28000", `no live grant for "orders"`, fmt.Sprintf("Grant inc-1 on orders (database %s) starts at %s.", db.Name, future.Format("2006-01-02 15:04:05 MST")), noGrant),
+			want: fatal(pgerrcode.InvalidAuthorizationSpecification, `no live grant for "orders"`, fmt.Sprintf("Grant inc-1 on orders (database %s) starts at %s.", db.Name, future.Format("2006-01-02 15:04:05 MST")), noGrant),
 		},
 		{
 			name: "a server that can't be reached", reason: "unreachable", event: audit.SessionEnd,
 			gate: gateOptions{acquire: refuses(&upstream.DialError{Address: secretText, Err: errors.New(secretText)})},
-			want: fatal("08001", `the database server of "orders" can't be reached`, "", tellOperators),
+			want: fatal(pgerrcode.SQLClientUnableToEstablishSQLConnection, `the database server of "orders" can't be reached`, "", tellOperators),
 		},
 		{
 			name: "a server that does not answer", reason: "unreachable", event: audit.SessionEnd,
 			gate: gateOptions{acquire: refuses(context.DeadlineExceeded)},
-			want: fatal("08001", `the database server of "orders" did not answer in time`, "", tellOperators),
+			want: fatal(pgerrcode.SQLClientUnableToEstablishSQLConnection, `the database server of "orders" did not answer in time`, "", tellOperators),
 		},
 		{
 			name: "a full server", reason: "server_full", event: audit.SessionEnd,
-			gate: gateOptions{acquire: refuses(pgError("53300"))},
-			want: fatal("53300", `the database server of "orders" has no free connection`, "", "Close connections that you don't need, or try again in a moment."),
+			gate: gateOptions{acquire: refuses(pgError(pgerrcode.TooManyConnections))},
+			want: fatal(pgerrcode.TooManyConnections, `the database server of "orders" has no free connection`, "", "Close connections that you don't need, or try again in a moment."),
 		},
 		{
 			name: "a server that starts", reason: "unreachable", event: audit.SessionEnd,
-			gate: gateOptions{acquire: refuses(pgError("57P03"))},
-			want: fatal("57P03", `the database server of "orders" is starting up or shutting down`, "", "Try again in a moment."),
+			gate: gateOptions{acquire: refuses(pgError(pgerrcode.CannotConnectNow))},
+			want: fatal(pgerrcode.CannotConnectNow, `the database server of "orders" is starting up or shutting down`, "", "Try again in a moment."),
 		},
 		{
 			name: "an admin who may not", reason: "provision", event: audit.SessionEnd,
-			gate: gateOptions{acquire: refuses(pgError("42501"))},
-			want: fatal("58000", `access to "orders" could not be prepared`, "", tellOperators),
+			gate: gateOptions{acquire: refuses(pgError(pgerrcode.InsufficientPrivilege))},
+			want: fatal(pgerrcode.SystemError, `access to "orders" could not be prepared`, "", tellOperators),
 		},
 		{
 			name: "an admin whose settings are refused", reason: "provision", event: audit.SessionEnd,
-			gate: gateOptions{acquire: refuses(pgError("22023"))},
-			want: fatal("58000", `access to "orders" could not be prepared`, "", tellOperators),
+			gate: gateOptions{acquire: refuses(pgError(pgerrcode.InvalidParameterValue))},
+			want: fatal(pgerrcode.SystemError, `access to "orders" could not be prepared`, "", tellOperators),
 		},
 		{
 			name: "trouble of any other kind", reason: "provision", event: audit.SessionEnd,
 			gate: gateOptions{acquire: refuses(errors.New("boom"))},
-			want: fatal("58000", `access to "orders" could not be prepared`, "", tellOperators),
+			want: fatal(pgerrcode.SystemError, `access to "orders" could not be prepared`, "", tellOperators),
 		},
 		{
 			name: "too many sessions", reason: "session_limit", event: audit.SessionEnd,
 			gate: gateOptions{acquire: refuses(proxy.ErrSessionLimit)},
-			want: fatal("53300", "you have too many connections open under grant inc-1", "", "Close connections that you don't need."),
+			want: fatal(pgerrcode.TooManyConnections, "you have too many connections open under grant inc-1", "", "Close connections that you don't need."),
 		},
 		{
 			name: "time to log in over", reason: "timeout", event: audit.SessionEnd,
@@ -140,7 +141,7 @@ func TestRefusals(t *testing.T) {
 				acquire: func(ctx context.Context) (proxy.Lease, error) { <-ctx.Done(); return nil, ctx.Err() },
 				change:  func(c *proxy.Config) { c.LoginTimeout = promptly },
 			},
-			want: fatal("08P01", "the connection was not set up in time", "", ""),
+			want: fatal(pgerrcode.ProtocolViolation, "the connection was not set up in time", "", ""),
 		},
 	} {
 		t.Run(rule.name, func(t *testing.T) {
@@ -232,7 +233,7 @@ func TestRule08ErrorsOfTheServerAtLogIn(t *testing.T) {
 			t.Parallel()
 			var l leases
 			g := startGate(t, db, gateOptions{acquire: func(context.Context) (proxy.Lease, error) { return l.take(rule.login), nil }})
-			r := refusalRule{reason: "provision", event: audit.SessionEnd, want: fatal("58000", `access to "orders" could not be prepared`, "", tellOperators)}
+			r := refusalRule{reason: "provision", event: audit.SessionEnd, want: fatal(pgerrcode.SystemError, `access to "orders" could not be prepared`, "", tellOperators)}
 			got, sent := g.refused(r)
 			g.expectRefusal(r, got)
 			for word := range strings.FieldsSeq(secretText) {
@@ -268,7 +269,7 @@ func TestNoSessionWithoutTrail(t *testing.T) {
 	p := dial(t, g.target(), negotiated)
 	p.send(like(v30).bytes(g.target()))
 	messages, _ := p.authenticate()
-	want := fatal("58000", "this session can't be recorded, so it can't begin", "", "Tell the operators of this gate; nothing is wrong at your end.")
+	want := fatal(pgerrcode.SystemError, "this session can't be recorded, so it can't begin", "", "Tell the operators of this gate; nothing is wrong at your end.")
 	if diff := cmp.Diff(want, messages[len(messages)-1].error(t)); diff != "" {
 		t.Error(diff)
 	}

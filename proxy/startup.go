@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/internal/burst"
@@ -210,7 +211,7 @@ func parseStartupMessage(packet []byte) (startup, error) {
 		return s, errDisconnect
 	case major > 3:
 		return s, &refusal{
-			code: codeUnsupported, reason: "protocol",
+			code: pgerrcode.FeatureNotSupported, reason: "protocol",
 			message: fmt.Sprintf("unsupported frontend protocol %d.%d: server supports 3.0 to 3.2", major, s.protocol&0xffff),
 		}
 	}

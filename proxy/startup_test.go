@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/proxy"
@@ -40,7 +41,7 @@ func TestPlaintextIsRefusedWithAHint(t *testing.T) {
 	g := startGate(t, database(t, 18), gateOptions{})
 	p := dial(t, g.target(), plain)
 	p.send(like(v30).bytes(g.target()))
-	want := fatal("28000", "this gate takes encrypted connections only", "", "Connect with sslmode=verify-full, or at least sslmode=require.")
+	want := fatal(pgerrcode.InvalidAuthorizationSpecification, "this gate takes encrypted connections only", "", "Connect with sslmode=verify-full, or at least sslmode=require.")
 	if diff := cmp.Diff(want, p.expectEnd()); diff != "" {
 		t.Error(diff)
 	}

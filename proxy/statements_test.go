@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/proxy"
@@ -54,9 +55,9 @@ func TestStatementThatCantBeRecorded(t *testing.T) {
 
 	g.trail.fill()
 	p.send(query("NOTIFY recorded"), query("SELECT 2"))
-	p.expectEndSoon(time.Now(), fatal("58000", "terminating connection: what it asks for can't be recorded", "",
+	p.expectEndSoon(time.Now(), fatal(pgerrcode.SystemError, "terminating connection: what it asks for can't be recorded", "",
 		"Tell the operators of this gate; nothing is wrong at your end."))
-	g.expectEndRecord("trail", "58000")
+	g.expectEndRecord("trail", pgerrcode.SystemError)
 	if got := g.metric("hourgate_trail_errors_total"); got != 1 {
 		t.Errorf("hourgate_trail_errors_total is %v, want 1", got)
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/internal/peer/blackhole"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -86,7 +88,7 @@ func TestVanishedServer(t *testing.T) {
 				p.send(statement)
 			}
 			got := p.expectEnd()
-			if got.Code != "08006" {
+			if got.Code != pgerrcode.ConnectionFailure {
 				t.Errorf("got %+v, want 08006", got)
 			}
 		})

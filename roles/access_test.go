@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -34,7 +35,7 @@ func refused(t *testing.T, conn *pgx.Conn, sql string) bool {
 	if err != nil && !errors.As(err, &pgErr) {
 		t.Fatal(err)
 	}
-	return pgErr != nil && pgErr.Code == "42501"
+	return pgErr != nil && pgErr.Code == pgerrcode.InsufficientPrivilege
 }
 
 // A grant of objects gives exactly these privileges, also on what is made later where a star says so, and leaves nothing,

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/pgtest"
@@ -69,7 +70,7 @@ func dropIfIdle(ctx context.Context, admin *pgx.Conn, role, _ string) error {
 		return err
 	}
 	_, err = admin.Exec(ctx, "DROP ROLE "+role)
-	if err == nil || !strings.Contains(err.Error(), "2BP01") {
+	if err == nil || !strings.Contains(err.Error(), pgerrcode.DependentObjectsStillExist) {
 		return err
 	}
 	if _, err := admin.Exec(ctx, "ALTER ROLE "+role+" NOLOGIN"); err != nil {

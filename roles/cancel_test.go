@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -66,7 +67,7 @@ func TestCancel(t *testing.T) {
 			t.Fatal(err)
 		}
 		var pgErr *pgconn.PgError
-		if err := <-ours; !errors.As(err, &pgErr) || pgErr.Code != "57014" {
+		if err := <-ours; !errors.As(err, &pgErr) || pgErr.Code != pgerrcode.QueryCanceled {
 			t.Errorf("the statement ended with %v, want 57014", err)
 		}
 		if err := conn.Ping(t.Context()); err != nil {

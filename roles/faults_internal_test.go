@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -50,7 +51,7 @@ func (s *saboteur) before(c *admin.Conn, statement string) error {
 // sweep. Each major takes its share of the statements unless HOURGATE_FAULTS is "all" (make faults-end).
 func TestEachStatementOfTheEndFailsOnce(t *testing.T) {
 	t.Parallel()
-	codes := []string{admin.LockNotAvailable, admin.Deadlock, admin.SyntaxError, admin.InsufficientPrivilege, ""}
+	codes := []string{pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected, pgerrcode.SyntaxError, pgerrcode.InsufficientPrivilege, ""}
 	for _, major := range pgtest.Majors() {
 		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
 			t.Parallel()

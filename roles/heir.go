@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
@@ -250,7 +251,7 @@ func (k *Keeper) awaken(ctx context.Context, l *lease, g *policy.Grant, database
 		})
 	})
 	switch {
-	case admin.SQLState(err) == admin.UndefinedObject, errors.Is(err, errTaken):
+	case admin.SQLState(err) == pgerrcode.UndefinedObject, errors.Is(err, errTaken):
 		return errors.Join(errRoleGone, err)
 	case err != nil:
 		return err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
@@ -348,7 +349,7 @@ func TestSettleWithoutSlotOrSecret(t *testing.T) {
 		c, err := pgx.Connect(t.Context(), server.URL(f.db.Owner, f.db.OwnerPassword, f.db.Name).String())
 		if err != nil {
 			var pgErr *pgconn.PgError
-			if !errors.As(err, &pgErr) || pgErr.Code != "53300" {
+			if !errors.As(err, &pgErr) || pgErr.Code != pgerrcode.TooManyConnections {
 				t.Fatal(err)
 			}
 			break

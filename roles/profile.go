@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/admin"
@@ -253,7 +254,7 @@ func (k *Keeper) makeProfileRole(ctx context.Context, c *admin.Conn, p profile) 
 	if rollbackErr := c.Rollback(ctx); rollbackErr != nil {
 		return errors.Join(err, rollbackErr)
 	}
-	if admin.SQLState(err) == admin.DuplicateObject || admin.SQLState(err) == admin.UniqueViolation {
+	if admin.SQLState(err) == pgerrcode.DuplicateObject || admin.SQLState(err) == pgerrcode.UniqueViolation {
 		return nil // another proxy was quicker
 	}
 	return err

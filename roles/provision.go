@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
@@ -100,7 +101,7 @@ func (k *Keeper) withProfile(ctx context.Context, p profile, local bool, fn func
 		}
 		k.profiles.forget(p)
 		database = p.database
-		if admin.SQLState(err) != admin.UndefinedObject || tries == profileTries {
+		if admin.SQLState(err) != pgerrcode.UndefinedObject || tries == profileTries {
 			return err
 		}
 	}

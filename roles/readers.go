@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
@@ -153,16 +155,13 @@ func (k *Keeper) position(ctx context.Context) (lsn string, err error) {
 	return lsn, err
 }
 
-// featureNotSupported is what Aurora says of functions that don't fit its storage.
-const featureNotSupported = "0A000"
-
 // hasReplayed reports whether the reader has come to the writer's position and knows the role. A reader that does not know
-// positions, as Aurora's, which applies the log in order all the same, is asked for the role alone.
+// positions, as Aurora's, which answers "feature not supported" and applies the log in order all the same, is asked for the role alone.
 func hasReplayed(ctx context.Context, c *admin.Conn, lsn string, oid uint32) (replayed bool, err error) {
 	err = c.QueryOne(ctx, `
 		SELECT (NOT pg_is_in_recovery() OR coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, true))
 		       AND EXISTS (SELECT FROM pg_roles WHERE oid = $2)`, []any{lsn, oid}, &replayed)
-	if admin.SQLState(err) == featureNotSupported {
+	if admin.SQLState(err) == pgerrcode.FeatureNotSupported {
 		err = c.QueryOne(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE oid = $1)", []any{oid}, &replayed)
 	}
 	return replayed, err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/admin"
@@ -240,7 +241,7 @@ func (r *reader) judge(ctx context.Context, c *admin.Conn, oid uint32, sessions 
 	err := c.QueryOne(ctx, "SELECT NOT EXISTS (SELECT FROM pg_roles WHERE oid = $1 AND rolcanlogin)", []any{oid}, &closed)
 	if err == nil && closed && lsn != "" {
 		err = c.QueryOne(ctx, "SELECT NOT pg_is_in_recovery() OR coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, true)", []any{lsn}, &closed)
-		if admin.SQLState(err) == featureNotSupported {
+		if admin.SQLState(err) == pgerrcode.FeatureNotSupported {
 			err = nil
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/access"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -66,7 +68,7 @@ func (d *Desk) Run(ctx context.Context, who access.Actor, sql string, args []*st
 	}
 	if who.Operator && slices.Contains(personal, s.verb) {
 		return Result{}, &Error{
-			Code: "42501", Message: "the admin socket is nobody who could ask or decide",
+			Code: pgerrcode.InsufficientPrivilege, Message: "the admin socket is nobody who could ask or decide",
 			Hint: "Log in as yourself for that. END ends a request or access, whoever's it is.",
 		}
 	}
@@ -92,7 +94,7 @@ func (d *Desk) Admit(who access.Actor) error {
 	if !locked || l.Kind == policy.LockAll && (who.Operator || set.Operator(who.Name)) {
 		return nil
 	}
-	return &Error{Code: "28000", Message: l.String() + " is locked", Detail: l.Reason}
+	return &Error{Code: pgerrcode.InvalidAuthorizationSpecification, Message: l.String() + " is locked", Detail: l.Reason}
 }
 
 // told makes what a person is told of an error that is meant for them.
@@ -145,7 +147,7 @@ func (d *Desk) change(ctx context.Context, who access.Actor, s statement, notice
 		return d.service.Decide(ctx, who.Name, s.id, access.Verdict{Reason: s.reason})
 	case "EXTEND":
 		if s.length == 0 {
-			return nil, &Error{Code: codeSyntax, Message: "FOR is missing: how much more time", Hint: "Such as EXTEND 17 FOR '1 hour';"}
+			return nil, &Error{Code: pgerrcode.SyntaxError, Message: "FOR is missing: how much more time", Hint: "Such as EXTEND 17 FOR '1 hour';"}
 		}
 		return d.service.Extend(ctx, who.Name, s.id, s.length, s.reason)
 	case "REVIEW":
@@ -162,9 +164,9 @@ func (d *Desk) ask(ctx context.Context, who access.Actor, s statement) (Result, 
 		integration, database, named := strings.Cut(target, "/")
 		switch {
 		case w.Integration != "" && w.Integration != integration:
-			return Result{}, &Error{Code: codeSyntax, Message: "one request is for one integration", Hint: "Make a request for each."}
+			return Result{}, &Error{Code: pgerrcode.SyntaxError, Message: "one request is for one integration", Hint: "Make a request for each."}
 		case named && database == "":
-			return Result{}, &Error{Code: codeSyntax, Message: "a database is missing after the /"}
+			return Result{}, &Error{Code: pgerrcode.SyntaxError, Message: "a database is missing after the /"}
 		}
 		w.Integration = integration
 		if named {
@@ -172,7 +174,7 @@ func (d *Desk) ask(ctx context.Context, who access.Actor, s statement) (Result, 
 		}
 	}
 	if len(w.Databases) > 0 && len(w.Databases) < len(s.targets) {
-		return Result{}, &Error{Code: codeSyntax, Message: "name the database of each", Hint: "Such as orders-prod/orders, orders-prod/analytics."}
+		return Result{}, &Error{Code: pgerrcode.SyntaxError, Message: "name the database of each", Hint: "Such as orders-prod/orders, orders-prod/analytics."}
 	}
 	r, _, err := d.service.Ask(ctx, w)
 	if err != nil {
@@ -215,7 +217,7 @@ func (d *Desk) kill(who access.Actor, id string) (Result, error) {
 			}
 		}
 	}
-	return Result{}, &Error{Code: "42704", Message: "there is no such session on this gate", Hint: "SHOW SESSIONS; lists them."}
+	return Result{}, &Error{Code: pgerrcode.UndefinedObject, Message: "there is no such session on this gate", Hint: "SHOW SESSIONS; lists them."}
 }
 
 func (d *Desk) lock(ctx context.Context, who access.Actor, s statement) (Result, error) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hourgate/hourgate/access"
@@ -251,7 +252,7 @@ func TestAdminSocket(t *testing.T) {
 	socket := access.Actor{Name: "carol", Operator: true}
 	for _, sql := range []string{"APPROVE 1", "DENY 1", "REQUEST READ_ONLY ON orders-prod REASON x", "EXTEND 1 FOR '1h'", "REVIEW 1 REASON x"} {
 		var told *desk.Error
-		if _, err := w.Run(t.Context(), socket, sql, nil, func(string) {}); !errors.As(err, &told) || told.Code != "42501" {
+		if _, err := w.Run(t.Context(), socket, sql, nil, func(string) {}); !errors.As(err, &told) || told.Code != pgerrcode.InsufficientPrivilege {
 			t.Errorf("%s: %v", sql, err)
 		}
 	}

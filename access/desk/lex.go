@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/jackc/pgerrcode"
 )
 
 // A token is one word of a statement.
@@ -120,13 +122,6 @@ type Error struct{ Code, Message, Detail, Hint string }
 
 func (e *Error) Error() string { return e.Message }
 
-// SQLSTATEs; src/backend/utils/errcodes.txt.
-const (
-	codeSyntax      = "42601"
-	codeUnsupported = "0A000"
-	codeParameter   = "22023"
-)
-
 func syntax(format string, args ...any) *Error {
-	return &Error{Code: codeSyntax, Message: fmt.Sprintf(format, args...), Hint: "HELP; shows the statements."}
+	return &Error{Code: pgerrcode.SyntaxError, Message: fmt.Sprintf(format, args...), Hint: "HELP; shows the statements."}
 }

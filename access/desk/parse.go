@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/policy"
 )
 
@@ -75,7 +77,7 @@ func match(tokens []token) (*form, []token, error) {
 }
 
 var errNoSQL = &Error{
-	Code: codeUnsupported, Message: "this database takes statements about access only, no SQL",
+	Code: pgerrcode.FeatureNotSupported, Message: "this database takes statements about access only, no SQL",
 	Hint: "HELP; shows the statements. Data is in the other databases of this gate.",
 }
 
@@ -151,7 +153,7 @@ func (p *parser) value(what string) (string, error) {
 	case t.param > len(p.args):
 		return "", syntax("there is no parameter $%d", t.param)
 	case p.args[t.param-1] == nil:
-		return "", &Error{Code: "22004", Message: what + " can't be NULL"}
+		return "", &Error{Code: pgerrcode.NullValueNotAllowedDataException, Message: what + " can't be NULL"}
 	}
 	return *p.args[t.param-1], nil
 }
@@ -193,7 +195,7 @@ func (p *parser) number(s *statement) error {
 		return err
 	}
 	if s.id, err = strconv.ParseInt(strings.TrimPrefix(text, "request-"), 10, 64); err != nil || s.id < 1 {
-		return &Error{Code: codeParameter, Message: "want the number of a request, got " + strconv.Quote(shorten(text)), Hint: "SHOW REQUESTS; lists them."}
+		return &Error{Code: pgerrcode.InvalidParameterValue, Message: "want the number of a request, got " + strconv.Quote(shorten(text)), Hint: "SHOW REQUESTS; lists them."}
 	}
 	return nil
 }
@@ -293,10 +295,10 @@ var units = map[string]time.Duration{
 
 // parseLength reads '2 hours', '1 hour 30 minutes', '90 min', '2h' and '1h30m'.
 func parseLength(text string) (time.Duration, error) {
-	bad := &Error{Code: codeParameter, Message: "want a length of time such as '2 hours' or '90 minutes', got " + strconv.Quote(shorten(text))}
+	bad := &Error{Code: pgerrcode.InvalidParameterValue, Message: "want a length of time such as '2 hours' or '90 minutes', got " + strconv.Quote(shorten(text))}
 	if d, err := time.ParseDuration(text); err == nil {
 		if d <= 0 {
-			return 0, &Error{Code: codeParameter, Message: "a length of time must be more than nothing"}
+			return 0, &Error{Code: pgerrcode.InvalidParameterValue, Message: "a length of time must be more than nothing"}
 		}
 		return d, nil
 	}
@@ -317,7 +319,7 @@ func parseLength(text string) (time.Duration, error) {
 		total += time.Duration(n) * unit
 	}
 	if total <= 0 {
-		return 0, &Error{Code: codeParameter, Message: "a length of time must be more than nothing"}
+		return 0, &Error{Code: pgerrcode.InvalidParameterValue, Message: "a length of time must be more than nothing"}
 	}
 	return total, nil
 }
@@ -328,7 +330,7 @@ func parseTime(text string) (time.Time, error) {
 			return t.UTC(), nil
 		}
 	}
-	return time.Time{}, &Error{Code: codeParameter, Message: "want a time such as '2026-11-25 18:00' (UTC) or '2026-11-25T18:00:00+01:00', got " + strconv.Quote(shorten(text))}
+	return time.Time{}, &Error{Code: pgerrcode.InvalidParameterValue, Message: "want a time such as '2026-11-25 18:00' (UTC) or '2026-11-25T18:00:00+01:00', got " + strconv.Quote(shorten(text))}
 }
 
 func shorten(text string) string {

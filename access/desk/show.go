@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/access"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -221,7 +223,7 @@ func visible(text string) string {
 
 func (d *Desk) showLocks(who access.Actor) (Result, error) {
 	if !who.Operator {
-		return Result{}, &Error{Code: "42501", Message: "only operators see locks"}
+		return Result{}, &Error{Code: pgerrcode.InsufficientPrivilege, Message: "only operators see locks"}
 	}
 	var result Result
 	for _, l := range d.service.Locks() {

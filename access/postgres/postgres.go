@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -58,7 +59,7 @@ func (c Config) dial(ctx context.Context, open func(context.Context, *pgx.ConnCo
 			return struct{}{}, open(ctx, cfg)
 		})
 		var refused *pgconn.PgError
-		if errors.As(err, &refused) && (refused.Code == "28P01" || cred.Token && refused.Code == "28000") {
+		if errors.As(err, &refused) && (refused.Code == pgerrcode.InvalidPassword || cred.Token && refused.Code == pgerrcode.InvalidAuthorizationSpecification) {
 			return fmt.Errorf("%w: %w", secrets.ErrRejected, err)
 		}
 		return err

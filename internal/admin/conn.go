@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -120,14 +121,14 @@ func (c *Conn) Exclusively(ctx context.Context, fn func() error) error {
 		return c.Transaction(ctx, lock, func([][][]byte) error { locked = true; return fn() })
 	}
 	err := once()
-	if locked || SQLState(err) != LockNotAvailable {
+	if locked || SQLState(err) != pgerrcode.LockNotAvailable {
 		return err
 	}
 	if evictErr := c.evictLockHolders(ctx); evictErr != nil {
 		return errors.Join(err, evictErr)
 	}
 	// Without the lock if it can't be had even now: what collides fails with XX000 and is tried again.
-	if err = once(); !locked && SQLState(err) == LockNotAvailable {
+	if err = once(); !locked && SQLState(err) == pgerrcode.LockNotAvailable {
 		lock = nil
 		err = once()
 	}

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/secrets"
 )
 
@@ -40,7 +42,7 @@ func (p *Pool) connect(ctx context.Context, database string) (*Conn, error) {
 // Passing reports an error that a server gives, or is, while it stops, starts or changes its place.
 func Passing(err error) bool {
 	switch code := SQLState(err); {
-	case code == "57P01", code == "57P02", code == "57P03", strings.HasPrefix(code, "08"):
+	case code == pgerrcode.AdminShutdown, code == pgerrcode.CrashShutdown, code == pgerrcode.CannotConnectNow, strings.HasPrefix(code, "08"):
 		return true
 	case code != "":
 		return false
@@ -57,7 +59,7 @@ func Passing(err error) bool {
 // everything.
 func rejected(err error, cred secrets.Credential) bool {
 	code := SQLState(err)
-	return code == "28P01" || cred.Token && code == "28000"
+	return code == pgerrcode.InvalidPassword || cred.Token && code == pgerrcode.InvalidAuthorizationSpecification
 }
 
 // check asks whether the connection works and leads to where it should.

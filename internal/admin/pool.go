@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgerrcode"
 )
 
 // PoolSize is how many admin connections one integration may have open in its default database: one is always kept for
@@ -64,7 +66,7 @@ func (p *Pool) Use(ctx context.Context, fn func(*Conn) error) error {
 	}
 	defer p.release(conn)
 	err = fn(conn)
-	conn.demoted = SQLState(err) == ReadOnly
+	conn.demoted = SQLState(err) == pgerrcode.ReadOnlySQLTransaction
 	return err
 }
 
@@ -83,7 +85,7 @@ func (p *Pool) Urgent(ctx context.Context, fn func(*Conn) error) error {
 		return p.Use(ctx, fn)
 	}
 	err = fn(conn)
-	conn.demoted = SQLState(err) == ReadOnly
+	conn.demoted = SQLState(err) == pgerrcode.ReadOnlySQLTransaction
 	p.urgent <- p.keep(conn)
 	return err
 }

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgerrcode"
 )
 
 // Script is what a scripted server does: the log-in half of the protocol, honest or not. Its zero value knows no TLS and
@@ -212,7 +214,7 @@ func (c *scriptedConn) start() {
 			c.startup(first, "plain", c.script.Plain)
 		}
 	case SSLError:
-		c.fail("0A000")
+		c.fail(pgerrcode.FeatureNotSupported)
 	case SSLClose:
 	case SSLGarbage:
 		_, _ = c.conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
@@ -339,7 +341,7 @@ func (c *scriptedConn) scram(login Login) {
 	c.note("proof")
 	withoutProof, _, _ := bytes.Cut(final, []byte(",p="))
 	if login == LoginWrongPassword {
-		c.fail("28P01")
+		c.fail(pgerrcode.InvalidPassword)
 		return
 	}
 	password := c.script.Password
@@ -354,7 +356,7 @@ func (c *scriptedConn) scram(login Login) {
 	c.send('R', append([]byte{0, 0, 0, 12}, "v="+base64.StdEncoding.EncodeToString(signature)...)...)
 	if login == LoginNoDatabase {
 		c.send('R', 0, 0, 0, 0)
-		c.fail("3D000")
+		c.fail(pgerrcode.InvalidCatalogName)
 		return
 	}
 	c.letIn()

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -55,7 +56,7 @@ func TestGroupsChange(t *testing.T) {
 			return
 		}
 		_, _ = pgproto3.NewBackend(secured, secured).ReceiveStartupMessage()
-		refusal, _ := (&pgproto3.ErrorResponse{Severity: "FATAL", Code: "53300", Message: "full"}).Encode(nil)
+		refusal, _ := (&pgproto3.ErrorResponse{Severity: "FATAL", Code: pgerrcode.TooManyConnections, Message: "full"}).Encode(nil)
 		_, _ = secured.Write(refusal)
 	})
 	server := newServer(t, upstream.Config{Host: "127.0.0.1", Port: peer.port, SSLMode: upstream.Require})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -87,7 +88,7 @@ func stuffedAnswer(t *testing.T) {
 }
 
 func errorBeforeTLS(t *testing.T) {
-	lie := encode(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: "28000", Message: "call this number"})
+	lie := encode(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: pgerrcode.InvalidAuthorizationSpecification, Message: "call this number"})
 	errs, _ := tries(t, func(c *scripted) { c.expectSSLRequest(); c.say(lie); c.drain() }, someone, upstream.Prefer, upstream.Require)
 	for _, err := range errs {
 		var pgErr *pgconn.PgError

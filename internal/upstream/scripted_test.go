@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -112,7 +113,7 @@ func encode(t *testing.T, messages ...pgproto3.BackendMessage) string {
 // only: whatever else goes wrong, there is no second try, and not a byte of a log-in goes out in plaintext.
 func TestServersThatMisbehave(t *testing.T) {
 	t.Parallel()
-	refusal := encode(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03", Message: "the database system is starting up"})
+	refusal := encode(t, &pgproto3.ErrorResponse{Severity: "FATAL", Code: pgerrcode.CannotConnectNow, Message: "the database system is starting up"})
 	stray := pgtest.CA(t)
 	strayPair := pair(t, stray)
 	for name, play := range map[string]func(*scripted){

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -205,12 +206,12 @@ func Connect[C any](ctx context.Context, s *Server, l Login, open func(context.C
 // connection. 57P03 (starting up, shutting down) is no such answer since libpq 14.
 func refused(err error) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code != "57P03"
+	return errors.As(err, &pgErr) && pgErr.Code != pgerrcode.CannotConnectNow
 }
 
 func wrongPassword(err error) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == "28P01"
+	return errors.As(err, &pgErr) && pgErr.Code == pgerrcode.InvalidPassword
 }
 
 // baseConfig builds a pgconn configuration from fields, never from a connection string. pgconn insists on having

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/goleak"
@@ -26,7 +27,7 @@ const (
 	encrypted   = "TLS"
 	unencrypted = "plaintext"
 	notReached  = "DialError"
-	noEntry     = "28000" // PostgreSQL has no line for this kind of connection
+	noEntry     = pgerrcode.InvalidAuthorizationSpecification // PostgreSQL has no line for this kind of connection
 )
 
 // connect logs in and returns what became of it: TLS, plaintext, DialError, or a SQLSTATE.
@@ -114,7 +115,7 @@ func TestSSLModes(t *testing.T) {
 						wrong := owner(db)
 						wrong.Password = "wrong"
 						if want == encrypted || want == unencrypted {
-							want = "28P01"
+							want = pgerrcode.InvalidPassword
 						}
 						if got := connect(t, s, wrong); got != want {
 							t.Errorf("with a wrong password: got %s, want %s", got, want)
@@ -333,7 +334,7 @@ func TestCancel(t *testing.T) {
 				t.Error(err)
 			}
 			var pgErr *pgconn.PgError
-			if err := <-ended; !errors.As(err, &pgErr) || pgErr.Code != "57014" {
+			if err := <-ended; !errors.As(err, &pgErr) || pgErr.Code != pgerrcode.QueryCanceled {
 				t.Errorf("the statement ended with %v, want 57014", err)
 			}
 			_ = conn.Close(ctx)

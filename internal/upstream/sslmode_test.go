@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/internal/pgtest"
@@ -87,7 +88,7 @@ func behaviours() []behaviour {
 
 	add("takes both", yes("scram", "scram"), plainIn, plainIn, tlsIn, tlsIn)
 	add("no TLS", answer(pgtest.SSLNo), plainIn, plainIn, "ssl,"+plainIn, "ssl")
-	for _, code := range []pgtest.Login{"28000", "28P01", "3D000", "53300"} {
+	for _, code := range []pgtest.Login{pgerrcode.InvalidAuthorizationSpecification, pgerrcode.InvalidPassword, pgerrcode.InvalidCatalogName, pgerrcode.TooManyConnections} {
 		add("plain rejected with "+string(code), yes(code, "scram"), "plain", "plain | "+tlsIn, tlsIn, tlsIn)
 		add("TLS rejected with "+string(code), yes("scram", code), plainIn, plainIn, "ssl,tls", "ssl,tls")
 		add("both rejected with "+string(code), yes(code, code), "plain", "plain | ssl,tls", "ssl,tls", "ssl,tls")
@@ -95,7 +96,7 @@ func behaviours() []behaviour {
 	}
 	add("wrong password", yes("scram-28P01", "scram-28P01"), "plain,proof", "plain,proof | ssl,tls,proof", "ssl,tls,proof", "ssl,tls,proof")
 	add("no such database", yes("scram-ok-3D000", "scram-ok-3D000"), "plain,proof", "plain,proof", "ssl,tls,proof", "ssl,tls,proof")
-	add("starting up", yes("57P03", "57P03"), "plain", "plain", "ssl,tls", "ssl,tls")
+	add("starting up", yes(pgerrcode.CannotConnectNow, pgerrcode.CannotConnectNow), "plain", "plain", "ssl,tls", "ssl,tls")
 	add("plain closed", yes("", "scram"), "plain", "plain", tlsIn, tlsIn)
 	add("TLS closed after startup", yes("scram", ""), plainIn, plainIn, "ssl,tls", "ssl,tls")
 	for name, ssl := range map[string]pgtest.SSLAnswer{
@@ -249,7 +250,7 @@ func TestRejectionsAreTheServers(t *testing.T) {
 		server := pgtest.StartScripted(t, script)
 		err := dial(t, upstream.Config{Host: "127.0.0.1", Port: server.Port, SSLMode: mode}, upstream.Login{})
 		var pgErr *pgconn.PgError
-		if !errors.As(err, &pgErr) || pgErr.Code != "28P01" {
+		if !errors.As(err, &pgErr) || pgErr.Code != pgerrcode.InvalidPassword {
 			t.Errorf("ssl_mode %s: got %v, want 28P01", mode, err)
 		}
 	}

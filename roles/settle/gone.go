@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
@@ -106,9 +107,9 @@ func (s *settlement) run(ctx context.Context) (err error) {
 		switch {
 		case err == nil:
 			return s.verify(ctx)
-		case admin.SQLState(err) == admin.UndefinedObject: // dropped by somebody else meanwhile, such as another proxy's sweep
+		case admin.SQLState(err) == pgerrcode.UndefinedObject: // dropped by somebody else meanwhile, such as another proxy's sweep
 			return s.goneAlready()
-		case admin.SQLState(err) != admin.DependentObjects && !admin.Transient(err):
+		case admin.SQLState(err) != pgerrcode.DependentObjectsStillExist && !admin.Transient(err):
 			return fmt.Errorf("dropping role %s: %w", s.role.Name, err)
 		case try == roleTries:
 			s.resists("the role", err)
@@ -164,7 +165,7 @@ func (s *settlement) clearAll(ctx context.Context) error {
 			s.clear(ctx, c)
 			return nil
 		})
-		if err != nil && admin.SQLState(err) != admin.NoDatabase { // dropped meanwhile, and with it what it held
+		if err != nil && admin.SQLState(err) != pgerrcode.InvalidCatalogName { // dropped meanwhile, and with it what it held
 			s.resists("database "+database, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/admin"
@@ -47,7 +48,7 @@ func (st *Settler) scrub(ctx context.Context, c *admin.Conn, name string) error 
 	err := admin.Retry(ctx, func() error {
 		return c.Transaction(ctx, []string{"ALTER ROLE " + admin.QuoteIdentifier(name) + " NOLOGIN PASSWORD NULL"}, func([][][]byte) error { return nil })
 	})
-	if admin.SQLState(err) == admin.UndefinedObject { // went with its last member
+	if admin.SQLState(err) == pgerrcode.UndefinedObject { // went with its last member
 		err = nil
 	}
 	if err == nil {
@@ -279,10 +280,10 @@ func (st *Settler) removeProfile(ctx context.Context, c *admin.Conn, name string
 		return admin.Retry(ctx, func() error { return c.Exclusively(ctx, func() error { return dropProfile(ctx, c, name) }) })
 	})
 	var unreachable *admin.UnreachableError
-	if errors.As(err, &unreachable) && admin.SQLState(err) == admin.NoDatabase { // what the profile held went with the database
+	if errors.As(err, &unreachable) && admin.SQLState(err) == pgerrcode.InvalidCatalogName { // what the profile held went with the database
 		_, err = c.Script(ctx, "DROP ROLE IF EXISTS "+admin.QuoteIdentifier(name))
 	}
-	if admin.SQLState(err) == admin.UndefinedObject {
+	if admin.SQLState(err) == pgerrcode.UndefinedObject {
 		return nil // another proxy was quicker
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/admin"
@@ -82,7 +83,7 @@ func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 	after, errs := s.dropPieces(ctx, c, before)
 	s.gone(before, after)
 	for i, o := range after {
-		if admin.SQLState(errs[i]) == admin.DependentObjects {
+		if admin.SQLState(errs[i]) == pgerrcode.DependentObjectsStillExist {
 			errs[i] = s.quarantine(ctx, c, o)
 			if errs[i] == nil {
 				s.kept = append(s.kept, o.String())
@@ -179,7 +180,7 @@ func (s *estate) unlink(ctx context.Context, c *admin.Conn) error {
 			return nil
 		case err == nil:
 			total, last = total+n, to
-		case ctx.Err() != nil || c.IsClosed() || admin.SQLState(err) == admin.SyntaxError:
+		case ctx.Err() != nil || c.IsClosed() || admin.SQLState(err) == pgerrcode.SyntaxError:
 			return s.st.told(err)
 		case size > 1:
 			size = 1 // one of the batch resists: one by one from here on
@@ -224,7 +225,7 @@ func (s *estate) revokeGranted(ctx context.Context, c *admin.Conn) error {
 	}
 	if run(statements...) != nil {
 		for _, statement := range statements {
-			if err := run(statement); err != nil && admin.SQLState(err) != admin.InsufficientPrivilege { // which DROP OWNED tells
+			if err := run(statement); err != nil && admin.SQLState(err) != pgerrcode.InsufficientPrivilege { // which DROP OWNED tells
 				s.resists("a privilege", s.st.told(err))
 			}
 		}
@@ -240,7 +241,7 @@ func (s *estate) revokeGranted(ctx context.Context, c *admin.Conn) error {
 func (s *estate) dropAtOnce(ctx context.Context, c *admin.Conn) error {
 	c.Warnings()
 	err := c.Transaction(ctx, []string{pieceLock, "DROP OWNED BY " + s.name + " RESTRICT"}, func([][][]byte) error { return nil })
-	if err == nil && slices.Contains(c.Warnings(), admin.PrivilegeNotRevoked) {
+	if err == nil && slices.Contains(c.Warnings(), pgerrcode.PrivilegeNotRevoked) {
 		err = errGrantedByOthers
 	}
 	return err
@@ -254,7 +255,7 @@ func (s *estate) dropOwned(ctx context.Context, c *admin.Conn) error {
 	drop := func() error {
 		c.Warnings()
 		_, err := c.Script(ctx, "DROP OWNED BY "+s.name+" RESTRICT")
-		others = slices.Contains(c.Warnings(), admin.PrivilegeNotRevoked)
+		others = slices.Contains(c.Warnings(), pgerrcode.PrivilegeNotRevoked)
 		return err
 	}
 	err := admin.Retry(ctx, func() error { return c.Exclusively(ctx, drop) })
@@ -298,7 +299,7 @@ func (s *estate) revokeAsGrantors(ctx context.Context, c *admin.Conn) error {
 			"SET LOCAL ROLE " + admin.QuoteIdentifier(r.Grantor),
 			fmt.Sprintf("REVOKE %s ON %s %s FROM %s CASCADE", r.Privilege, r.Kind, r.Target, s.name),
 		}, func([][][]byte) error { return nil })
-		if err != nil && admin.SQLState(err) != admin.InsufficientPrivilege { // left to the tombstone
+		if err != nil && admin.SQLState(err) != pgerrcode.InsufficientPrivilege { // left to the tombstone
 			return err
 		}
 	}

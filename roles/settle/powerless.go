@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/admin"
@@ -276,7 +277,7 @@ func (st *Settler) disableAlone(ctx context.Context, c *admin.Conn, e *end) {
 			return c.Transaction(ctx, []string{briefLock, statement}, func([][][]byte) error { return nil })
 		}
 		err := run()
-		if i == 0 && admin.SQLState(err) == admin.LockNotAvailable {
+		if i == 0 && admin.SQLState(err) == pgerrcode.LockNotAvailable {
 			err = st.pastBlockers(ctx, c, run)
 		}
 		if err != nil {
@@ -309,7 +310,7 @@ func (st *Settler) pastBlockers(ctx context.Context, c *admin.Conn, run func() e
 	}()
 	var err error
 	for range blockerTries {
-		if err = run(); admin.SQLState(err) != admin.LockNotAvailable {
+		if err = run(); admin.SQLState(err) != pgerrcode.LockNotAvailable {
 			break
 		}
 	}
@@ -320,7 +321,7 @@ func (st *Settler) pastBlockers(ctx context.Context, c *admin.Conn, run func() e
 // in one statement for all, so that neither a rename nor a reused pid can mislead it.
 func (st *Settler) terminate(ctx context.Context, c *admin.Conn, ends []*end) error {
 	counts, closed, err := signal(ctx, c, ends)
-	if admin.SQLState(err) == admin.InsufficientPrivilege && len(ends) > 1 {
+	if admin.SQLState(err) == pgerrcode.InsufficientPrivilege && len(ends) > 1 {
 		// One backend that the admin may not signal fails the statement for all.
 		for _, e := range ends {
 			e.err = errors.Join(e.err, st.terminate(ctx, c, []*end{e}))
@@ -378,7 +379,7 @@ func (st *Settler) terminateUntilQuiet(ctx context.Context, c *admin.Conn, ends 
 
 // explain turns the refusal to terminate into what a DBA has to do.
 func explain(c *admin.Conn, e *end, err error) error {
-	if admin.SQLState(err) == admin.InsufficientPrivilege {
+	if admin.SQLState(err) == pgerrcode.InsufficientPrivilege {
 		return &admin.PrivilegeError{
 			Problem:    "the admin may not terminate the backends of " + e.role.Name,
 			Statements: []string{"GRANT pg_signal_backend TO " + admin.QuoteIdentifier(c.Acting) + ";"},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/admin"
@@ -74,7 +75,7 @@ func rollback(ctx context.Context, c *admin.Conn, p prepared) error {
 	_, err := c.Script(ctx, "SET ROLE "+owner)
 	if err == nil {
 		_, err = c.Script(ctx, "ROLLBACK PREPARED "+admin.QuoteLiteral(p.GID))
-		if admin.SQLState(err) == admin.UndefinedObject { // somebody else was quicker
+		if admin.SQLState(err) == pgerrcode.UndefinedObject { // somebody else was quicker
 			err = nil
 		}
 	}

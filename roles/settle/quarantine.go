@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/admin"
@@ -31,7 +32,7 @@ func (s *estate) disarm(ctx context.Context, c *admin.Conn, routines bool) {
 		}
 		for _, statement := range batch {
 			err := admin.Retry(ctx, func() error { return run(statement) })
-			if code := admin.SQLState(err); err != nil && code != admin.UndefinedTable && code != admin.UndefinedFunction {
+			if code := admin.SQLState(err); err != nil && code != pgerrcode.UndefinedTable && code != pgerrcode.UndefinedFunction {
 				s.resists("rights to what "+s.name+" owns", s.st.told(err))
 			}
 		}

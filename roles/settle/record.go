@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/roles/ledger"
@@ -47,7 +49,7 @@ func (e *resistError) Unwrap() []error {
 // told returns err, and raises the alarm for a statement that the server can't read, or that means something else than was
 // meant: that is a bug of ours, and nobody but us can mend it.
 func (st *Settler) told(err error) error {
-	if code := admin.SQLState(err); code == admin.SyntaxError {
+	if code := admin.SQLState(err); code == pgerrcode.SyntaxError {
 		st.cfg.Metrics.Bugs.Inc()
 		st.cfg.Log.Error("the server does not understand a statement of hourgate: please report this bug", "error", err)
 	}

@@ -37,9 +37,13 @@ clients: ## run real clients and drivers through the gate, and write docs/client
 	go test -count=1 -run TestReadme ./clients -args -update
 	@cat docs/clients.md
 
-regress: ## run PostgreSQL's own suites (15 and 18) and those of Go drivers, direct and through the gate
+regress: ## run PostgreSQL's own suites (15 and 18) and those of Go drivers, direct and through the gate, for docs/suites.md
 	scripts/install && scripts/install regress
-	go test -tags clients -count=1 -timeout 2h -v -run 'TestSuites|TestDriverSuites' ./clients
+	go test -tags clients -count=1 -parallel 2 -timeout 2h -v -run 'TestSuites|TestDriverSuites' ./clients -args -suites $(CURDIR)/docs/suites.md
+
+latencies: ## measure how long a request, its approval and a revocation take, and log-ins with and without a state
+	scripts/install
+	go test -tags latency -count=1 -run TestLatencies -v -timeout 10m ./gate
 
 bench: ## measure against PgBouncer, HAProxy and a direct connection; BENCH=full for the record
 	scripts/install bench
@@ -126,4 +130,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress bench test-aws fuzz faults churn plots end-faults ends crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean
+.PHONY: help build demo test test-portable clients regress latencies bench test-aws fuzz faults churn plots end-faults ends crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean

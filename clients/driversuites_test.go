@@ -6,17 +6,27 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
+
+var driverTests = flag.String("driver-tests", ".", "the tests of drivers to run, as a pattern")
+
+// expected are the drivers' tests that must have another result through the gate, and why.
+var expected = map[string]string{
+	"github.com/jackc/pgx/v5 TestConnect":                         "it expects to be, on the server, whom it has logged in as; at the gate it is the role of its grant",
+	"github.com/jackc/pgx/v5/pgconn TestConnectProtocolVersion32": "it expects what PostgreSQL 15 answers, protocol 3.0; the gate speaks 3.2 whatever the server speaks",
+}
 
 // driverModules are the drivers whose tests come with their modules.
 var driverModules = []string{"github.com/jackc/pgx/v5", "github.com/lib/pq"}
@@ -32,11 +42,19 @@ func TestDriverSuites(t *testing.T) {
 			direct := driverResults(t, source, directly(t, driverDatabase(t, major)))
 			gated := driverResults(t, source, throughGate(t, binary, driverDatabase(t, major)))
 			t.Logf("%s: direct %s; through the gate %s", module, countActions(direct), countActions(gated))
+			differ := 0
 			for _, test := range slices.Sorted(maps.Keys(direct)) {
-				if direct[test].action != gated[test].action {
-					t.Errorf("%s: direct %s, through the gate %s\n%s", test, direct[test].action, gated[test].action, gated[test].output)
+				if direct[test].action == gated[test].action {
+					continue
 				}
+				differ++
+				if why, known := expected[test]; known {
+					t.Logf("%s: direct %s, through the gate %s, as expected: %s", test, direct[test].action, gated[test].action, why)
+					continue
+				}
+				t.Errorf("%s: direct %s, through the gate %s\n%s", test, direct[test].action, gated[test].action, gated[test].output)
 			}
+			tabulate(t, suiteRow{suite: module, direct: passedOf(direct), gated: passedOf(gated), differ: differ})
 		})
 	}
 }
@@ -76,6 +94,8 @@ func moduleSource(t *testing.T, module string) string {
 	return copied
 }
 
+var folderName = regexp.MustCompile(`/tmp/[A-Za-z0-9_]+/001/`)
+
 type driverResult struct{ action, output string }
 
 // driverResults runs a module's tests, which find the server in their environment.
@@ -83,7 +103,7 @@ func driverResults(t *testing.T, source string, w way) map[string]driverResult {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-p=1", "./...")
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-p=1", "-run="+*driverTests, "./...")
 	cmd.Dir = source
 	cmd.Env = append(append(os.Environ(), w.environment...), "PGDATABASE=regression",
 		"PGX_TEST_DATABASE=dbname=regression", "PGX_TEST_TCP_CONN_STRING=dbname=regression", "PGX_TEST_SCRAM_PLUS_CONN_STRING=dbname=regression channel_binding=require")
@@ -94,7 +114,8 @@ func driverResults(t *testing.T, source string, w way) map[string]driverResult {
 		if json.Unmarshal(line, &event) != nil || event.Test == "" {
 			continue
 		}
-		test := event.Package + " " + event.Test
+		// Some tests of tests are named after their files in a folder of their own.
+		test := event.Package + " " + folderName.ReplaceAllString(event.Test, "TMP/")
 		switch event.Action {
 		case "output":
 			outputs[test] += event.Output
@@ -106,6 +127,20 @@ func driverResults(t *testing.T, source string, w way) map[string]driverResult {
 		t.Fatalf("no test ran in %s:\n%s", source, out)
 	}
 	return results
+}
+
+// passedOf is how many tests passed, of how many that were not skipped.
+func passedOf(results map[string]driverResult) string {
+	passed, all := 0, 0
+	for _, r := range results {
+		if r.action != "skip" {
+			all++
+		}
+		if r.action == "pass" {
+			passed++
+		}
+	}
+	return fmt.Sprintf("%d of %d", passed, all)
 }
 
 func countActions(results map[string]driverResult) string {

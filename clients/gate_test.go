@@ -48,7 +48,10 @@ func (l login) environment() []string {
 type gate struct {
 	login  login
 	folder string
-	log    bytes.Buffer // complete when the process has ended
+
+	plaintext bool // is let through, from this machine
+
+	log bytes.Buffer // complete when the process has ended
 }
 
 // startGate starts a gate that is stopped when the test ends.
@@ -121,7 +124,7 @@ func (g *gate) configure(t *testing.T, db *pgtest.Database) string {
 listen: 127.0.0.1:0
 ops_listen: 127.0.0.1:0
 deployment: clients-%s
-tls: {cert_file: %q, key_file: %q}
+tls: {cert_file: %q, key_file: %q, allow_plaintext_loopback: %t}
 policy: [policy.yaml]
 audit: {file: trail.jsonl}
 integrations:
@@ -131,7 +134,7 @@ integrations:
     database: %s
     ssl_root_cert: %q
     secret: {file: secret.json}
-`, db.Name, certFile, keyFile, db.Server.Port, db.Name, db.Server.CAFile))
+`, db.Name, certFile, keyFile, g.plaintext, db.Server.Port, db.Name, db.Server.CAFile))
 }
 
 // setPolicy writes the policy, in which carol's grant ends at a time. The gate sees by itself that it has changed.

@@ -121,6 +121,40 @@ func TestAskDecideBeLetIn(t *testing.T) {
 	}
 }
 
+// The warning before the end has the statement that extends, which does what it says.
+func TestWarnedWithTheStatementThatExtends(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Start(t, 17).Database(t)
+	g := gatetest.Start(t, db, gatetest.Options{Grants: accessFlow, Config: map[string]string{
+		"state": "{file: state.db}", "role_linger": "0s", "end_notices": "[59m57s]",
+	}})
+	ask(t, g, gatetest.Alice, "state", "REQUEST READ_ONLY ON orders FOR '1 hour' REASON 'INC-1'")
+	ask(t, g, gatetest.Bob, "state", "APPROVE 1")
+	_, port, _ := net.SplitHostPort(g.Addr)
+	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=localhost port=%s user=%s password='%s' dbname=orders sslmode=verify-full sslrootcert=%s",
+		port, gatetest.Alice, gatetest.AlicePassword, g.CA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hints := make(chan string, 10)
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { hints <- n.Hint }
+	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for len(hints) == 0 {
+		if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(0.1)"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	statement, found := strings.CutPrefix(<-hints, "To go on: ")
+	statement, named := strings.CutSuffix(statement, "; in database hourgate")
+	if got := ask(t, g, gatetest.Alice, "note", statement); !found || !named || !strings.Contains(got, "extension of 1 hour waits for "+gatetest.Bob) {
+		t.Errorf("%q: %s", statement, got)
+	}
+}
+
 // Whoever says why at the door waits there until somebody has decided.
 func TestWaitAtTheDoor(t *testing.T) {
 	t.Parallel()

@@ -24,7 +24,7 @@ func (s *Server) tick() {
 		switch {
 		case session.grant == nil:
 		case !now.Before(session.grant.Until):
-			session.end(errGrantEnded)
+			session.endOfGrant()
 		default:
 			session.warnBeforeEnd(now, s.cfg.NoticeBeforeEnd)
 		}

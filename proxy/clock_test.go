@@ -215,3 +215,30 @@ func TestAllClientsAreTold(t *testing.T) {
 		t.Errorf("%d of %d clients were told", told.Load(), sessions)
 	}
 }
+
+// Whoever has another grant that goes on is told so, before the end and at it: it has a role of its own, so it takes a log-in.
+func TestAnotherGrantGoesOn(t *testing.T) {
+	t.Parallel()
+	var clock wallClock
+	until := time.Now().Add(time.Hour)
+	g := startGate(t, database(t, 18), gateOptions{
+		grants: []string{grantAt("short", alice, "ADMIN", until), grantAt("long", alice, "READ_ONLY", until.Add(time.Hour))},
+		change: func(c *proxy.Config) { c.Now, c.NoticeBeforeEnd = clock.now, []time.Duration{15 * time.Minute} },
+	})
+	p := connect(t, g.target())
+	p.send(query("SELECT pg_sleep(2.1)")) // the first look finds nothing to warn of
+	p.skipTo('Z')
+	clock.step(50 * time.Minute)
+	at := until.Add(time.Hour).UTC()
+	if text := string(p.expect('N').body); !strings.Contains(text, "HTo go on, connect again after that: grant long lets you in until "+at.Format("15:04:05 UTC")) {
+		t.Errorf("got %q", text)
+	}
+	// The policy goes by the real time, at which the shorter one has to end.
+	g.live.Put(g.policy(grantAt("short", alice, "ADMIN", time.Now().Add(time.Second)), grantAt("long", alice, "READ_ONLY", at)))
+	want := *grantEnded
+	want.Hint = "Connect again: grant long lets you in until " + at.Format("2006-01-02 15:04:05 UTC") + "."
+	if diff := cmp.Diff(&want, p.expectEnd()); diff != "" {
+		t.Errorf("last message (-want +got):\n%s", diff)
+	}
+	connect(t, g.target())
+}

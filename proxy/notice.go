@@ -23,14 +23,41 @@ func warning(text string) *pgproto3.NoticeResponse {
 	return &pgproto3.NoticeResponse{Severity: "WARNING", SeverityUnlocalized: "WARNING", Code: pgerrcode.Warning, Message: text}
 }
 
-// endWarning says how much time is left, and what happens then.
-func endWarning(g *policy.Grant, left time.Duration) *pgproto3.NoticeResponse {
+// endOfGrant ends the session at its grant's end. Another grant of the person's goes on with another role, which needs another
+// log-in: the hint says so.
+func (s *session) endOfGrant() {
+	told := errGrantEnded
+	if next := s.goesOn(time.Now()); next != nil {
+		told = &refusal{
+			code: told.code, reason: told.reason, message: told.message,
+			hint: fmt.Sprintf("Connect again: grant %s lets you in until %s.", next.Name, next.Until.UTC().Format("2006-01-02 15:04:05 UTC")),
+		}
+	}
+	s.end(told)
+}
+
+// goesOn is the grant that the person has for this database at a time, beside that of the session, or nil. It may be called
+// by any goroutine.
+func (s *session) goesOn(at time.Time) *policy.Grant {
+	name := s.target() + "/" + s.decision.Database
+	next := s.server.cfg.Policy.Set().Decide(policy.Request{User: s.user, Database: name}, at).Grant
+	if next == nil || next.Name == s.decision.Grant.Name {
+		return nil
+	}
+	return next
+}
+
+// endWarning says how much time is left, and what happens then. next is the grant that goes on, or nil.
+func endWarning(g, next *policy.Grant, left time.Duration) *pgproto3.NoticeResponse {
 	text := fmt.Sprintf("grant %s ends in %s, at %s", g.Name, roughly(left), g.Until.UTC().Format("15:04:05 UTC"))
 	if ending := g.Ending(false); ending != "" {
 		text += "; " + ending
 	}
 	notice := warning(text)
-	if extend := g.ExtendCommand(); extend != "" {
+	switch extend := g.ExtendCommand(); {
+	case next != nil:
+		notice.Hint = fmt.Sprintf("To go on, connect again after that: grant %s lets you in until %s.", next.Name, next.Until.UTC().Format("15:04:05 UTC"))
+	case extend != "":
 		notice.Hint = "To go on: " + extend
 	}
 	return notice
@@ -66,7 +93,7 @@ func (s *session) warnBeforeEnd(now time.Time, before []time.Duration) {
 		s.warned = reached
 	}
 	if reached < s.warned && left > 0 {
-		if message, err := endWarning(s.grant, left).Encode(nil); err == nil {
+		if message, err := endWarning(s.grant, s.goesOn(s.grant.Until), left).Encode(nil); err == nil {
 			s.relay.Notify(message)
 		}
 	}

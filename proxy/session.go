@@ -207,7 +207,7 @@ func (s *session) authorize() error {
 		return notReady(s.decision.Integration, integration.NotReady)
 	}
 	s.grant, s.integration = s.decision.Grant, integration
-	s.expiry = time.AfterFunc(time.Until(s.grant.Until), func() { s.end(errGrantEnded) })
+	s.expiry = time.AfterFunc(time.Until(s.grant.Until), s.endOfGrant)
 	s.log = s.log.With("integration", s.decision.Integration, "database", s.decision.Database, "grant", s.grant.Name)
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/hourgate/hourgate/internal/descriptors"
 )
 
 // readFile decodes a file of ours into v, which stays as it is when there is no file. file may be "".
@@ -32,6 +34,7 @@ func writeFile(file string, v any) error {
 	if file == "" {
 		return nil
 	}
+	defer descriptors.Borrow()() // a lock must be kept
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err

@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+
+	"github.com/hourgate/hourgate/internal/descriptors"
 )
 
 // openLocked opens or makes a trail's file and locks it. The file may be renamed between the two steps; then the lock
 // would guard a file that nobody finds any more, so it tries again.
 func openLocked(path string) (*os.File, error) {
+	defer descriptors.Borrow()()
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK, 0o600) // O_NONBLOCK: a FIFO must not hang us
 		if err != nil {
@@ -97,6 +100,7 @@ func lastLine(f *os.File) (last, torn []byte, err error) {
 
 // setAside adds a torn line to a side file and makes sure that it is on the disk before the trail is cut.
 func setAside(side string, torn []byte) error {
+	defer descriptors.Borrow()()
 	f, err := os.OpenFile(side, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err

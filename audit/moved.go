@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/hourgate/hourgate/internal/descriptors"
 )
 
 // lookEvery is how often the writer looks whether its files are where they were.
@@ -88,6 +90,7 @@ func must(body []byte, err error) []byte {
 }
 
 func copyFile(name string, old *os.File) (size int64, err error) {
+	defer descriptors.Borrow()()
 	defer closeLocked(old) //nolint:errcheck // only read
 	info, err := old.Stat()
 	if err != nil {

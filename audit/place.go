@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/hourgate/hourgate/internal/descriptors"
 )
 
 // The spool is in memory that no disk backs, /dev/shm as a rule: a thread that touches a page of a frozen file system
@@ -56,6 +58,7 @@ func (t *Trail) spoolFolder() string {
 
 // makeSpool makes the spool of this process. replace says that what has the spool's name is of no use any more.
 func (t *Trail) makeSpool(start uint64, replace bool) (_ *spool, err error) {
+	defer descriptors.Borrow()()
 	size := t.opts.Spool
 	if size == 0 {
 		size = DefaultSpool

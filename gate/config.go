@@ -70,12 +70,13 @@ type TLS struct {
 	AllowPlaintextLoopback bool   `yaml:"allow_plaintext_loopback"`
 }
 
-// Limits is what clients may take that have not authenticated. See proxy.Config.
+// Limits is what clients may take, those that have not authenticated above all. See proxy.Limits.
 type Limits struct {
 	FirstByteTimeout          time.Duration `yaml:"first_byte_timeout"`
 	StartupTimeout            time.Duration `yaml:"startup_timeout"`
 	Unauthenticated           uint16        `yaml:"unauthenticated"`
 	UnauthenticatedPerAddress uint16        `yaml:"unauthenticated_per_address"`
+	Connections               uint32        `yaml:"connections"`
 }
 
 // Audit is the trail.

@@ -47,6 +47,7 @@ func (c *Config) limits() proxy.Limits {
 	return proxy.Limits{
 		FirstByteTimeout: c.Limits.FirstByteTimeout, StartupTimeout: c.Limits.StartupTimeout, LoginTimeout: c.LoginTimeout,
 		MaxUnauthenticated: int(c.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(c.Limits.UnauthenticatedPerAddress),
+		MaxConnections:    c.connections(),
 		DiscardStatements: !c.Audit.Statements, DiscardParameters: !c.Audit.Parameters,
 	}
 }

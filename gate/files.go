@@ -123,6 +123,7 @@ func (c *Config) Warnings() strictyaml.Problems {
 	}
 	v := validation{doc: c.doc}
 	v.permissions(c)
+	v.room(c)
 	for i := range c.Integrations {
 		v.secretFiles(fmt.Sprintf("integrations[%d]", i), &c.Integrations[i])
 	}

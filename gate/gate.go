@@ -18,6 +18,7 @@ import (
 	"github.com/hourgate/hourgate/access"
 	"github.com/hourgate/hourgate/access/desk"
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/descriptors"
 	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
@@ -63,6 +64,7 @@ type Gate struct {
 func New(ctx context.Context, cfg Config, set *policy.Set, version string, log *slog.Logger) (*Gate, error) {
 	g := &Gate{cfg: cfg, version: version, log: log, registry: newRegistry(version), live: policy.NewLive(set)}
 	g.reloads = newReloadMetrics(g.registry)
+	descriptors.Hold()
 	trail, err := audit.Open(cfg.Audit.File, audit.Options{
 		Sync: cfg.Audit.Sync, Deployment: cfg.Deployment, SpoolFolder: cfg.Audit.SpoolFolder, Log: log,
 	})
@@ -189,11 +191,7 @@ func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan o
 	running.Go(func() { g.discover(background) })
 	running.Go(func() { g.access.Run(background) })
 	if operators != nil {
-		running.Go(func() {
-			if err := g.server.ServeOperators(operators); err != nil {
-				g.log.Error("the admin socket is out of use", "error", err)
-			}
-		})
+		running.Go(func() { g.server.ServeOperators(descriptors.Listener{Listener: operators}) })
 	}
 	for _, run := range g.background {
 		running.Go(func() { run(background) })
@@ -202,7 +200,7 @@ func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan o
 
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(listener) }()
-	g.log.Info("gate open", "listen", listener.Addr().String(), "ops_listen", ops.address(), "version", g.version)
+	g.log.Info("gate open", "listen", listener.Addr().String(), "ops_listen", ops.address(), "connections", g.cfg.limits().MaxConnections, "version", g.version)
 	ops.ready.Store(true)
 	if g.OnOpen != nil {
 		g.OnOpen(ops.address())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
@@ -14,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/hourgate/hourgate/internal/descriptors"
 )
 
 // opsServer answers operators and orchestrators, on a port of its own: /metrics, /livez and /readyz. Neither probe asks
@@ -35,24 +38,27 @@ func (g *Gate) startOps(ctx context.Context) (*opsServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ops_listen: %w", err)
 	}
-	ops.listener = listener
+	ops.listener = descriptors.Listener{Listener: listener} // an orchestrator that hears nothing ends the gate
 	ops.http = &http.Server{
-		Handler:           ops.handler(g.registry),
+		Handler:           ops.handler(g.registry, g.log),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		IdleTimeout:       time.Minute,
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelError),
 	}
 	go func() {
-		if err := ops.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := ops.http.Serve(ops.listener); !errors.Is(err, http.ErrServerClosed) {
 			g.log.Error("operator port failed", "error", err)
 		}
 	}()
 	return ops, nil
 }
 
-func (o *opsServer) handler(registry *prometheus.Registry) http.Handler {
+func (o *opsServer) handler(registry *prometheus.Registry, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true, Registry: registry}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, Registry: registry, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
+	}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !o.ready.Load() {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/hourgate/hourgate/internal/descriptors"
 )
 
 // Watched files are looked at, and not listened to: a look by name sees everything that notifications of the file system
@@ -35,24 +37,27 @@ func (g *Gate) watch(ctx context.Context, reload <-chan os.Signal) {
 		case <-reload:
 			timer.Stop()
 			g.log.Info("reloading because of SIGHUP")
+			giveBack := descriptors.Borrow()
 			seen = g.cfg.fingerprints()
 			g.reload(parts{config: true, tls: true, policy: true})
 			g.reopen() // behind what may withdraw access: it may have to wait for a disk
 			last = look(g.cfg.watched())
+			giveBack()
 			continue
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
 		g.reopenAgain()
+		giveBack := descriptors.Borrow() // without them a folder would look empty
 		began := time.Now()
 		now := look(g.cfg.watched())
 		interval = max(watchInterval, watchShare*time.Since(began))
-		if now.same(last) {
-			continue
+		if !now.same(last) {
+			last = g.still(ctx, now)
+			g.reloadChanged(seen, &seen)
 		}
-		last = g.still(ctx, now)
-		g.reloadChanged(seen, &seen)
+		giveBack()
 	}
 }
 

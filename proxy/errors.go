@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/hourgate/hourgate/internal/descriptors"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -115,6 +116,11 @@ var (
 	errMessageLength = &refusal{
 		code: pgerrcode.ProtocolViolation, reason: "protocol",
 		message: "invalid message length",
+	}
+	errGateFull = &refusal{
+		code: pgerrcode.TooManyConnections, reason: "gate_full",
+		message: "this gate has no room for another connection",
+		hint:    "Close connections that you don't need, or try again in a moment.",
 	}
 	errLoginTimeout = &refusal{
 		code: pgerrcode.ProtocolViolation, reason: "timeout",
@@ -255,6 +261,8 @@ func unavailable(integration, session string, err error) *refusal {
 	var dialErr *upstream.DialError
 	var pgErr *pgconn.PgError
 	switch {
+	case descriptors.Exhausted(err):
+		return errGateFull
 	case errors.As(err, &dialErr):
 		r.code, r.reason = pgerrcode.SQLClientUnableToEstablishSQLConnection, "unreachable"
 		r.message = fmt.Sprintf("the database server of %q can't be reached", integration)

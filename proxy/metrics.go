@@ -102,7 +102,7 @@ func (m *metrics) serve(integration string) {
 // sessions as well.
 var (
 	refusalReasons = []string{
-		"plaintext", "replication", "protocol", "authentication", "parameter", "timeout", "session_limit", "server_full", "unreachable",
+		"plaintext", "replication", "protocol", "authentication", "parameter", "timeout", "session_limit", "gate_full", "server_full", "unreachable",
 		"provision", "console", string(policy.NoGrant), string(policy.Expired), string(policy.NotYet), string(policy.Ambiguous),
 		string(policy.NoDatabase), string(RequestPending), string(RequestDenied), string(RequestInvalid),
 		string(policy.Unconfirmed), "not_served", "not_ready", "reader_lags",

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
@@ -78,6 +79,10 @@ type Limits struct {
 	// How many such clients there may be, in all (default 2,000) and from one IPv4 address or IPv6 /64 (default 200).
 	MaxUnauthenticated, MaxUnauthenticatedPerAddress int
 
+	// MaxConnections is how many connections there may be at once, whatever they are for. Those who come on top are told so,
+	// once it is known how to speak to them. At most half of the connections can be unauthenticated. Default: no bound.
+	MaxConnections int
+
 	// DiscardStatements keeps what people ask for out of the trail. Default: all is recorded.
 	DiscardStatements bool
 	// DiscardParameters keeps the values that go with statements out of the trail. Default: they are recorded.
@@ -128,6 +133,10 @@ func (l *Limits) setDefaults() {
 	l.LoginTimeout = cmp.Or(l.LoginTimeout, time.Minute)
 	l.MaxUnauthenticated = cmp.Or(l.MaxUnauthenticated, 2000)
 	l.MaxUnauthenticatedPerAddress = cmp.Or(l.MaxUnauthenticatedPerAddress, 200)
+	l.MaxConnections = cmp.Or(l.MaxConnections, math.MaxInt)
+	l.MaxUnauthenticated = min(l.MaxUnauthenticated, max(l.MaxConnections/2, 1))
+	// One address leaves room for others.
+	l.MaxUnauthenticatedPerAddress = min(l.MaxUnauthenticatedPerAddress, max(l.MaxUnauthenticated/2, 1))
 }
 
 // Server accepts clients. Its methods may be called from any goroutine.
@@ -152,6 +161,7 @@ type Server struct {
 	left     map[place]time.Time                      // when sessions ended lately; see land
 	ended    struct{ fromClient, fromUpstream int64 } // bytes of sessions that are over
 	accepted uint64
+	surplus  int // connections beyond Limits.MaxConnections
 	listener net.Listener
 	clock    *time.Timer // see tick
 	ticks    uint64
@@ -253,12 +263,13 @@ func (s *Server) Serve(ln net.Listener) error {
 		switch {
 		case err == nil:
 			delay = 0
-			s.start(conn, false)
+			s.start(conn, false, false)
 		case s.isClosing():
 			return ErrServerClosed
 		case errors.Is(err, net.ErrClosed):
 			return err
-		default: // out of file descriptors, most likely: wait for some to be closed
+		case s.acceptToRefuse(ln):
+		default: // wait for descriptors to be closed
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			s.log.Error("connection could not be accepted, trying again", "error", err, "delay", delay)
 			time.Sleep(delay)
@@ -279,13 +290,13 @@ func (s *Server) isClosing() bool {
 	return s.closing
 }
 
-// start gives the connection a session and a goroutine.
-func (s *Server) start(conn net.Conn, operator bool) {
+// start gives the connection a session and a goroutine. surplus is one that is to be told that there is no room.
+func (s *Server) start(conn net.Conn, operator, surplus bool) {
 	peer.KeepAlive(conn, s.cfg.PeerTimeout)
 	session := newSession(s, conn)
-	session.operator = operator
+	session.operator, session.surplus = operator, surplus
 	s.mu.Lock()
-	if s.closing {
+	if !s.makeRoom(session) {
 		s.mu.Unlock()
 		_ = conn.Close()
 		return
@@ -308,6 +319,9 @@ func (s *Server) forget(session *session) {
 	defer s.mu.Unlock()
 	delete(s.sessions, session)
 	s.remember(session)
+	if session.surplus {
+		s.surplus--
+	}
 	if session.relay != nil {
 		fromClient, fromUpstream := session.relay.Bytes()
 		s.ended.fromClient += fromClient

@@ -30,15 +30,16 @@ import (
 // session is one client connection from accept to its last record. Its fields belong to the goroutine that runs it, unless
 // their comment says otherwise.
 type session struct {
-	server *Server
-	id     string
-	log    *slog.Logger
-	ctx    context.Context
-	end    context.CancelCauseFunc // any goroutine; the cause is what the client is told
-	began  time.Time
-	number uint64               // of the connection; belongs to the server's mutex
-	phase  phase                // how far it has come; see enter
-	info   atomic.Pointer[Info] // what others may know, since the phase began; nil before the client is authenticated
+	server  *Server
+	id      string
+	log     *slog.Logger
+	ctx     context.Context
+	end     context.CancelCauseFunc // any goroutine; the cause is what the client is told
+	began   time.Time
+	number  uint64               // of the connection; belongs to the server's mutex
+	phase   phase                // how far it has come; see enter
+	surplus bool                 // there is no room for it: it is to be told so
+	info    atomic.Pointer[Info] // what others may know, since the phase began; nil before the client is authenticated
 
 	clientSide
 	permit
@@ -131,6 +132,9 @@ func (s *session) run(ctx context.Context) error {
 	s.deadline(s.began.Add(s.server.limits.Load().LoginTimeout))
 	if s.startup.cancel != nil {
 		return s.cancelTarget(login)
+	}
+	if s.surplus {
+		return errGateFull
 	}
 	now = s.server.metrics.observe("negotiate", now)
 

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hourgate/hourgate/internal/descriptors"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/secrets"
 )
@@ -36,6 +37,7 @@ type Secret interface {
 
 // connectOnce logs in as the admin with the newest secret that works.
 func (p *Pool) connectOnce(ctx context.Context, database string) (*Conn, error) {
+	defer descriptors.Borrow()() // whoever is out of them needs this all the same, to end access
 	var conn *Conn
 	err := p.cfg.Secret.Use(ctx, func(ctx context.Context, cred secrets.Credential) error {
 		var err error

@@ -10,17 +10,8 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 )
-
-// until waits for a condition.
-func until(t *testing.T, what string, met func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !met(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
 
 func exists(file string) bool {
 	_, err := os.Stat(file)
@@ -46,7 +37,7 @@ func TestTrailThatIsRemoved(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the trail has a file again", func() bool { return exists(file) })
+	eventually.True(t, "the trail has a file again", func() bool { return exists(file) })
 	if took := time.Since(removed); took > 5*time.Second {
 		t.Errorf("noticed after %v", took)
 	}
@@ -78,7 +69,7 @@ func TestTrailThatIsRenamed(t *testing.T) {
 	if err := os.Rename(file, file+".1"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the trail has a file again", func() bool { return exists(file) })
+	eventually.True(t, "the trail has a file again", func() bool { return exists(file) })
 	appendAll(t, trail, start("bob"))
 	trail.Close()
 	if got, want := eventsOf(records(t, file+".1", file)), "trail_opened trail_opened session_start trail_closed"; got != want {
@@ -98,14 +89,14 @@ func TestTrailThatIsReplaced(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, "other"), file); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "nothing can be recorded", func() bool { return trail.Append(start("alice")) != nil })
+	eventually.True(t, "nothing can be recorded", func() bool { return trail.Append(start("alice")) != nil })
 	if err := say(trail, session, "refused"); err == nil {
 		t.Error("a statement was taken")
 	}
 	if err := os.Rename(file, filepath.Join(dir, "other")); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the trail works again", func() bool { return trail.Append(start("bob")) == nil })
+	eventually.True(t, "the trail works again", func() bool { return trail.Append(start("bob")) == nil })
 	trail.Close()
 	if !slices.ContainsFunc(records(t, file), func(r audit.Record) bool { return r.User == "bob" }) {
 		t.Error("the trail lacks what came after")
@@ -153,7 +144,7 @@ func TestSpoolThatIsTakenAway(t *testing.T) {
 				if err := f(link, spool); err != nil {
 					t.Fatal(err)
 				}
-				until(t, "there is another spool", func() bool {
+				eventually.True(t, "there is another spool", func() bool {
 					if err := say(trail, session, fmt.Sprint(told)); err != nil {
 						t.Fatal(err)
 					}

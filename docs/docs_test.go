@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -132,7 +133,7 @@ func (r *reader) follow(t *testing.T, kind, block string) {
 			t.Errorf("%v of\n%s\n%s", err, block, out.String())
 		}
 	})
-	gatetest.Eventually(t, "the gate opens", func() bool { return strings.Contains(out.String(), "gate open") })
+	eventually.True(t, "the gate opens", func() bool { return strings.Contains(out.String(), "gate open") })
 }
 
 // pattern is a regular expression of what a document says is printed.

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -101,7 +102,7 @@ func TestAskDecideBeLetIn(t *testing.T) {
 
 	cut := make(chan error, 1)
 	go func() { _, err := conn.Exec(t.Context(), "SELECT pg_sleep(60)"); cut <- err }()
-	gatetest.Eventually(t, "the statement runs", func() bool {
+	eventually.True(t, "the statement runs", func() bool {
 		var n int
 		_ = g.DB.Superuser(t).QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND datname = $1", g.DB.Name).Scan(&n)
 		return n == 1
@@ -113,7 +114,7 @@ func TestAskDecideBeLetIn(t *testing.T) {
 	if _, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders"); err == nil {
 		t.Error("Alice is let in after the end")
 	}
-	gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
+	eventually.True(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 	for _, event := range []audit.Event{audit.RequestFiled, audit.RequestApproved, audit.RequestActive, audit.ExtensionFiled, audit.RequestExtended, audit.RequestEnded} {
 		if n := len(g.Records(t, event)); n != 1 {
 			t.Errorf("%d records of %s", n, event)
@@ -176,7 +177,7 @@ func TestWaitAtTheDoor(t *testing.T) {
 	}
 	decided := make(chan string, 1)
 	go func() {
-		gatetest.Eventually(t, "the request is filed", func() bool { return len(g.Records(t, audit.RequestFiled)) == 2 })
+		eventually.True(t, "the request is filed", func() bool { return len(g.Records(t, audit.RequestFiled)) == 2 })
 		decided <- ask(t, g, gatetest.Bob, "state", "APPROVE 2")
 	}()
 	notices = nil
@@ -259,7 +260,7 @@ func TestLocks(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`{"locks": [{"kind": "all", "reason": "laptop stolen"}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	gatetest.Eventually(t, "the lock file is noticed", func() bool {
+	eventually.True(t, "the lock file is noticed", func() bool {
 		_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
 		return err != nil
 	})

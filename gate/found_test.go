@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/awstest"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -48,7 +49,7 @@ func discovering(t *testing.T, db *pgtest.Database, s *awstest.Server, policy st
 func awaitLogin(t *testing.T, g *gatetest.Gate, database string) *pgx.Conn {
 	t.Helper()
 	var conn *pgx.Conn
-	gatetest.Eventually(t, "log-in to "+database, func() (ok bool) {
+	eventually.True(t, "log-in to "+database, func() (ok bool) {
 		var err error
 		conn, err = g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, database)
 		return err == nil
@@ -65,7 +66,7 @@ func awaitRefusal(t *testing.T, g *gatetest.Gate, database, text string) {
 			t.Logf("the last refusal of %s: %v", database, last)
 		}
 	}()
-	gatetest.Eventually(t, fmt.Sprintf("refusal of %s with %q", database, text), func() bool {
+	eventually.True(t, fmt.Sprintf("refusal of %s with %q", database, text), func() bool {
 		conn, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, database)
 		if err == nil {
 			_ = conn.Close(t.Context())
@@ -96,7 +97,7 @@ func TestServersComeAndGo(t *testing.T) {
 	s.Change(func() { billing.Tags = foundTags() })
 	inBilling := awaitLogin(t, g, "billing")
 	s.Change(func() { billing.Tags = foundTags("env", "dev") })
-	gatetest.Eventually(t, "the session under the old label ends", func() bool {
+	eventually.True(t, "the session under the old label ends", func() bool {
 		_, err := inBilling.Exec(t.Context(), "SELECT 1")
 		return err != nil
 	})
@@ -118,7 +119,7 @@ func TestServersComeAndGo(t *testing.T) {
 	for _, conn := range []*pgx.Conn{inShop, inStore} {
 		_ = conn.Close(t.Context())
 	}
-	gatetest.Eventually(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 })
+	eventually.True(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 })
 }
 
 // A tag that the policy does not trust opens nothing, whatever it says.
@@ -127,7 +128,7 @@ func TestTagsOpenNothingByThemselves(t *testing.T) {
 	s := awstest.New(t)
 	s.Add(ireland, awstest.Instance{ID: "shop", Tags: foundTags()})
 	g := discovering(t, db, s, gatetest.Grant("by-name", "integration", "store"))
-	gatetest.Eventually(t, "the server is found", func() bool { return len(g.Gate.Fleet().States()) == 2 })
+	eventually.True(t, "the server is found", func() bool { return len(g.Gate.Fleet().States()) == 2 })
 	awaitRefusal(t, g, "shop", "no live grant")
 }
 
@@ -181,7 +182,7 @@ func TestDiscoveryFails(t *testing.T) {
 	g.Write(t, "policy.yaml", "grants: [")
 	g.AwaitMetric(t, "hourgate_policy_last_reload_successful 0")
 	s.Change(func() { s.Fault = nil; s.Instances[ireland][0].Tags = foundTags("env", "dev") })
-	gatetest.Eventually(t, "the session ends", func() bool {
+	eventually.True(t, "the session ends", func() bool {
 		_, err := conn.Exec(t.Context(), "SELECT 1")
 		return err != nil
 	})

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -41,9 +42,9 @@ func TestPsqlThroughTheGate(t *testing.T) {
 				t.Errorf("psql's output lacks %q:\n%s", want, out)
 			}
 		}
-		gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
+		eventually.True(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 		for _, event := range []audit.Event{audit.SessionStart, audit.RoleMade, audit.RoleSettled, audit.SessionEnd} {
-			gatetest.Eventually(t, fmt.Sprintf("there is one record of %s", event), func() bool { return len(g.Records(t, event)) == 1 })
+			eventually.True(t, fmt.Sprintf("there is one record of %s", event), func() bool { return len(g.Records(t, event)) == 1 })
 		}
 	})
 }
@@ -96,7 +97,7 @@ func TestGrantEndsUnderARunningSession(t *testing.T) {
 		if late < 0 || late > time.Second {
 			t.Errorf("the end came %v after the grant's, want at most 1s", late)
 		}
-		gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
+		eventually.True(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 		var committed int
 		if err := db.Superuser(t).QueryRow(t.Context(), "SELECT count(*) FROM orders WHERE id = 9999").Scan(&committed); err != nil || committed != 0 {
 			t.Errorf("rows committed after the end: %d, %v", committed, err)
@@ -136,7 +137,7 @@ func TestManySessionsHearWhyTheyEnd(t *testing.T) {
 		})
 	}
 	told.Wait()
-	gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
+	eventually.True(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 }
 
 // A tenant who sets a password of their own and finds another way to the server is put out there and reported; the
@@ -157,8 +158,8 @@ func TestIntruderPastTheGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer past.Close(context.Background())
-	gatetest.Eventually(t, "the intruder is put out", func() bool { return past.Ping(t.Context()) != nil })
-	gatetest.Eventually(t, "the intruder is reported", func() bool { return len(g.Records(t, audit.SessionForeign)) == 1 })
+	eventually.True(t, "the intruder is put out", func() bool { return past.Ping(t.Context()) != nil })
+	eventually.True(t, "the intruder is reported", func() bool { return len(g.Records(t, audit.SessionForeign)) == 1 })
 	g.AwaitMetric(t, `hourgate_foreign_sessions_total{integration="orders"} 1`)
 	if err := through.Ping(t.Context()); err != nil {
 		t.Errorf("the session through the gate ended too: %v", err)
@@ -176,7 +177,7 @@ func TestPolicyReload(t *testing.T) {
 	}
 
 	g.Write(t, "policy.yaml", "grants: [{nmae: inc-1}]\n")
-	gatetest.Eventually(t, "the bad policy is reported", func() bool { return len(g.Records(t, audit.PolicyRejected)) == 1 })
+	eventually.True(t, "the bad policy is reported", func() bool { return len(g.Records(t, audit.PolicyRejected)) == 1 })
 	g.AwaitMetric(t, "hourgate_policy_last_reload_successful 0")
 	if _, err := alices.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Fatalf("a bad policy broke a session: %v", err)
@@ -188,7 +189,7 @@ func TestPolicyReload(t *testing.T) {
 	if _, err := bobs.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Errorf("bob's session ended with alice's grant: %v", err)
 	}
-	gatetest.Eventually(t, "alice's role is gone, bob's is there", func() bool {
+	eventually.True(t, "alice's role is gone, bob's is there", func() bool {
 		roles := g.Roles(t)
 		return len(roles) == 1 && strings.HasPrefix(roles[0], "hg_bob_inc_2_")
 	})
@@ -201,14 +202,14 @@ func TestGrantMovesItsEnd(t *testing.T) {
 	g := gatetest.Start(t, pgtest.Start(t, 17).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1", "until", soon(2*time.Second))})
 	conn := g.Connect(t, "orders")
 	g.SetGrants(t, gatetest.Grant("inc-1", "until", soon(time.Hour)))
-	gatetest.Eventually(t, "the new policy", func() bool { return len(g.Records(t, audit.PolicyLoaded)) == 1 })
+	eventually.True(t, "the new policy", func() bool { return len(g.Records(t, audit.PolicyLoaded)) == 1 })
 	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(2.5)"); err != nil {
 		t.Fatalf("the session did not outlive the old end: %v", err)
 	}
 	g.SetGrants(t, gatetest.Grant("inc-1", "until", soon(time.Second)))
 	_, err := conn.Exec(t.Context(), "SELECT pg_sleep(20)")
 	wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant has ended")
-	gatetest.Eventually(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 })
+	eventually.True(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 })
 }
 
 // Sessions of one person and grant share a role, which lingers for the next one.
@@ -274,7 +275,7 @@ func TestAccessLevels(t *testing.T) {
 		} {
 			g.SetGrants(t, gatetest.Grant("level-"+strings.ToLower(strings.ReplaceAll(level, "_", "-")), "access", level))
 			var conn *pgx.Conn
-			gatetest.Eventually(t, "the level's grant is in force", func() bool {
+			eventually.True(t, "the level's grant is in force", func() bool {
 				c, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
 				if err != nil {
 					return false
@@ -333,7 +334,7 @@ func TestObjectsOfTheTenantGo(t *testing.T) {
 		}
 		_ = conn.Close(t.Context())
 		g.SetGrants(t, gatetest.Grant("another", "users", "["+gatetest.Bob+"]"))
-		gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
+		eventually.True(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
 		var triggers, tables, owned int
 		err = db.Superuser(t).QueryRow(t.Context(), `
 			SELECT (SELECT count(*) FROM pg_trigger WHERE tgname = 'spy'),
@@ -379,7 +380,7 @@ func TestInterruptCancelsTheStatement(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	gatetest.Eventually(t, "the statement runs", func() bool {
+	eventually.True(t, "the statement runs", func() bool {
 		var running int
 		_ = g.DB.Superuser(t).QueryRow(t.Context(),
 			"SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND query LIKE '%pg_sleep(60)%' AND usename LIKE 'hg_alice%'", g.DB.Name).Scan(&running)
@@ -425,7 +426,7 @@ func TestDenials(t *testing.T) {
 	if diff := cmp.Diff(wrong, unknown); diff != "" {
 		t.Errorf("a wrong password and an unknown user differ:\n%s", diff)
 	}
-	gatetest.Eventually(t, "all refusals are in the trail", func() bool { return len(g.Records(t, audit.SessionRefused)) == 5 })
+	eventually.True(t, "all refusals are in the trail", func() bool { return len(g.Records(t, audit.SessionRefused)) == 5 })
 }
 
 // A database of the grant is reached by integration/database and by its bare name, as \c does.
@@ -459,7 +460,7 @@ func TestDatabaseNames(t *testing.T) {
 			t.Errorf("databases (-want +got):\n%s\n%s", diff, out)
 		}
 		g.SetGrants(t, "") // until then the role lives, because it owns something
-		gatetest.Eventually(t, "the role is gone, with what it left in the other database", func() bool { return len(g.Roles(t)) == 0 })
+		eventually.True(t, "the role is gone, with what it left in the other database", func() bool { return len(g.Roles(t)) == 0 })
 	})
 }
 
@@ -505,7 +506,7 @@ func TestProcessEnds(t *testing.T) {
 		t.Fatalf("after kill -9 there are roles %v, want one", left)
 	}
 	process = gatetest.StartProcess(t, g, configFile)
-	gatetest.Eventually(t, "the next start sweeps", func() bool { return len(g.Roles(t)) == 0 })
+	eventually.True(t, "the next start sweeps", func() bool { return len(g.Roles(t)) == 0 })
 	if err := process.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -580,7 +581,7 @@ func TestTroubleUpstream(t *testing.T) {
 // fillServer takes all slots that are not the superuser's, once the gate has its admin connection.
 func fillServer(t *testing.T, g *gatetest.Gate) {
 	t.Helper()
-	gatetest.Eventually(t, "the gate has its admin connection", func() bool {
+	eventually.True(t, "the gate has its admin connection", func() bool {
 		return strings.Contains(g.Logs.String(), "admin connection ready")
 	})
 	for {
@@ -614,7 +615,7 @@ func TestAdminLacksAnOwner(t *testing.T) {
 		}
 		g.AwaitMetric(t, `hourgate_objects_left_out{integration="orders"} 1`)
 		statement := fmt.Sprintf("GRANT %s TO %s", stranger, db.Admin)
-		gatetest.Eventually(t, "the log says what to run", func() bool {
+		eventually.True(t, "the log says what to run", func() bool {
 			return strings.Contains(g.Logs.String(), "left out of what grants cover") && strings.Contains(g.Logs.String(), statement)
 		})
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -41,7 +42,7 @@ func TestServerWithoutKeys(t *testing.T) {
 		ended <- err
 	}()
 	super := db.Superuser(t)
-	gatetest.Eventually(t, "the statement runs", func() bool {
+	eventually.True(t, "the statement runs", func() bool {
 		var running int
 		_ = super.QueryRow(t.Context(),
 			"SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'PgSleep' AND usename LIKE 'hg_alice%'", db.Name).Scan(&running)

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -133,7 +134,7 @@ func BenchmarkFirstLogin(b *testing.B) {
 	super := g.DB.Superuser(b)
 	gate.run(b, 1, 1) // makes the profile
 	for b.Loop() {
-		gatetest.Eventually(b, "the last role is gone", func() bool { return countRoles(b, super, g.Deployment()) == 0 })
+		eventually.True(b, "the last role is gone", func() bool { return countRoles(b, super, g.Deployment()) == 0 })
 		direct.run(b, 1, 1)
 		gate.run(b, 1, 1)
 	}

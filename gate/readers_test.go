@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -37,7 +38,7 @@ func withReader(t *testing.T, major int) (g *gatetest.Gate, replica *pgtest.Serv
 	_ = awaitLogin(t, g, "shop").Close(t.Context())
 	// Until this session's role has ended, another session may get it, and the reader knows it already.
 	onReplica := replica.Superuser(t, db.Name)
-	gatetest.Eventually(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 && rolesOn(t, onReplica) == 0 })
+	eventually.True(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 && rolesOn(t, onReplica) == 0 })
 	return g, replica
 }
 
@@ -82,20 +83,20 @@ func endsOnReader(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
 	busy := g.Connect(t, "shop/ro")
 	ended := make(chan error, 1)
 	go func() { _, err := busy.Exec(t.Context(), "SELECT pg_sleep(600)"); ended <- err }()
-	gatetest.Eventually(t, "three sessions on the reader", func() bool { return tenants(t, onReplica) == 3 })
+	eventually.True(t, "three sessions on the reader", func() bool { return tenants(t, onReplica) == 3 })
 
 	began := time.Now()
 	g.SetGrants(t, "")
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "withdrawn") {
 		t.Errorf("the running statement ended with %v", err)
 	}
-	gatetest.Eventually(t, "nobody is on the reader", func() bool { return tenants(t, onReplica) == 0 })
+	eventually.True(t, "nobody is on the reader", func() bool { return tenants(t, onReplica) == 0 })
 	if took := time.Since(began); took > 5*time.Second { // a second, and the machine's noise
 		t.Errorf("the end took %v on the reader", took)
 	} else {
 		t.Logf("PostgreSQL %d: no session on the reader %v after the change of the policy", replica.Major, took)
 	}
-	gatetest.Eventually(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
+	eventually.True(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
 }
 
 func rolesOn(t *testing.T, conn *pgx.Conn) (n int) {
@@ -117,7 +118,7 @@ func waitsForReader(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
 		}
 		connected <- err
 	}()
-	gatetest.Eventually(t, "the role is made", func() bool { return len(g.Roles(t)) == 1 })
+	eventually.True(t, "the role is made", func() bool { return len(g.Roles(t)) == 1 })
 	if n := rolesOn(t, replica.Superuser(t, g.DB.Name)); n != 0 {
 		t.Fatalf("the reader knows %d roles while replay is paused, want none", n)
 	}
@@ -184,7 +185,7 @@ func known(t *testing.T, g *gatetest.Gate, replica *pgtest.Server, conn *pgx.Con
 // pastGate is a session on the reader under the role of a session there, as soon as the reader has the password.
 func pastGate(t *testing.T, direct func() (*pgx.Conn, error)) (friend *pgx.Conn) {
 	t.Helper()
-	gatetest.Eventually(t, "the reader has the password", func() (ok bool) {
+	eventually.True(t, "the reader has the password", func() (ok bool) {
 		var err error
 		friend, err = direct()
 		return err == nil
@@ -201,12 +202,12 @@ func endsWhilePaused(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
 	friend := pastGate(t, direct)
 	// Readers are looked at every few seconds, and at once when a role ends: a neighbour's end saves the wait.
 	_ = bob(t, g).Close(t.Context())
-	gatetest.Eventually(t, "a session past the gate is put out", func() bool { return friend.Ping(t.Context()) != nil })
-	gatetest.Eventually(t, "the neighbour's role is gone", func() bool { return len(g.Roles(t)) == 1 && rolesOn(t, onReplica) == 1 })
+	eventually.True(t, "a session past the gate is put out", func() bool { return friend.Ping(t.Context()) != nil })
+	eventually.True(t, "the neighbour's role is gone", func() bool { return len(g.Roles(t)) == 1 && rolesOn(t, onReplica) == 1 })
 	resume := replica.PauseReplay(t)
 	g.SetGrants(t, "")
-	gatetest.Eventually(t, "the session ends", func() bool { return conn.Ping(t.Context()) != nil })
-	gatetest.Eventually(t, "the role is gone from the writer", func() bool { return len(g.Roles(t)) == 0 })
+	eventually.True(t, "the session ends", func() bool { return conn.Ping(t.Context()) != nil })
+	eventually.True(t, "the role is gone from the writer", func() bool { return len(g.Roles(t)) == 0 })
 	if n := rolesOn(t, onReplica); n != 1 {
 		t.Fatalf("the reader knows %d roles, want that which has ended", n)
 	}
@@ -215,10 +216,10 @@ func endsWhilePaused(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
 		if err != nil {
 			t.Fatalf("the reader should still let the role in: %v", err)
 		}
-		gatetest.Eventually(t, "the session of the ended role is put out", func() bool { return friend.Ping(t.Context()) != nil })
+		eventually.True(t, "the session of the ended role is put out", func() bool { return friend.Ping(t.Context()) != nil })
 	}
 	resume()
-	gatetest.Eventually(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
+	eventually.True(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
 	if n := tenants(t, onReplica); n != 0 {
 		t.Errorf("%d sessions are left on the reader", n)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -90,14 +91,14 @@ func TestBadReloadStillRevokes(t *testing.T) {
 
 	// What a bad reload adds is not in force.
 	g.Write(t, "d/bob.yaml", "grants:\n"+gatetest.Grant("bobs-again", "users", "["+gatetest.Bob+"]"))
-	gatetest.Eventually(t, "it was read", func() bool { return len(g.Records(t, audit.PolicyRejected)) > len(rejected) })
+	eventually.True(t, "it was read", func() bool { return len(g.Records(t, audit.PolicyRejected)) > len(rejected) })
 	if _, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders"); !strings.Contains(fmt.Sprint(err), pgerrcode.InvalidAuthorizationSpecification) {
 		t.Errorf("a bad reload gave bob access: %v", err)
 	}
 
 	// The user goes; grants that name her are no reason to keep her in.
 	g.Write(t, "d/alice.yaml", "grants:\n"+gatetest.Grant("alices"))
-	gatetest.Eventually(t, "the policy is mended", func() bool {
+	eventually.True(t, "the policy is mended", func() bool {
 		_, body := g.Get(t, "/metrics")
 		return strings.Contains(body, "\nhourgate_policy_last_reload_successful 1\n")
 	})
@@ -116,7 +117,7 @@ func TestEmptyPolicyIsAMistake(t *testing.T) {
 	conn := g.Connect(t, "orders")
 	for i, content := range []string{"", "# soon\n", "{}\n", "grants: []\n"} {
 		g.Write(t, "policy.yaml", content)
-		gatetest.Eventually(t, "it is rejected", func() bool { return len(g.Records(t, audit.PolicyRejected)) == i+1 })
+		eventually.True(t, "it is rejected", func() bool { return len(g.Records(t, audit.PolicyRejected)) == i+1 })
 		execute(t, conn, "SELECT 1")
 	}
 	g.Write(t, "policy.yaml", "users: []\n")
@@ -160,7 +161,7 @@ func TestPolicyFolderIsSwapped(t *testing.T) {
 	wantRevoked(t, conn)
 
 	point("mount", "three")
-	gatetest.Eventually(t, "alice's grant is back", func() bool {
+	eventually.True(t, "alice's grant is back", func() bool {
 		c, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
 		conn = c
 		return err == nil
@@ -204,7 +205,7 @@ func TestPolicyLoadedSaysWhatChanged(t *testing.T) {
 	g.SetGrants(t, gatetest.Grant("stays", "until", time.Now().Add(3*time.Hour).UTC().Format(time.RFC3339))+
 		gatetest.Grant("moves", "until", time.Now().Add(2*time.Hour).UTC().Format(time.RFC3339))+
 		gatetest.Grant("changes", "access", "ADMIN")+gatetest.Grant("comes"))
-	gatetest.Eventually(t, "the policy is loaded", func() bool { return len(g.Records(t, audit.PolicyLoaded)) == 1 })
+	eventually.True(t, "the policy is loaded", func() bool { return len(g.Records(t, audit.PolicyLoaded)) == 1 })
 	r := g.Records(t, audit.PolicyLoaded)[0]
 	if !slices.Equal(r.GrantsAdded, []string{"comes"}) || !slices.Equal(r.GrantsRemoved, []string{"goes"}) ||
 		!slices.Equal(r.GrantsMoved, []string{"moves", "stays"}) || !slices.Equal(r.GrantsChanged, []string{"changes"}) || r.UsersAdded != nil {
@@ -244,7 +245,7 @@ func TestConfigurationIsReloaded(t *testing.T) {
 		server.Port, other.Name, server.CAFile), 1)
 	g.Write(t, "config.yaml", added)
 	var more *pgx.Conn
-	gatetest.Eventually(t, "the integration is there", func() bool {
+	eventually.True(t, "the integration is there", func() bool {
 		c, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "more")
 		more = c
 		return err == nil
@@ -256,7 +257,7 @@ func TestConfigurationIsReloaded(t *testing.T) {
 	g.AwaitMetric(t, "hourgate_config_last_reload_successful 0")
 	g.Write(t, "config.yaml", strings.Replace(added, "    hostname: localhost\n", "    hostname: 127.0.0.1\n", 1))
 	g.AwaitMetric(t, "hourgate_config_last_reload_successful 1")
-	gatetest.Eventually(t, "the integration is changed", func() bool { return strings.Contains(g.Logs.String(), "127.0.0.1:"+fmt.Sprint(server.Port)) })
+	eventually.True(t, "the integration is changed", func() bool { return strings.Contains(g.Logs.String(), "127.0.0.1:"+fmt.Sprint(server.Port)) })
 	execute(t, conn, "SELECT 1")
 	execute(t, more, "SELECT 1")
 	execute(t, g.Connect(t, "orders"), "SELECT 1")
@@ -264,7 +265,7 @@ func TestConfigurationIsReloaded(t *testing.T) {
 	g.Write(t, "config.yaml", before+"ops_listen: 127.0.0.1:1\n")
 	g.AwaitMetric(t, "hourgate_config_last_reload_successful 0") // a key twice
 	g.Write(t, "config.yaml", strings.Replace(before, "deployment: ", "deployment: other-", 1))
-	gatetest.Eventually(t, "the log says what needs a restart", func() bool {
+	eventually.True(t, "the log says what needs a restart", func() bool {
 		return strings.Contains(g.Logs.String(), "settings have changed that need a restart") && strings.Contains(g.Logs.String(), "[deployment]")
 	})
 	execute(t, more, "SELECT 1") // removed, and its session goes on
@@ -272,17 +273,17 @@ func TestConfigurationIsReloaded(t *testing.T) {
 		t.Error("an integration that was removed takes sessions")
 	}
 	_ = more.Close(t.Context())
-	gatetest.Eventually(t, "its metrics are gone", func() bool {
+	eventually.True(t, "its metrics are gone", func() bool {
 		_, body := g.Get(t, "/metrics")
 		return !strings.Contains(body, `integration="more"`)
 	})
-	gatetest.Eventually(t, "its role is gone", func() bool {
+	eventually.True(t, "its role is gone", func() bool {
 		return !slices.ContainsFunc(g.Roles(t), func(r string) bool { return strings.Contains(r, "inc_2") })
 	})
 	execute(t, conn, "SELECT 1")
 
 	g.Write(t, "config.yaml", added) // and it comes back
-	gatetest.Eventually(t, "the integration is back", func() bool {
+	eventually.True(t, "the integration is back", func() bool {
 		_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "more")
 		return err == nil
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/verifier"
@@ -43,18 +44,17 @@ func execute(t *testing.T, conn *pgx.Conn, statements ...string) {
 // newSession waits until a person can log in, and says how long that took.
 func newSession(t *testing.T, g *gatetest.Gate, user, password string, since time.Time) time.Duration {
 	t.Helper()
-	var last error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	var took time.Duration
+	eventually.True(t, user+" logs in", func() bool {
 		conn, err := g.TryConnect(t, user, password, "orders")
-		if err == nil {
-			took := time.Since(since)
-			_ = conn.Close(t.Context())
-			return took
+		if err != nil {
+			return false
 		}
-		last = err
-	}
-	t.Fatalf("%s cannot log in: %v", user, last)
-	return 0
+		took = time.Since(since)
+		_ = conn.Close(t.Context())
+		return true
+	})
+	return took
 }
 
 // The admin's password changes on the server first and in the secret later, as a rotation does it, with no admin
@@ -80,7 +80,7 @@ func TestAdminPasswordRotates(t *testing.T) {
 		g.SetGrants(t, bobs)
 		_, err = session.Exec(t.Context(), "SELECT pg_sleep(20)")
 		wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant was withdrawn or changed")
-		gatetest.Eventually(t, "all roles are gone", func() bool { return len(g.Roles(t)) == 0 })
+		eventually.True(t, "all roles are gone", func() bool { return len(g.Roles(t)) == 0 })
 	})
 }
 
@@ -110,7 +110,7 @@ func TestAdminUserAlternates(t *testing.T) {
 			g.SetGrants(t, bobs)
 			_, err := session.Exec(t.Context(), "SELECT pg_sleep(20)")
 			wantFatal(t, err, pgerrcode.AdminShutdown, "terminating connection: your grant was withdrawn or changed")
-			gatetest.Eventually(t, "the first admin's roles are gone too", func() bool { return len(g.Roles(t)) == 0 })
+			eventually.True(t, "the first admin's roles are gone too", func() bool { return len(g.Roles(t)) == 0 })
 		})
 	}
 }
@@ -272,7 +272,7 @@ func TestReplicaIsNotUsed(t *testing.T) {
 			server.Restart(t)
 			_, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders") // alice's role is there already
 			wantFatal(t, err, pgerrcode.SystemError, `access to "orders" could not be prepared`)
-			gatetest.Eventually(t, "the log says why", func() bool { return strings.Contains(g.Logs.String(), "the server is a replica") })
+			eventually.True(t, "the log says why", func() bool { return strings.Contains(g.Logs.String(), "the server is a replica") })
 			execute(t, server.Superuser(t, "postgres"), "SELECT pg_promote()")
 			t.Logf("new sessions %v after the promotion", newSession(t, g, gatetest.Bob, gatetest.BobPassword, time.Now()))
 		})

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgerrcode"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/testdisk"
@@ -66,8 +67,8 @@ func TestAccessEndsWhileTheTrailIsFrozen(t *testing.T) {
 				t.Errorf("1s after the end the role can log in, or is logged in: %d", left)
 			}
 			disk.Thaw()
-			gatetest.Eventually(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
-			gatetest.Eventually(t, "the end is recorded", func() bool { return len(g.Records(t, audit.SessionEnd)) == 1 })
+			eventually.True(t, "the role is gone", func() bool { return len(g.Roles(t)) == 0 })
+			eventually.True(t, "the end is recorded", func() bool { return len(g.Records(t, audit.SessionEnd)) == 1 })
 			if n := len(g.Records(t, audit.SessionStatement)); n != said && n != said-1 { // the last may have come too late
 				t.Errorf("%d statements were sent, %d are recorded", said, n)
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/gate"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/strictyaml"
@@ -27,7 +28,7 @@ func TestWhatProtectsTheConnectionIsTold(t *testing.T) {
 			t.Parallel()
 			g := gatetest.Start(t, db, gatetest.Options{Grants: gatetest.Grant("inc-1"), SSLMode: mode, Deployment: "test-" + mode})
 			_ = g.Connect(t, "orders").Close(t.Context())
-			gatetest.Eventually(t, "the session ends", func() bool { return len(g.Records(t, audit.SessionEnd)) == 1 })
+			eventually.True(t, "the session ends", func() bool { return len(g.Records(t, audit.SessionEnd)) == 1 })
 			if got := g.Records(t, audit.SessionEnd)[0].TLSUpstream; got != want.record {
 				t.Errorf("trail: got %q, want %q", got, want.record)
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/proxy"
 )
@@ -66,13 +67,13 @@ func TestRule03ManyStrangers(t *testing.T) {
 	for range 5 {
 		g.dialRaw()
 	}
-	eventually(t, "two of five strangers are turned away", func() bool {
+	eventually.True(t, "two of five strangers are turned away", func() bool {
 		return g.metric("hourgate_connections_refused_total", "reason", "too_many_unauthenticated") == 2
 	})
 	if err := known.Ping(t.Context()); err != nil {
 		t.Errorf("a session suffers from strangers: %v", err)
 	}
-	eventually(t, "there is room again when their time is up", func() bool {
+	eventually.True(t, "there is room again when their time is up", func() bool {
 		conn, err := pgx.Connect(t.Context(), g.url(""))
 		if err == nil {
 			_ = conn.Close(t.Context())
@@ -124,7 +125,7 @@ func TestProxyProtocol(t *testing.T) {
 	if answer, err := io.ReadAll(conn); err != nil || len(answer) == 0 || answer[0] != 'E' {
 		t.Errorf("plaintext behind a balancer: got %q, %v, want a refusal", answer, err)
 	}
-	eventually(t, "the refusal is recorded", func() bool { return len(g.trail.of(audit.SessionRefused)) == 1 })
+	eventually.True(t, "the refusal is recorded", func() bool { return len(g.trail.of(audit.SessionRefused)) == 1 })
 	if got := g.trail.of(audit.SessionRefused)[0].RemoteAddr; got != "192.0.2.1:12345" {
 		t.Errorf("the trail has the address %s, want the client's", got)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
@@ -81,7 +82,7 @@ func (d *door) connections() (opened, open int) {
 // expect waits until so many connections have come in all, and so many are there.
 func (d *door) expect(t testing.TB, opened, open int) {
 	t.Helper()
-	eventually(t, "connections come and go", func() bool { n, m := d.connections(); return n == opened && m == open })
+	eventually.True(t, "connections come and go", func() bool { n, m := d.connections(); return n == opened && m == open })
 	if n, m := d.connections(); n != opened || m != open {
 		t.Fatalf("%d connections opened and %d open, want %d and %d", n, m, opened, open)
 	}
@@ -226,7 +227,7 @@ func TestDialElsewhere(t *testing.T) {
 	p := connect(t, g.target())
 	right.expect(t, 2, 2)
 	// It was opened, unless the log-in was over before that, and is not used.
-	eventually(t, "the connection elsewhere is closed", func() bool { n, open := wrong.connections(); return n <= 1 && open == 0 })
+	eventually.True(t, "the connection elsewhere is closed", func() bool { n, open := wrong.connections(); return n <= 1 && open == 0 })
 	p.send(query("SELECT 1"))
 	p.expect('T')
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgerrcode"
+
+	"github.com/hourgate/hourgate/internal/eventually"
 )
 
 // sleeper is a client in the middle of a statement, and the key to cancel it with.
@@ -25,7 +27,7 @@ func sleeper(g *gate, version uint32) (p *peer, key []byte) {
 
 func (g *gate) awaitSleep() {
 	g.t.Helper()
-	eventually(g.t, "the statement runs", func() bool { return len(g.backends("wait_event = 'PgSleep'")) == 1 })
+	eventually.True(g.t, "the statement runs", func() bool { return len(g.backends("wait_event = 'PgSleep'")) == 1 })
 }
 
 // expectCancelled checks that the statement, and nothing more, has ended.
@@ -136,7 +138,7 @@ func TestRule07TheKeyDiesWithTheSession(t *testing.T) {
 	p, key := sleeper(g, v30)
 	g.withdraw()
 	p.expectEnd()
-	eventually(t, "the session is gone", func() bool { return g.metric("hourgate_sessions") == 0 })
+	eventually.True(t, "the session is gone", func() bool { return g.metric("hourgate_sessions") == 0 })
 	c := dial(t, g.target(), plain)
 	c.send(packet(vCancel, key...))
 	c.expectSilence()

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgerrcode"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/proxy"
@@ -101,7 +102,7 @@ func TestProofIsRecorded(t *testing.T) {
 	p.send(terminate)
 	p.expectSilence()
 	for _, event := range []audit.Event{audit.SessionStart, audit.SessionEnd} {
-		eventually(t, "it is recorded", func() bool { return len(g.trail.of(event)) == 1 })
+		eventually.True(t, "it is recorded", func() bool { return len(g.trail.of(event)) == 1 })
 		if got := g.proof(p, event); got != "SCRAM-SHA-256-PLUS" {
 			t.Errorf("%s: got %q, want SCRAM-SHA-256-PLUS", event, got)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgerrcode"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/proxy"
 )
 
@@ -100,7 +101,7 @@ func TestSessionsFromOutside(t *testing.T) {
 	p := connect(t, g.target(), "application_name", "my app")
 	p.send(query("SELECT 1"))
 	p.skipTo('Z')
-	eventually(t, "the session is idle", func() bool {
+	eventually.True(t, "the session is idle", func() bool {
 		all := g.server.Sessions()
 		return len(all) == 1 && all[0].Idle && all[0].BytesFromUpstream > 0
 	})
@@ -118,14 +119,14 @@ func TestSessionsFromOutside(t *testing.T) {
 		t.Errorf("got %q", text)
 	}
 	p.send(query("SELECT pg_sleep(60)"))
-	eventually(t, "the session is busy", func() bool { return !g.server.Sessions()[0].Idle })
+	eventually.True(t, "the session is busy", func() bool { return !g.server.Sessions()[0].Idle })
 	since := time.Now()
 	if !g.server.End(info.ID, proxy.EndedByOperator, "") {
 		t.Error("no such session")
 	}
 	p.expectEndSoon(since, fatal(pgerrcode.AdminShutdown, "terminating connection: an operator of the gate has ended your session", "", "Ask the operators of this gate; your grant may still be live."))
 	g.expectEndRecord("ended_by_operator", pgerrcode.AdminShutdown)
-	eventually(t, "the session is gone", func() bool { return len(g.server.Sessions()) == 0 })
+	eventually.True(t, "the session is gone", func() bool { return len(g.server.Sessions()) == 0 })
 	if g.server.End(info.ID, proxy.EndedByUser, "") || g.server.Notify(info.ID, "late") {
 		t.Error("a session that is over could be ended or told")
 	}
@@ -163,20 +164,20 @@ func TestTrailThatHangsDelaysNoEnd(t *testing.T) {
 	idle, waiting := connect(t, g.target()), connect(t, g.target())
 	trail.hung.Store(true)
 	waiting.send(query("SELECT 1"))
-	eventually(t, "the statement waits for the trail", func() bool {
+	eventually.True(t, "the statement waits for the trail", func() bool {
 		return strings.Contains(stacks(g.label()), "hungTrail")
 	})
 	since := time.Now()
 	g.withdraw()
 	idle.expectEndSoon(since, withdrawn)
 	waiting.expectEndSoon(since, withdrawn)
-	eventually(t, "the backends are gone", func() bool { return len(g.backends("true")) == 0 })
+	eventually.True(t, "the backends are gone", func() bool { return len(g.backends("true")) == 0 })
 	g.leases.check(t)
 	if got := len(trail.of(audit.SessionEnd)); got != 0 {
 		t.Errorf("%d ends are recorded by a trail that hangs", got)
 	}
 	close(trail.hangs)
-	eventually(t, "the ends are recorded", func() bool { return len(trail.of(audit.SessionEnd)) == 2 })
+	eventually.True(t, "the ends are recorded", func() bool { return len(trail.of(audit.SessionEnd)) == 2 })
 }
 
 // When many grants end in the same second, every client is told, on however busy a machine.

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/proxy"
 )
 
@@ -134,7 +135,7 @@ func TestConsole(t *testing.T) {
 			t.Error(err)
 		}
 		<-closed
-		eventually(t, "the console's end is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
+		eventually.True(t, "the console's end is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
 		start, end := g.trail.of(audit.SessionStart)[0], g.trail.of(audit.SessionEnd)[0]
 		if start.Database != "hourgate" || start.User != alice || end.Cause != "disconnect" {
 			t.Errorf("recorded %+v and %+v", start, end)
@@ -175,7 +176,7 @@ func TestConsoleStatementThatWaits(t *testing.T) {
 		conn := g.consoleConn("")
 		done := make(chan error, 1)
 		go func() { _, err := conn.Exec(ctx, "wait", pgx.QueryExecModeSimpleProtocol); done <- err }()
-		eventually(t, "the notice arrives", func() bool { return slices.Contains(g.notices.all(), "waiting") })
+		eventually.True(t, "the notice arrives", func() bool { return slices.Contains(g.notices.all(), "waiting") })
 		return g, conn, done, closed
 	}
 	t.Run("canceled", func(t *testing.T) {
@@ -240,7 +241,7 @@ func TestConsolePanics(t *testing.T) {
 		t.Errorf("got %v, want FATAL XX000", err)
 	}
 	<-closed
-	eventually(t, "the panic is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
+	eventually.True(t, "the panic is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
 	if end := g.trail.of(audit.SessionEnd)[0]; end.Cause != "panic" {
 		t.Errorf("recorded %+v, want the cause panic", end)
 	}
@@ -371,7 +372,7 @@ func TestLeavingTheDoor(t *testing.T) {
 			<-waiting
 			go leave(g, p)
 			<-left
-			eventually(t, "the session ends", func() bool { return len(g.server.Sessions()) == 0 })
+			eventually.True(t, "the session ends", func() bool { return len(g.server.Sessions()) == 0 })
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 )
 
 // What single drivers do, and others don't. The drivers themselves run in package clients.
@@ -122,6 +123,6 @@ func TestOddDrivers(t *testing.T) {
 		p := dial(t, g.target(), negotiated)
 		p.send(startup(v30, "user", alice, "replication", "true"))
 		p.expectEnd() // EOF: with close_notify, that is; libpq would say SSL SYSCALL error otherwise
-		eventually(t, "it is recorded", func() bool { r := g.records(p); return len(r) == 1 && r[0].Event == audit.SessionRefused })
+		eventually.True(t, "it is recorded", func() bool { r := g.records(p); return len(r) == 1 && r[0].Event == audit.SessionRefused })
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -45,7 +46,7 @@ func (p *peer) expectEndSoon(since time.Time, want *pgproto3.ErrorResponse) {
 // expectEndRecord checks what the trail and the metrics say about the only session's end.
 func (g *gate) expectEndRecord(reason, code string) {
 	g.t.Helper()
-	eventually(g.t, "the session's end is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
+	eventually.True(g.t, "the session's end is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
 	r := g.trail.of(audit.SessionEnd)[0]
 	if r.Cause != reason || r.Code != code || r.User != alice || r.Grant != "inc-1" || r.Role != g.db.Owner || r.Duration <= 0 {
 		g.t.Errorf("recorded %+v, want reason %s, code %s, and whose session it was", r, reason, code)
@@ -153,9 +154,9 @@ func TestWithdrawnGrantEndsSessionsOfDeafClients(t *testing.T) {
 			p.expect('T')
 			g.awaitStall()
 			g.withdraw()
-			within(t, promptly, "the session ends", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
-			within(t, promptly, "the client's connection is closed", func() bool { return g.goroutines() == 1 })
-			eventually(t, "the backend is gone", func() bool { return len(g.backends("true")) == 0 })
+			eventually.Within(t, promptly, "the session ends", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
+			eventually.Within(t, promptly, "the client's connection is closed", func() bool { return g.goroutines() == 1 })
+			eventually.True(t, "the backend is gone", func() bool { return len(g.backends("true")) == 0 })
 			g.expectEndRecord("grant_revoked", pgerrcode.AdminShutdown)
 
 			// What it finds in its buffers later is whole or cut off, but there is an end.
@@ -187,8 +188,8 @@ func TestWithdrawnGrantEndsStalledPipelines(t *testing.T) {
 	}()
 	g.awaitStall()
 	g.withdraw()
-	within(t, promptly, "the session ends", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
-	within(t, promptly, "the client's connection is closed", func() bool { return g.goroutines() == 1 })
+	eventually.Within(t, promptly, "the session ends", func() bool { return len(g.trail.of(audit.SessionEnd)) == 1 })
+	eventually.Within(t, promptly, "the client's connection is closed", func() bool { return g.goroutines() == 1 })
 	<-done
 	g.expectEndRecord("grant_revoked", pgerrcode.AdminShutdown)
 }
@@ -197,7 +198,7 @@ func TestWithdrawnGrantEndsStalledPipelines(t *testing.T) {
 func (g *gate) awaitStall() {
 	g.t.Helper()
 	last, since := -1.0, time.Now()
-	eventually(g.t, "the relay stalls", func() bool {
+	eventually.True(g.t, "the relay stalls", func() bool {
 		if now := g.metric("hourgate_relayed_bytes_total", "from", "upstream"); now != last {
 			last, since = now, time.Now()
 		}
@@ -299,7 +300,7 @@ func TestShutdownWaitsForTransactions(t *testing.T) {
 	busy.expect('Z')
 	running := connect(t, g.target())
 	running.send(query("SELECT pg_sleep(1), 'whole'"))
-	eventually(t, "the statement runs", func() bool { return len(g.backends("wait_event = 'PgSleep'")) == 1 })
+	eventually.True(t, "the statement runs", func() bool { return len(g.backends("wait_event = 'PgSleep'")) == 1 })
 
 	since := time.Now()
 	shutdown := make(chan error, 1)
@@ -433,7 +434,7 @@ func TestClientLeaves(t *testing.T) {
 			g := startGate(t, db, gateOptions{})
 			p := connect(t, g.target())
 			leave(p)
-			eventually(t, "the backend is gone", func() bool { return len(g.backends("true")) == 0 })
+			eventually.True(t, "the backend is gone", func() bool { return len(g.backends("true")) == 0 })
 			g.expectEndRecord("disconnect", "")
 		})
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/internal/verifier"
@@ -132,7 +133,7 @@ func (g *gate) serve() {
 			g.t.Errorf("Serve returned %v, want ErrServerClosed", err)
 		}
 		g.leases.check(g.t)
-		eventually(g.t, "no goroutine of the gate runs", func() bool { return g.goroutines() == 0 })
+		eventually.True(g.t, "no goroutine of the gate runs", func() bool { return g.goroutines() == 0 })
 		if g.t.Failed() {
 			g.t.Logf("log of the gate:\n%s\nits goroutines:\n%s", g.logs, stacks(label))
 		}
@@ -543,22 +544,6 @@ func (l *lease) end(count *int) {
 		defer l.leases.mu.Unlock()
 		*count++
 	})
-}
-
-// eventually waits for something that happens in the background.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	within(t, patience, what, ok)
-}
-
-func within(t testing.TB, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Errorf("not within %v: %s", limit, what)
-			return
-		}
-	}
 }
 
 // someMajors runs a test against the oldest PostgreSQL and the newest.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/proxy"
@@ -96,7 +97,7 @@ func TestReconnectByTheRealName(t *testing.T) {
 	}
 	// A pool drops its connections before it makes others.
 	_, _ = first.Close(context.Background()), again.Close(context.Background())
-	eventually(t, "the sessions are over", func() bool { return len(h.g.server.Sessions()) == 0 })
+	eventually.True(t, "the sessions are over", func() bool { return len(h.g.server.Sessions()) == 0 })
 	if again, _, err = h.connect(alice, alicePassword, h.db.Name); err != nil || h.where() != "lab" {
 		t.Fatalf("after the sessions' end: %v", err)
 	}
@@ -119,7 +120,7 @@ func TestReconnectLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = conn.Close(context.Background())
-	eventually(t, "the session is over", func() bool { return len(h.g.server.Sessions()) == 0 })
+	eventually.True(t, "the session is over", func() bool { return len(h.g.server.Sessions()) == 0 })
 	h.ahead.Store(int64(time.Minute))
 	if _, _, err := h.connect(alice, alicePassword, h.db.Name); !h.ambiguous(err) {
 		t.Errorf("a minute later: %v", err)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/proxy"
 )
@@ -45,5 +46,5 @@ func TestIntegrationIsNotServed(t *testing.T) {
 	if got, want := p.outcome(), `FATAL 57P03: "orders" is not served by this gate at present`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	eventually(t, "it is counted", func() bool { return g.metric("hourgate_connections_refused_total", "reason", "not_served") == 1 })
+	eventually.True(t, "it is counted", func() bool { return g.metric("hourgate_connections_refused_total", "reason", "not_served") == 1 })
 }

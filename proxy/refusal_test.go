@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/proxy"
 )
@@ -185,7 +186,7 @@ func (g *gate) refused(rule refusalRule) (*pgproto3.ErrorResponse, []byte) {
 func (g *gate) expectRefusal(rule refusalRule, got *pgproto3.ErrorResponse) {
 	g.t.Helper()
 	if rule.event == audit.SessionEnd { // is recorded after the client has been told
-		eventually(g.t, "the end is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) > 0 })
+		eventually.True(g.t, "the end is recorded", func() bool { return len(g.trail.of(audit.SessionEnd)) > 0 })
 	}
 	records := g.trail.all()
 	if len(records) == 0 {
@@ -241,7 +242,7 @@ func TestRule08ErrorsOfTheServerAtLogIn(t *testing.T) {
 					t.Errorf("the client was sent %q", word)
 				}
 			}
-			eventually(t, "the lease is given back", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.released+l.discarded == 1 })
+			eventually.True(t, "the lease is given back", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.released+l.discarded == 1 })
 			if l.discarded != rule.discarded {
 				t.Errorf("%d leases discarded, want %d", l.discarded, rule.discarded)
 			}
@@ -276,7 +277,7 @@ func TestNoSessionWithoutTrail(t *testing.T) {
 	if acquired {
 		t.Error("a role was acquired")
 	}
-	eventually(t, "the errors are counted", func() bool { return g.metric("hourgate_trail_errors_total") >= 1 })
+	eventually.True(t, "the errors are counted", func() bool { return g.metric("hourgate_trail_errors_total") >= 1 })
 }
 
 // An ADMIN is told that what they create goes with the grant. No level makes the server look like a standby, which drivers

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 )
 
 // Eight strangers at full speed don't fill the trail's disk.
@@ -43,7 +44,7 @@ func TestStrangersDoNotFillTheDisk(t *testing.T) {
 		})
 	}
 	strangers.Wait()
-	eventually(t, "all are counted", func() bool { return g.metric("hourgate_connections_refused_total") == 8*each })
+	eventually.True(t, "all are counted", func() bool { return g.metric("hourgate_connections_refused_total") == 8*each })
 	g.server.Close()
 	if err := trail.Close(); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -342,7 +343,7 @@ func TestBothDirectionsStall(t *testing.T) {
 			}
 		}()
 		last, since := int64(-1), time.Now()
-		eventually(t, "the client's writes stall", func() bool {
+		eventually.True(t, "the client's writes stall", func() bool {
 			if now := sent.Load(); now != last {
 				last, since = now, time.Now()
 			}

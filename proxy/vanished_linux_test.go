@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/peer/blackhole"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/upstream"
@@ -35,8 +36,8 @@ func TestVanishedClient(t *testing.T) {
 			if err := blackhole.Swallow(p.conn.(*tls.Conn).NetConn().(*net.TCPConn)); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the session ends", func() bool { return len(g.server.Sessions()) == 0 })
-			eventually(t, "the backend is gone", func() bool { return len(g.backends("true")) == 0 })
+			eventually.True(t, "the session ends", func() bool { return len(g.server.Sessions()) == 0 })
+			eventually.True(t, "the backend is gone", func() bool { return len(g.backends("true")) == 0 })
 		})
 	}
 }

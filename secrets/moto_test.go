@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/secrets"
 )
 
@@ -44,16 +45,13 @@ func startMoto(t *testing.T) (client *secretsmanager.Client, stop func()) {
 	stop = sync.OnceFunc(func() { _ = server.Process.Kill(); _ = server.Wait() })
 	t.Cleanup(stop)
 	awsEnv(t, "http://127.0.0.1:"+port)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	eventually.True(t, "moto answers", func() bool {
 		response, err := http.Get("http://127.0.0.1:" + port + "/moto-api/")
 		if err == nil {
 			response.Body.Close()
-			break
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("moto does not start: %v", err)
-		}
-	}
+		return err == nil
+	})
 	cfg, err := config.LoadDefaultConfig(t.Context(), config.WithRegion("eu-west-1"))
 	if err != nil {
 		t.Fatal(err)

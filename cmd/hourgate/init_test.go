@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -78,7 +79,7 @@ func (s *newServer) use(t *testing.T, output, table string) int {
 			t.Errorf("serve ended with %d:\n%s", code, log.String())
 		}
 	}()
-	gatetest.Eventually(t, "the gate opens", func() bool { return strings.Contains(log.String(), "gate open") || len(done) > 0 })
+	eventually.True(t, "the gate opens", func() bool { return strings.Contains(log.String(), "gate open") || len(done) > 0 })
 	conn, err := pgx.Connect(t.Context(), line[1]+" password="+password[1])
 	if err != nil {
 		t.Errorf("%s: %v", line[1], err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 )
 
@@ -145,11 +146,7 @@ func TestTrailFollow(t *testing.T) {
 	var out gatetest.Buffer
 	ended := make(chan int)
 	go func() { ended <- run(ctx, []string{"trail", "follow", "--from", "1", file}, nil, &out, &out) }()
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(), "trail_closed"); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("got %s", out.String())
-		}
-	}
+	eventually.True(t, "the last record is shown", func() bool { return strings.Contains(out.String(), "trail_closed") })
 	cancel()
 	if code := <-ended; code != exitOK || strings.Count(out.String(), "\n") != 11 {
 		t.Errorf("exit code %d, output\n%s", code, out.String())

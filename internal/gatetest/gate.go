@@ -23,6 +23,7 @@ import (
 
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/gate"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/verifier"
 )
@@ -172,7 +173,7 @@ func (g *Gate) StartProgram(t testing.TB, program, configFile string) *exec.Cmd 
 		Msg, Listen string
 		Ops         string `json:"ops_listen"`
 	}
-	Eventually(t, "the process opens its ports", func() bool {
+	eventually.True(t, "the process opens its ports", func() bool {
 		for line := range strings.Lines(g.Logs.String()) {
 			if json.Unmarshal([]byte(line), &open) == nil && open.Msg == "gate open" {
 				return true
@@ -400,23 +401,10 @@ func (g *Gate) Get(t testing.TB, path string) (status int, body string) {
 // AwaitMetric waits until the operator port shows a metric's line: what it counts may be seen a moment before.
 func (g *Gate) AwaitMetric(t testing.TB, line string) {
 	t.Helper()
-	Eventually(t, "/metrics has "+line, func() bool {
+	eventually.True(t, "/metrics has "+line, func() bool {
 		_, body := g.Get(t, "/metrics")
 		return strings.Contains(body, "\n"+line+"\n")
 	})
-}
-
-// Eventually waits for something that happens in the background, for at most ten seconds.
-func Eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
-	}
 }
 
 // EachMajor runs a test against every PostgreSQL that Hourgate supports, in parallel.

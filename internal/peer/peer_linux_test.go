@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/peer"
 	"github.com/hourgate/hourgate/internal/peer/blackhole"
 )
@@ -65,12 +66,7 @@ func TestVanishedPeerWithData(t *testing.T) {
 	if _, err := near.Write([]byte("are you there?")); err != nil {
 		t.Fatal(err)
 	}
-	for !peer.Vanished(near, limit) {
-		if time.Since(since) > 15*limit {
-			t.Fatal("not noticed")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	eventually.Within(t, 15*limit, "it is noticed", func() bool { return peer.Vanished(near, limit) })
 	if took := time.Since(since); took < limit {
 		t.Errorf("noticed after %v, want at least %v", took, limit)
 	}

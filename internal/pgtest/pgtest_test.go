@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -151,7 +152,7 @@ func TestPrivateServer(t *testing.T) {
 		execute(t, conn, "CREATE TABLE kept (n int)")
 
 		server.Kill(t)
-		eventually(t, "the connection breaks", func() bool { return conn.Ping(t.Context()) != nil })
+		eventually.True(t, "the connection breaks", func() bool { return conn.Ping(t.Context()) != nil })
 		server.Start(t)
 		server.Restart(t)
 		execute(t, server.Superuser(t, "postgres"), "TABLE kept")
@@ -218,7 +219,7 @@ func TestServersEndWithTheTestBinary(t *testing.T) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 
-	eventually(t, "the server ends", func() bool {
+	eventually.True(t, "the server ends", func() bool {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = conn.Close()
@@ -248,21 +249,6 @@ func TestVictim(t *testing.T) {
 	_ = server.Superuser(t, "postgres")
 	fmt.Printf("victim %s %s\n", server.Address(), filepath.Dir(server.SocketDir))
 	select {}
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	for !condition() {
-		select {
-		case <-poll.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: not in time", what)
-		}
-	}
 }
 
 func connect(t *testing.T, url string) *pgx.Conn {

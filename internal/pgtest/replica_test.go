@@ -1,9 +1,11 @@
 package pgtest_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -27,11 +29,7 @@ func TestReplica(t *testing.T) {
 			}
 		}
 		await := func(want int) {
-			for deadline := time.Now().Add(30 * time.Second); count() != want; time.Sleep(5 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("PostgreSQL %d: the replica shows %d rows, want %d", major, count(), want)
-				}
-			}
+			eventually.True(t, fmt.Sprintf("the replica of PostgreSQL %d shows %d rows", major, want), func() bool { return count() == want })
 		}
 		add()
 		await(1)

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/goleak"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/upstream"
 )
@@ -344,18 +345,13 @@ func TestCancel(t *testing.T) {
 
 func awaitSleep(t *testing.T, conn *pgx.Conn, pid uint32) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
-		var sleeps bool
+	eventually.True(t, "the statement runs", func() (sleeps bool) {
 		err := conn.QueryRow(t.Context(), "SELECT count(*) > 0 FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'", pid).Scan(&sleeps)
-		switch {
-		case err != nil:
+		if err != nil {
 			t.Fatal(err)
-		case sleeps:
-			return
-		case time.Now().After(deadline):
-			t.Fatal("the statement never ran")
 		}
-	}
+		return sleeps
+	})
 }
 
 // A server that is not there, or whose log-in is given up, leaves nothing running. Not parallel: goleak sees all

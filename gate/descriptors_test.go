@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -85,8 +86,8 @@ func TestOutOfDescriptors(t *testing.T) {
 	if late := time.Since(withdrawn); late > 3*time.Second {
 		t.Errorf("a withdrawal took %v without descriptors", late)
 	}
-	gatetest.Eventually(t, "the role of the grant that was withdrawn is gone", func() bool { return len(g.Roles(t)) == 1 })
-	gatetest.Eventually(t, "the end is in the new file of the trail", func() bool {
+	eventually.True(t, "the role of the grant that was withdrawn is gone", func() bool { return len(g.Roles(t)) == 1 })
+	eventually.True(t, "the end is in the new file of the trail", func() bool {
 		_, err := os.Stat(trail)
 		return err == nil && len(g.Records(t, audit.SessionEnd)) > 0
 	})
@@ -167,7 +168,7 @@ func strangers(t *testing.T, to string, from ...string) (stop func()) {
 // eventuallyIn logs somebody in once there is room.
 func eventuallyIn(t *testing.T, g *gatetest.Gate, user, password string) (conn *pgx.Conn) {
 	t.Helper()
-	gatetest.Eventually(t, user+" gets in", func() bool {
+	eventually.True(t, user+" gets in", func() bool {
 		var err error
 		conn, err = g.TryConnect(t, user, password, "orders")
 		return err == nil

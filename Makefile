@@ -32,7 +32,7 @@ test-portable: ## run the relay's tests without Linux's own system calls, and ch
 	GOOS=darwin go vet ./...
 
 clients: ## run real clients and drivers through the gate, and write docs/clients.md and the README's table
-	scripts/install && scripts/install-clients
+	scripts/install && scripts/install clients && scripts/install-clients
 	go test -tags clients -count=1 -parallel 6 -timeout 30m -skip 'TestReadme|TestSuites|TestDriverSuites' ./clients -args -table $(CURDIR)/docs/clients.md
 	go test -count=1 -run TestReadme ./clients -args -update
 	@cat docs/clients.md

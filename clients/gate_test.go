@@ -49,7 +49,8 @@ type gate struct {
 	login  login
 	folder string
 
-	plaintext bool // is let through, from this machine
+	plaintext bool   // is let through, from this machine
+	extra     string // further keys of config.yaml
 
 	log bytes.Buffer // complete when the process has ended
 }
@@ -134,7 +135,8 @@ integrations:
     database: %s
     ssl_root_cert: %q
     secret: {file: secret.json}
-`, db.Name, certFile, keyFile, g.plaintext, db.Server.Port, db.Name, db.Server.CAFile))
+%s
+`, db.Name, certFile, keyFile, g.plaintext, db.Server.Port, db.Name, db.Server.CAFile, g.extra))
 }
 
 // setPolicy writes the policy, in which carol's grant ends at a time. The gate sees by itself that it has changed.

@@ -36,6 +36,13 @@ this page; the last time on %s.
 		fmt.Fprintf(&b, "- **%s**: %s\n", check.column, check.explained)
 	}
 	b.WriteString(`
+## Database "hourgate"
+
+The story of one request (refused, asks with parameters, may not decide it, is let in by somebody else, and gives it back) is told
+by psql 13, 15, 17 and 18, and 15 with libpq 14 and 16; by pgcli, psycopg 2 and 3, asyncpg, JDBC, node-postgres, postgres.js and
+pgx. What they ask of the catalog by themselves, such as ` + "`\\d`" + `, pgcli's completion and what DBeaver
+sends when it connects, is refused with 0A000, and the session goes on.
+
 ## libpq
 
 The library under psql, psycopg, DBD::Pg, ruby-pg, PHP and psqlODBC, in each version with each way to connect: psql 15 is

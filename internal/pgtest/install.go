@@ -106,6 +106,9 @@ func Suites(t testing.TB, major int) string {
 // Psql returns the folder of a psql that is as new as the major, for programs that look for psql there.
 func Psql(t testing.TB, major int) string {
 	t.Helper()
+	if own, err := installed(cache(), "client", strconv.Itoa(major), "bin", "psql"); err == nil { // scripts/install clients
+		return filepath.Dir(own)
+	}
 	if major <= debian {
 		return debianPath
 	}

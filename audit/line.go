@@ -20,7 +20,9 @@ type entry struct {
 	number   uint64 // of its first slot in the spool; 0 when it was not there
 	at       int64  // nanoseconds since 1970
 	length   int64
+	took     int64 // nanoseconds (result)
 	function uint32
+	call     uint32
 	kind     uint8 // index into statementKinds
 	redacted bool
 	session  []byte
@@ -34,18 +36,21 @@ type entry struct {
 // batch is lines of statements that are written with one write(2). They are equal to what encoding/json makes of the
 // same Record, but cost no allocation.
 type batch struct {
-	same  string // what all lines have: event, deployment, proxy
+	same  string // what all lines of statements have: event, deployment, proxy
 	lines []byte
-	seq   uint64 // of the last line
-	prev  [2 * sha256.Size]byte
+
+	sameResults string // likewise, of results
+
+	seq  uint64 // of the last line
+	prev [2 * sha256.Size]byte
 
 	second int64  // of the statement before, and
 	clock  []byte // how it is written
 }
 
-// sameInAll is what follows the time in each line of a statement.
-func sameInAll(opts Options) string {
-	same := `Z","event":"` + string(SessionStatement) + `"`
+// sameInAll is what follows the time in each line of an event.
+func sameInAll(event Event, opts Options) string {
+	same := `Z","event":"` + string(event) + `"`
 	for _, f := range []struct{ key, value string }{{"deployment", opts.Deployment}, {"proxy", opts.Proxy}} {
 		if f.value != "" {
 			same += `,"` + f.key + `":` + string(appendJSON(nil, []byte(f.value)))
@@ -124,8 +129,12 @@ func (b *batch) addRecord(body []byte) {
 	b.close(append(b.open(), body...), start)
 }
 
-// add adds the line of a statement.
+// add adds the line of a statement or a result.
 func (b *batch) add(e *entry) {
+	if e.kind == kindResult {
+		b.addResult(e)
+		return
+	}
 	start := len(b.lines)
 	l := append(b.open(), `"time":"`...)
 	l = b.appendTime(l, e.at)
@@ -147,6 +156,7 @@ func (b *batch) add(e *entry) {
 		l = appendParameters(l, e.text)
 	}
 	l = appendNumber(l, "statement_bytes", uint64(e.length)) //nolint:gosec // G115: never negative, see check and readEntry
+	l = appendNumber(l, "call", uint64(e.call))
 	if e.redacted {
 		l = append(l, `,"redacted":true`...)
 	}

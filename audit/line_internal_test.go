@@ -20,8 +20,14 @@ func wantLine(t testing.TB, e *entry, opts Options, seq uint64, prev string) str
 		Gate: Gate{Deployment: opts.Deployment, Proxy: opts.Proxy}, Subject: Subject{Session: string(e.session), User: string(e.user)},
 		Right: Right{Grant: string(e.grant)},
 		Asked: Asked{
-			Kind: statementKinds[e.kind], FunctionOID: e.function, StatementBytes: e.length, Redacted: e.redacted, StatementNumber: e.number,
+			Kind: statementKinds[e.kind], FunctionOID: e.function, StatementBytes: e.length, Redacted: e.redacted, StatementNumber: e.number, Call: e.call,
 		},
+	}
+	if e.kind == kindResult {
+		r.Event, r.Right, r.User, r.Asked = StatementResult, Right{}, "", Asked{Call: e.call, StatementNumber: e.number}
+		r.Code, r.Duration = string(e.name), float64((e.took+500)/1000)/1e6
+		r.Answered = Answered{Command: string(e.text), Rows: e.length, ResultsLost: e.function}
+		return encoded(t, r)
 	}
 	text := e.text
 	if statementKinds[e.kind].hasValues() {
@@ -40,6 +46,11 @@ func wantLine(t testing.TB, e *entry, opts Options, seq uint64, prev string) str
 			*f.base64 = f.value
 		}
 	}
+	return encoded(t, r)
+}
+
+func encoded(t testing.TB, r Record) string {
+	t.Helper()
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -70,10 +81,14 @@ func TestLinesAreWhatEncodingJSONMakes(t *testing.T) {
 			entry{kind: 6, text: parametersOf(text)},
 			entry{kind: 5, length: math.MaxInt64, at: math.MaxInt64},
 			entry{kind: 5, at: math.MinInt64},
+			entry{kind: 1, call: uint32(i), text: text, redacted: true},
+			entry{kind: kindResult, session: text[:min(len(text), 200)], name: text, text: text, call: math.MaxUint32, took: int64(i) * 123_456_789, length: int64(i), function: uint32(i), number: uint64(i)},
+			entry{kind: kindResult, took: 2e9 - 1, at: noonNano},
+			entry{kind: kindResult, took: 499},
 		)
 	}
 	for _, opts := range []Options{{}, {Deployment: "prod\n", Proxy: "p\xff"}} {
-		b := batch{same: sameInAll(opts)}
+		b := batch{same: sameInAll(SessionStatement, opts), sameResults: sameInAll(StatementResult, opts)}
 		for i, e := range entries {
 			prev := strings.Repeat("ab", 32)
 			b.begin(uint64(i)+1, prev)
@@ -171,7 +186,7 @@ func FuzzLine(f *testing.F) {
 	f.Add("caf\xe9", "\xff", "\x00", int64(0), uint32(7))
 	f.Fuzz(func(t *testing.T, text, name, portal string, at int64, function uint32) {
 		e := entry{kind: 1, text: []byte(text), name: []byte(name), portal: []byte(portal), at: at, function: function}
-		b := batch{same: sameInAll(Options{})}
+		b := batch{same: sameInAll(SessionStatement, Options{})}
 		b.begin(6, strings.Repeat("a", 64))
 		b.add(&e)
 		if bytes.IndexByte(b.lines, '\n') != len(b.lines)-1 {

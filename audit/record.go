@@ -21,6 +21,8 @@ const (
 
 	SessionStatement Event = "statement" // a session is about to ask the server for something; written by Trail.Statement only
 
+	StatementResult Event = "statement_result" // what became of a statement: Command, Rows, Duration, Code; written by Trail.Result only
+
 	RoleMade         Event = "role_made"          // an ephemeral role is about to be made
 	RoleMakeFailed   Event = "role_make_failed"   // it was not made: Error
 	RoleSettled      Event = "role_settled"       // a role is about to be, or was, ended with everything of it
@@ -60,7 +62,7 @@ const (
 )
 
 var events = []Event{
-	SessionStart, SessionRefused, SessionEnd, SessionForeign, SessionInside, SessionStatement,
+	SessionStart, SessionRefused, SessionEnd, SessionForeign, SessionInside, SessionStatement, StatementResult,
 	RoleMade, RoleMakeFailed, RoleSettled, RoleSettleFailed, RoleTombstoned,
 	RequestFiled, RequestSeconded, RequestApproved, RequestActive, RequestDenied, RequestWithdrawn, RequestLapsed,
 	RequestExtended, RequestShortened, RequestEnded, RequestReviewed, ExtensionFiled, ExtensionDenied, ExtensionLapsed,
@@ -70,7 +72,7 @@ var events = []Event{
 
 // happened are the events of what is over, or takes access away. Ending access needs no disk, so nobody waits for them.
 var happened = []Event{
-	SessionRefused, SessionEnd, SessionForeign, SessionInside, RoleMakeFailed, RoleSettleFailed, RoleTombstoned, PolicyLoaded, PolicyRejected,
+	SessionRefused, SessionEnd, SessionForeign, SessionInside, StatementResult, RoleMakeFailed, RoleSettleFailed, RoleTombstoned, PolicyLoaded, PolicyRejected,
 	RequestDenied, RequestWithdrawn, RequestLapsed, RequestShortened, RequestEnded, ExtensionDenied, ExtensionLapsed,
 	LockSet, SessionKilled, ProxyStopped, TrailRecovered,
 }
@@ -97,6 +99,7 @@ type Record struct {
 	Traffic
 	Remains
 	Asked
+	Answered
 	Policy
 
 	Error string `json:"error,omitempty"`
@@ -140,7 +143,7 @@ type Right struct {
 // Outcome says why something ended or was refused.
 type Outcome struct {
 	Cause string `json:"cause,omitempty"` // from a closed set, such as grant_expired
-	Code  string `json:"code,omitempty"`  // SQLSTATE that the client was sent
+	Code  string `json:"code,omitempty"`  // SQLSTATE that the client was sent by the gate, or by the server (statement_result)
 
 	// Of a session_refused that stands for many, so that strangers can't fill the disk: how many, since when. RemoteAddr is
 	// the network that they came from; empty when they came from many.
@@ -203,8 +206,17 @@ type Asked struct {
 	FunctionOID     uint32        `json:"function_oid,omitempty"`
 	Parameters      []Parameter   `json:"parameters,omitempty"`      // of a Bind, or the arguments of a FunctionCall
 	StatementBytes  int64         `json:"statement_bytes,omitempty"` // length of COPY's data
+	Call            uint32        `json:"call,omitempty"`            // number within its session of what has results; they have the same
 	Redacted        bool          `json:"redacted,omitempty"`        // a password was replaced
 
 	// StatementNumber grows from one statement to the next. It numbers places in the spool, so it has gaps.
 	StatementNumber uint64 `json:"statement_number,omitempty"`
+}
+
+// Answered is what the server said: see Result. Duration is from when the statement was sent, or the answer before it came, to its
+// end; answers that come in one piece share it.
+type Answered struct {
+	Command     string `json:"command,omitempty"`      // PostgreSQL's command tag, such as INSERT 0 1; in small letters: error, portal suspended, empty query, function call
+	Rows        int64  `json:"rows,omitempty"`         // that were returned or changed
+	ResultsLost uint32 `json:"results_lost,omitempty"` // results of the session before this one that could not be recorded
 }

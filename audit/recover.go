@@ -18,7 +18,7 @@ func (t *Trail) openLeftSpool(last Record) (*spool, error) {
 	if left == nil || err != nil {
 		return nil, err
 	}
-	if n := last.StatementNumber; last.Event == SessionStatement && n >= left.drained && n < left.end() {
+	if n := last.StatementNumber; (last.Event == SessionStatement || last.Event == StatementResult) && n >= left.drained && n < left.end() {
 		left.drain(n + left.slotsAt(n))
 	}
 	return left, nil

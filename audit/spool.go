@@ -57,12 +57,12 @@ type spool struct {
 }
 
 const (
-	spoolMagic   = 0x324c4f4f50534748 // HGSPOOL2
+	spoolMagic   = 0x334c4f4f50534748 // HGSPOOL3
 	spoolClosed  = 1 << 63            // bit of head
 	spoolHeader  = 4096
 	slotBytes    = 256
 	slotContents = slotBytes - 8
-	fixedBytes   = 44 // of a record, before its session, names and text
+	fixedBytes   = 56 // of a record, before its session, names and text
 	maxSlots     = (fixedBytes+3*maxSession+2*MaxStatementName+MaxStatementText)/slotContents + 1
 
 	// DefaultSpool is the size of the spool in bytes when Options don't say.
@@ -252,6 +252,8 @@ func (s *spool) put(first, slots uint64, e *entry) {
 	fixed[36], fixed[37] = uint8(len(e.session)), e.kind             //nolint:gosec // G115: maxSession
 	fixed[38], fixed[39] = bit(e.redacted), 0
 	fixed[40], fixed[41] = uint8(len(e.user)), uint8(len(e.grant)) //nolint:gosec // G115: maxSession
+	binary.LittleEndian.PutUint32(fixed[44:], e.call)
+	binary.LittleEndian.PutUint64(fixed[48:], uint64(e.took)) //nolint:gosec // G115: never negative
 	w.write(fixed[:])
 	w.write(e.session)
 	w.write(e.user)
@@ -331,6 +333,8 @@ func readEntry(b []byte, crc uint32) (e entry, ok bool) {
 	e.length = int64(binary.LittleEndian.Uint64(fixed[16:])) //nolint:gosec // G115: as above
 	e.function = binary.LittleEndian.Uint32(fixed[24:])
 	e.kind, e.redacted = fixed[37], fixed[38] != 0
+	e.call = binary.LittleEndian.Uint32(fixed[44:])
+	e.took = int64(binary.LittleEndian.Uint64(fixed[48:])) //nolint:gosec // G115: as above
 	cut := func(n int) (field []byte) {
 		if n > len(rest) {
 			rest, ok = nil, false
@@ -346,7 +350,7 @@ func readEntry(b []byte, crc uint32) (e entry, ok bool) {
 	e.name = cut(int(binary.LittleEndian.Uint16(fixed[32:])))
 	e.portal = cut(int(binary.LittleEndian.Uint16(fixed[34:])))
 	e.text = cut(int(min(binary.LittleEndian.Uint32(fixed[28:]), MaxStatementText+1)))
-	ok = ok && fixed[38] <= 1 && fixed[39]|fixed[42]|fixed[43] == 0 && e.length >= 0 && e.kind > 0 && int(e.kind) < len(statementKinds) &&
+	ok = ok && fixed[38] <= 1 && fixed[39]|fixed[42]|fixed[43] == 0 && e.length >= 0 && e.took >= 0 && e.kind > 0 && int(e.kind) < len(statementKinds) &&
 		len(e.text) <= MaxStatementText && len(e.name) <= MaxStatementName && len(e.portal) <= MaxStatementName &&
 		crc32.Checksum(b[:len(b)-len(rest)], castagnoli) == crc
 	return e, ok

@@ -39,8 +39,11 @@ const (
 
 var statementKinds = [...]StatementKind{
 	1: StatementQuery, StatementParse, StatementBind, StatementFunctionCall, StatementCopyData, StatementMore,
-	StatementMoreValues,
+	StatementMoreValues, "", // the last is kindResult, of which no Statement can be
 }
+
+// kindResult is the kind of a Result's entry.
+const kindResult = 8
 
 // hasValues says that records of the kind have parameters and no text.
 func (k StatementKind) hasValues() bool {
@@ -49,7 +52,7 @@ func (k StatementKind) hasValues() bool {
 
 // code returns a kind's number, 0 when it is unknown.
 func (k StatementKind) code() uint8 {
-	for i := 1; i < len(statementKinds); i++ {
+	for i := 1; i < kindResult; i++ {
 		if statementKinds[i] == k {
 			return uint8(i)
 		}
@@ -71,6 +74,9 @@ type Statement struct {
 	Text     []byte // SQL of Query and Parse, at most MaxStatementText bytes, in the client's encoding
 	GoesOn   bool   // the text is longer than a record: a StatementMore follows
 	Function uint32 // OID of the function (FunctionCall)
+
+	// Call numbers what can have a result within its session, from 1 on: see Result. 0 is none.
+	Call uint32
 
 	// Parameters are the values that go with a Bind, a FunctionCall or a StatementMoreValues. Optional.
 	Parameters *Parameters
@@ -109,7 +115,7 @@ func (t *Trail) Statement(ctx context.Context, s *Statement) error {
 	if err == nil {
 		e := entry{
 			at: s.At.UnixNano(), kind: s.Kind.code(), session: bytesOf(s.Session), user: bytesOf(s.User), grant: bytesOf(s.Grant),
-			name: s.Name, portal: s.Portal, text: s.Text, function: s.Function, length: s.Length,
+			name: s.Name, portal: s.Portal, text: s.Text, function: s.Function, length: s.Length, call: s.Call,
 		}
 		if s.Parameters != nil {
 			e.text = s.Parameters.b

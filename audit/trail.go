@@ -109,7 +109,7 @@ type Trail struct {
 // Errors: ErrLocked, and whatever the file system answers.
 func Open(file string, opts Options) (*Trail, error) {
 	t := &Trail{
-		path: file, opts: opts, log: opts.Log, prev: genesis, batch: batch{same: sameInAll(opts)},
+		path: file, opts: opts, log: opts.Log, prev: genesis, batch: batch{same: sameInAll(SessionStatement, opts), sameResults: sameInAll(StatementResult, opts)},
 		woken: make(chan struct{}, 1), stopped: make(chan struct{}), queue: queue{ready: make(chan struct{}, 1)},
 	}
 	if t.log == nil {
@@ -214,7 +214,7 @@ func (t *Trail) Append(r Record) error {
 }
 
 func (t *Trail) append(r Record) error {
-	if !r.Event.known() || r.Event == SessionStatement {
+	if !r.Event.known() || r.Event == SessionStatement || r.Event == StatementResult {
 		return fmt.Errorf("unknown event %q", r.Event)
 	}
 	body, err := t.encode(r)

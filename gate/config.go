@@ -86,6 +86,7 @@ type Audit struct {
 	Sync        bool   `yaml:"sync"`
 	Statements  bool   `yaml:"statements"`
 	Parameters  bool   `yaml:"parameters"`
+	Results     bool   `yaml:"results"`
 }
 
 // Integration is one PostgreSQL server that is guarded.
@@ -119,7 +120,7 @@ func defaultConfig() Config {
 			FirstByteTimeout: 5 * time.Second, StartupTimeout: 15 * time.Second,
 			Unauthenticated: 2000, UnauthenticatedPerAddress: 200,
 		},
-		Audit:        Audit{Statements: true, Parameters: true},
+		Audit:        Audit{Statements: true, Parameters: true, Results: true},
 		EndNotices:   []time.Duration{15 * time.Minute, 5 * time.Minute, time.Minute},
 		Deployment:   "default",
 		RoleLinger:   time.Minute,

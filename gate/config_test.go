@@ -115,7 +115,7 @@ func TestConfigDefaults(t *testing.T) {
 		OpsListen: "127.0.0.1:9187",
 		TLS:       TLS{CertFile: in("server.crt"), KeyFile: in("server.key")},
 		Policy:    []string{in("policy.yaml")},
-		Audit:     Audit{File: in("trail.jsonl"), Statements: true, Parameters: true},
+		Audit:     Audit{File: in("trail.jsonl"), Statements: true, Parameters: true, Results: true},
 		Integrations: []Integration{{
 			Name: "orders", Hostname: "db.example.com", Port: 5432, Database: "orders",
 			SSLMode: upstream.VerifyFull, SSLRootCert: in("ca.pem"), SSLNegotiation: upstream.Postgres, Secret: secrets.Config{File: in("secret.json")},

@@ -9,7 +9,7 @@ import (
 
 // liveKeys are the keys of the configuration that a running gate takes over.
 var liveKeys = []string{
-	"tls.cert_file", "tls.key_file", "tls.client_ca_file", "policy", "audit.statements", "audit.parameters", "integrations", "limits", "login_timeout", "drain_timeout", "log_level",
+	"tls.cert_file", "tls.key_file", "tls.client_ca_file", "policy", "audit.statements", "audit.parameters", "audit.results", "integrations", "limits", "login_timeout", "drain_timeout", "log_level",
 }
 
 // differences returns the keys whose values differ and which need a restart.
@@ -49,5 +49,6 @@ func (c *Config) limits() proxy.Limits {
 		MaxUnauthenticated: int(c.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(c.Limits.UnauthenticatedPerAddress),
 		MaxConnections:    c.connections(),
 		DiscardStatements: !c.Audit.Statements, DiscardParameters: !c.Audit.Parameters,
+		DiscardResults: !c.Audit.Results,
 	}
 }

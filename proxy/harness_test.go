@@ -425,6 +425,7 @@ type memoryTrail struct {
 	mu         sync.Mutex
 	records    []audit.Record
 	statements []string
+	results    []string
 	full       bool // takes no statement
 }
 
@@ -433,6 +434,14 @@ func (m *memoryTrail) Append(r audit.Record) error {
 	defer m.mu.Unlock()
 	m.records = append(m.records, r)
 	return nil
+}
+
+// Result keeps a result as text, without its time.
+func (m *memoryTrail) Result(r *audit.Result) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.results = append(m.results, fmt.Sprintf("%d: %s %s %d rows", r.Call, r.Command, r.SQLState, r.Rows))
+	return true
 }
 
 // Statement keeps a statement as the real trail would show it.
@@ -452,6 +461,13 @@ func (m *memoryTrail) Statement(_ context.Context, s *audit.Statement) error {
 	}
 	m.statements = append(m.statements, fmt.Sprintf("%s %q %q %d %d: %s%s", s.Kind, s.Portal, s.Name, s.Function, s.Length, s.Text, values))
 	return nil
+}
+
+// answered are the results so far.
+func (m *memoryTrail) answered() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.results)
 }
 
 // asked are the statements so far.

@@ -255,6 +255,8 @@ type brokenTrail struct{}
 
 func (brokenTrail) Append(audit.Record) error { return errors.New(secretText) }
 
+func (brokenTrail) Result(*audit.Result) bool { return false }
+
 func (brokenTrail) Statement(context.Context, *audit.Statement) error {
 	return errors.New(secretText)
 }

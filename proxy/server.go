@@ -87,6 +87,8 @@ type Limits struct {
 	DiscardStatements bool
 	// DiscardParameters keeps the values that go with statements out of the trail. Default: they are recorded.
 	DiscardParameters bool
+	// DiscardResults keeps what became of statements out of the trail: command tag, rows, time, SQLSTATE. Default: it is recorded.
+	DiscardResults bool
 }
 
 // Integrations are the guarded servers. They may change while sessions run; a session keeps the one that it began with.
@@ -124,6 +126,8 @@ type Trail interface {
 	Append(audit.Record) error
 	// Statement records what a session asks for. It is called for each, and must be quick; ctx ends a wait for room.
 	Statement(ctx context.Context, s *audit.Statement) error
+	// Result records what became of it, and says whether there was room. It does not wait.
+	Result(r *audit.Result) bool
 }
 
 // setDefaults fills in what is zero.

@@ -323,14 +323,7 @@ func (s *session) relayMessages(ctx context.Context) error {
 	active.Inc()
 	defer active.Dec()
 
-	var watcher relay.Watcher
-	if !s.server.limits.Load().DiscardStatements {
-		watcher = &statements{
-			trail: s.server.cfg.Trail, ctx: ctx, who: audit.Statement{Session: s.id, User: s.user, Grant: s.decision.Grant.Name},
-			noValues: s.server.limits.Load().DiscardParameters,
-		}
-	}
-	r := relay.New(s.client, s.upstream.Conn, watcher)
+	r := relay.New(s.client, s.upstream.Conn, s.watcher(ctx))
 	s.enter(relaying)
 	s.server.mu.Lock()
 	s.relay = r
@@ -354,6 +347,22 @@ func (s *session) relayMessages(ctx context.Context) error {
 	default:
 		return err
 	}
+}
+
+// watcher tells the trail what the session asks for. It is nil if nobody wants to know.
+func (s *session) watcher(ctx context.Context) relay.Watcher {
+	limits := s.server.limits.Load()
+	if limits.DiscardStatements {
+		return nil
+	}
+	w := &statements{
+		trail: s.server.cfg.Trail, ctx: ctx, who: audit.Statement{Session: s.id, User: s.user, Grant: s.decision.Grant.Name},
+		noValues: limits.DiscardParameters,
+	}
+	if !limits.DiscardResults {
+		w.answers = newAnswers(w.trail, s.id, s.began)
+	}
+	return w
 }
 
 // drain ends the session when it is idle; the server's mutex is held.

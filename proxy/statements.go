@@ -34,6 +34,11 @@ type statements struct {
 	goes bool   // a part of it was recorded, the next record goes on with it
 	over bool   // nothing that comes behind matters
 
+	calls   uint32             // that were recorded
+	answers *answers           // sees what becomes of them; nil if that is not recorded
+	portal  uint32             // the call of the unnamed portal
+	portals map[string]*uint32 // of the others
+
 	values  values
 	headed  bool // the names of a Bind or the OID of a FunctionCall were read; the rest is values
 	types   map[string][]uint32
@@ -44,15 +49,37 @@ type statements struct {
 // binary values, and clients may prepare as many statements as they like.
 const maxTyped = 1000
 
-// Kinds are the messages that say what is asked for.
-func (s *statements) Kinds() (requests, replies string) { return "QPBFCdcf", "" }
+// Kinds are the messages that say what is asked for, and if results are recorded, all that are answered and what is said of them.
+func (s *statements) Kinds() (requests, replies string) {
+	if s.answers != nil {
+		return "QPBFCdcfDES", answerKinds
+	}
+	return "QPBFCdcf", ""
+}
 
-// Reply is not called: see Kinds.
-func (s *statements) Reply(*relay.Part) error { return nil }
+// Reply takes a part of a message of the server's. It belongs to another goroutine than everything else here.
+func (s *statements) Reply(m *relay.Part) error {
+	s.answers.reply(m)
+	return nil
+}
 
 // Request takes a part of a message. After an error nothing of the burst may go upstream.
 func (s *statements) Request(m *relay.Part) error {
 	s.at = m.At
+	if m.Kind == 'D' || m.Kind == 'E' || m.Kind == 'S' { // Describe, Execute, Sync
+		s.expect(m)
+		return nil
+	}
+	if err := s.recordRequest(m); err != nil {
+		return err
+	}
+	if s.answers != nil && m.Kind != 'd' {
+		s.expect(m)
+	}
+	return nil
+}
+
+func (s *statements) recordRequest(m *relay.Part) error {
 	switch m.Kind {
 	case 'd': // CopyData
 		s.copied += int64(len(m.Bytes))
@@ -274,6 +301,14 @@ func (s *statements) text(record audit.Statement, text []byte) error {
 func (s *statements) tell() error {
 	r := &s.record
 	r.Session, r.User, r.Grant, r.At = s.who.Session, s.who.User, s.who.Grant, s.at
+	switch r.Kind {
+	case audit.StatementQuery, audit.StatementParse, audit.StatementBind, audit.StatementFunctionCall:
+		s.calls++
+		r.Call = s.calls
+	}
+	if r.Kind == audit.StatementBind && s.answers != nil {
+		s.bound(r.Portal)
+	}
 	if err := s.trail.Statement(s.ctx, r); err != nil {
 		return fmt.Errorf("%w: %w", errTrailStatement, err)
 	}

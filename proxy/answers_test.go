@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/proxy"
 )
@@ -203,7 +204,7 @@ func TestResultOfAnEndByTheServer(t *testing.T) {
 	g := newGate(t)
 	p := connect(t, g.target())
 	p.send(query("SELECT pg_terminate_backend(pg_backend_pid())"))
-	eventually(t, "the end is in the trail", func() bool {
+	eventually.True(t, "the end is in the trail", func() bool {
 		return cmp.Equal(g.trail.answered(), []string{"1: error 57P01 0 rows"})
 	})
 }

@@ -169,15 +169,21 @@ func (r *trailReader) run(cmd *cobra.Command) error {
 		}
 	}
 	var joiner audit.Joiner
+	pairs := audit.Pairer{Emit: func(rec *audit.Record) error {
+		if !r.filter.Match(rec) {
+			return nil
+		}
+		return show(rec)
+	}}
 	for _, name := range files {
-		if err := r.readFile(name, &joiner, show); err != nil {
-			return failed(errors.Join(flush(), fmt.Errorf("%s: %w. Run 'hourgate trail verify'", name, err)))
+		if err := r.readFile(name, &joiner, &pairs); err != nil {
+			return failed(errors.Join(pairs.Flush(), flush(), fmt.Errorf("%s: %w. Run 'hourgate trail verify'", name, err)))
 		}
 	}
-	return failed(flush())
+	return failed(errors.Join(pairs.Flush(), flush()))
 }
 
-func (r *trailReader) readFile(name string, joiner *audit.Joiner, show func(*audit.Record) error) error {
+func (r *trailReader) readFile(name string, joiner *audit.Joiner, pairs *audit.Pairer) error {
 	in, err := audit.OpenFile(name)
 	if err != nil {
 		return err
@@ -191,10 +197,8 @@ func (r *trailReader) readFile(name string, joiner *audit.Joiner, show func(*aud
 			return err
 		}
 		joiner.Join(&record)
-		if r.filter.Match(&record) {
-			if err := show(&record); err != nil {
-				return err
-			}
+		if err := pairs.Add(&record); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -265,10 +269,7 @@ const tableLine = "%-20s  %-20s  %-14s  %-16s  %-16s  %s\n"
 
 // printRow prints a record in a line. Nothing that a client sent reaches the terminal as it is.
 func printRow(out io.Writer, r *audit.Record, whole bool) error {
-	what := describe(r)
-	if runes := []rune(what); !whole && len(runes) > 300 {
-		what = string(runes[:300]) + "…"
-	}
+	what := describe(r, whole)
 	_, err := fmt.Fprintf(out, tableLine, r.Time.UTC().Format("2006-01-02T15:04:05Z"), visible(r.User), visible(r.Integration), visible(r.Session), r.Event, visible(what))
 	return err
 }
@@ -293,7 +294,7 @@ func visible(text string) string {
 }
 
 // describe says in words what a record is about.
-func describe(r *audit.Record) string {
+func describe(r *audit.Record, whole bool) string {
 	var parts []string
 	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
 	with := func(name, value string) {
@@ -321,7 +322,13 @@ func describe(r *audit.Record) string {
 		if r.StatementBytes != 0 {
 			add("(%d bytes)", r.StatementBytes)
 		}
-		return strings.Join(parts, " ")
+		return clip(strings.Join(parts, " "), whole) + became(r)
+	}
+	if r.Event == audit.StatementResult {
+		if r.Call == 0 {
+			return "of the server's own accord" + became(r)
+		}
+		return fmt.Sprintf("of call %d", r.Call) + became(r)
 	}
 	with("grant", r.Grant)
 	with("access", r.Access)
@@ -348,7 +355,36 @@ func describe(r *audit.Record) string {
 	with("quarantined", strings.Join(r.Quarantined, ", "))
 	with("held by", strings.Join(r.HeldBy, ", "))
 	with("error", r.Error)
-	return strings.Join(parts, " ")
+	return clip(strings.Join(parts, " "), whole)
+}
+
+// clip cuts what is too long for a line of a table.
+func clip(text string, whole bool) string {
+	if runes := []rune(text); !whole && len(runes) > 300 {
+		return string(runes[:300]) + "…"
+	}
+	return text
+}
+
+// became says what became of a statement, as far as that is recorded.
+func became(r *audit.Record) string {
+	if r.Command == "" {
+		return ""
+	}
+	text := " → " + r.Command
+	if r.Code != "" {
+		text += " " + r.Code
+	}
+	if strings.Contains(r.Command, audit.ResultSuspended) {
+		text += fmt.Sprintf(", %d rows", r.Rows)
+	}
+	if r.Duration > 0 {
+		text += fmt.Sprintf(" (%.1f ms)", r.Duration*1000)
+	}
+	if r.ResultsLost > 0 {
+		text += fmt.Sprintf(", %d results before it were lost", r.ResultsLost)
+	}
+	return text
 }
 
 // column is a field of a record, as its JSON names it.

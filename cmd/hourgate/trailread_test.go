@@ -5,11 +5,14 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/eventually"
@@ -167,5 +170,58 @@ func TestTrailMistakes(t *testing.T) {
 		if code := run(t.Context(), append([]string{"trail"}, args...), nil, &out, &errs); code == exitOK || errs.Len() == 0 {
 			t.Errorf("%q: exit code %d, %q", args, code, errs.String())
 		}
+	}
+}
+
+// What became of a statement stands behind it, also where results of several sessions are mixed; an orphan stands alone.
+func TestTrailShowsResults(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "trail.jsonl")
+	trail, err := audit.Open(file, audit.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	for i, session := range []string{"s-1", "s-2"} {
+		if err := trail.Append(audit.Record{Event: audit.SessionStart, Subject: audit.Subject{Session: session, User: "user" + session[2:]}}); err != nil {
+			t.Fatal(err)
+		}
+		for call, text := range []string{"DELETE FROM a", "SELECT 1; SELEKT"} {
+			s := audit.Statement{Session: session, At: now, Kind: audit.StatementQuery, Text: []byte(session + text), Call: uint32(call + 1)}
+			if err := trail.Statement(t.Context(), &s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		trail.Result(&audit.Result{Session: session, At: now, Call: 1, Command: fmt.Appendf(nil, "DELETE %d", i), Rows: int64(i), Took: 1500 * time.Microsecond})
+	}
+	for _, session := range []string{"s-2", "s-1"} {
+		trail.Result(&audit.Result{Session: session, At: now.Add(time.Second), Call: 2, Command: []byte("SELECT 1"), Rows: 1})
+		trail.Result(&audit.Result{Session: session, At: now.Add(2 * time.Second), Call: 2, Command: []byte("error"), SQLState: []byte("42601")})
+	}
+	trail.Result(&audit.Result{Session: "s-1", At: now, Command: []byte("error"), SQLState: []byte("57P01")})
+	if err := trail.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := trailOutput(t, "show", "--since", "2026-11-25T12:00:00Z", "--before", "2026-11-25T12:00:30Z", file)
+	var rows []string
+	for line := range strings.Lines(got) {
+		if fields := strings.Fields(line); len(fields) > 3 {
+			rows = append(rows, fields[1]+" "+strings.Join(fields[3:], " "))
+		}
+	}
+	want := []string{
+		"USER SESSION EVENT WHAT",
+		"user1 statement query s-1DELETE FROM a → DELETE 0 (1.5 ms)",
+		"user1 statement query s-1SELECT 1; SELEKT → SELECT 1; error 42601 (2000.0 ms)",
+		"user2 statement query s-2DELETE FROM a → DELETE 1 (1.5 ms)",
+		"user2 statement query s-2SELECT 1; SELEKT → SELECT 1; error 42601 (2000.0 ms)",
+		"user1 statement_result of the server's own accord → error 57P01",
+	}
+	if diff := cmp.Diff(want, rows); diff != "" {
+		t.Errorf("(-want +got):\n%s\n%s", diff, got)
+	}
+	csvOf := trailOutput(t, "export", "--event", "statement", "--user", "user2", file)
+	if !strings.Contains(csvOf, "DELETE 1") || !strings.Contains(csvOf, "42601") || strings.Count(csvOf, "\n") != 3 {
+		t.Errorf("got %s", csvOf)
 	}
 }

@@ -1,5 +1,7 @@
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 FUZZTIME  ?= 60s
+SOAK      ?= 1h
+SEED      ?= 1
 PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)"
@@ -58,7 +60,11 @@ fuzz: ## fuzz everything that reads untrusted bytes; FUZZTIME=60s or 10000000x e
 
 faults: ## break server, legs, gate and disk at each moment of a session, and write the table of docs/reliability.md
 	scripts/install
-	go test -tags faults -count=1 -parallel 4 -timeout 1h ./faults -args -update
+	go test -tags faults -count=1 -parallel 4 -run 'TestFaults|TestTable' -timeout 1h ./faults -args -update
+
+soak: ## work under short grants for SOAK=1h while something breaks every few seconds (SEED=1), and print slopes
+	scripts/install
+	HOURGATE_SOAK=$(SOAK) HOURGATE_SEED=$(SEED) go test -tags faults -count=1 -run TestSoak -timeout 24h -v ./faults
 
 churn: ## make and settle thousands of roles, on PostgreSQL 13 to 18
 	scripts/install
@@ -130,4 +136,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress latencies bench test-aws fuzz faults churn plots end-faults ends crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean
+.PHONY: help build demo test test-portable clients regress latencies bench test-aws fuzz faults soak churn plots end-faults ends crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean

@@ -9,7 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strings"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -21,15 +21,20 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-var update = flag.Bool("update", false, "write the table of docs/reliability.md")
+var (
+	update = flag.Bool("update", false, "write the cells that were run into the table")
+	table  = flag.String("table", "../docs/reliability.md", "the file with the table")
+)
 
 // A fault is something that breaks. strike returns what mends it, nil if it mends itself.
 type fault struct {
-	name   string
-	onDisk bool // the trail is on a disk of its own
-	away   bool // nothing of the gate's can reach the server until it is mended
-	mute   bool // the client can't be told
-	strike func(r *rig) (mend func())
+	name        string
+	onDisk      bool // the trail is on a disk of its own
+	withReplica bool // the server has a replica
+	withState   bool // the gate has a state, in PostgreSQL
+	away        bool // nothing of the gate's can reach the server until it is mended
+	mute        bool // the client can't be told
+	strike      func(r *rig) (mend func())
 }
 
 var allFaults = []fault{
@@ -71,12 +76,18 @@ var allFaults = []fault{
 		return func() { r.client.set(false, false, 0) }
 	}},
 
+	{name: "client leg in single bytes", strike: func(r *rig) func() {
+		r.client.set(false, true, 0)
+		return func() { r.client.set(false, false, 0) }
+	}},
+
 	{name: "gate killed", away: true, mute: true, strike: func(r *rig) func() { r.restart(syscall.SIGKILL); return nil }},
 	{name: "gate stopped", away: true, strike: func(r *rig) func() { r.restart(syscall.SIGTERM); return nil }},
 	{name: "gate suspended", away: true, strike: func(r *rig) func() {
 		_ = r.process.Process.Signal(syscall.SIGSTOP)
 		return func() { _ = r.process.Process.Signal(syscall.SIGCONT) }
 	}},
+	{name: "gate out of memory", away: true, mute: true, strike: func(r *rig) func() { starve(r); return nil }},
 	{name: "gate out of descriptors", strike: func(r *rig) func() {
 		limit(r, "0")
 		return func() { limit(r, "1024") }
@@ -84,6 +95,20 @@ var allFaults = []fault{
 
 	{name: "trail's disk frozen", onDisk: true, strike: func(r *rig) func() { r.disk.Freeze(); return r.disk.Thaw }},
 	{name: "trail's disk full", onDisk: true, strike: fillDisk},
+	{name: "trail's disk read-only", onDisk: true, strike: func(r *rig) func() { return r.disk.Protect() }},
+
+	{name: "server failed over", away: true, withReplica: true, strike: failOver},
+	{name: "secret store away", strike: func(r *rig) func() {
+		secret := filepath.Join(r.gate.Folder, "secret.json")
+		_ = os.Rename(secret, secret+".away")
+		_, _ = r.count(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename ~ '^admin_'`)
+		return func() { _ = os.Rename(secret+".away", secret) }
+	}},
+	{name: "state away", withState: true, strike: func(r *rig) func() {
+		r.state.set(true, false, 0)
+		r.state.cut(false)
+		return func() { r.state.set(false, false, 0) }
+	}},
 }
 
 // A moment is when it breaks. do works until it is over, and calls now when the moment has come.
@@ -190,14 +215,14 @@ func TestFaults(t *testing.T) {
 		}
 	})
 	if *update {
-		writeTable(t, results)
+		writeTable(t, *table, results)
 	}
 }
 
 // cell breaks one thing at one moment, and returns how long after the grant's end, or after it was mended, the server's last
 // session of the grant was gone.
 func cell(t *testing.T, f fault, m moment, major int) string {
-	r := newRig(t, major, f.onDisk)
+	r := newRig(t, major, f)
 	var mend func()
 	broken := make(chan struct{})
 	now := sync.OnceFunc(func() {
@@ -280,43 +305,28 @@ func fillDisk(r *rig) func() {
 	file := r.disk.Folder + "/ballast"
 	out, err := os.Create(file)
 	if err == nil {
+		for step := int64(64 << 20); step >= 1<<20; step /= 2 { // most of it without writing
+			for end := int64(0); syscall.Fallocate(int(out.Fd()), 0, end, step) == nil; end += step {
+			}
+		}
+		_, _ = out.Seek(0, io.SeekEnd)
 		_, _ = io.CopyN(out, zeros{}, 1<<30) // until it is full
 		_ = out.Close()
 	}
 	return func() { _ = os.Remove(file) }
 }
 
+// failOver kills the server and promotes its replica, to which the name leads from then on.
+func failOver(r *rig) func() {
+	r.db.Server.Kill(r.t)
+	r.promoted.Store(true)
+	r.upstream.lead(r.replica.Address())
+	if _, err := r.count(`SELECT pg_promote()::int`); err != nil {
+		r.t.Errorf("promoting: %v", err)
+	}
+	return nil
+}
+
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
-
-// writeTable replaces the table of docs/reliability.md, between its marks.
-func writeTable(t *testing.T, results map[string]string) {
-	t.Helper()
-	var b strings.Builder
-	b.WriteString("| fault |")
-	for _, m := range allMoments {
-		b.WriteString(" " + m.name + " |")
-	}
-	b.WriteString("\n|---|" + strings.Repeat("---|", len(allMoments)) + "\n")
-	for _, f := range allFaults {
-		fmt.Fprintf(&b, "| %s |", f.name)
-		for _, m := range allMoments {
-			fmt.Fprintf(&b, " %s |", results[f.name+"/"+m.name])
-		}
-		b.WriteString("\n")
-	}
-	const file, begin, end = "../docs/reliability.md", "<!-- table -->\n", "<!-- end of table -->"
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, found := strings.Cut(string(content), begin)
-	_, after, foundEnd := strings.Cut(rest, end)
-	if !found || !foundEnd {
-		t.Fatalf("%s has no place for the table", file)
-	}
-	if err := os.WriteFile(file, []byte(before+begin+b.String()+end+after), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}

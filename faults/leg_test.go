@@ -13,9 +13,9 @@ import (
 // leg is a TCP relay on one side of the gate that can be made to fail.
 type leg struct {
 	listener net.Listener
-	target   string
 
 	mu      sync.Mutex
+	target  string
 	pairs   map[[2]net.Conn]struct{}
 	refuse  bool          // new connections are closed at once
 	dark    chan struct{} // closed when bytes flow again; nil while they do
@@ -49,13 +49,13 @@ func (l *leg) accept() {
 
 func (l *leg) serve(near net.Conn) {
 	l.mu.Lock()
-	refuse := l.refuse
+	refuse, target := l.refuse, l.target
 	l.mu.Unlock()
 	if refuse {
 		_ = near.Close()
 		return
 	}
-	far, err := net.Dial("tcp", l.target)
+	far, err := net.Dial("tcp", target)
 	if err != nil {
 		_ = near.Close()
 		return
@@ -136,6 +136,13 @@ func (l *leg) lit() {
 		close(l.dark)
 		l.dark = nil
 	}
+}
+
+// lead sends new connections elsewhere.
+func (l *leg) lead(target string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.target = target
 }
 
 func (l *leg) set(refuse, split bool, delayed time.Duration) {

@@ -37,22 +37,32 @@ type rig struct {
 	process  *exec.Cmd
 	upstream *leg
 	client   *leg
+	state    *leg           // to the state, if the fault is about it
 	disk     *testdisk.Disk // holds the trail, if the fault is about it
+	replica  *pgtest.Server // of db's server, if the fault is about it
+	program  string         // that is run; "" is gatetest.Binary
 	until    time.Time
 	marker   string
 	marks    atomic.Int32
+	promoted atomic.Bool
 }
 
-func newRig(t *testing.T, major int, onDisk bool) *rig {
+func newRig(t *testing.T, major int, f fault) *rig {
 	t.Helper()
 	server := pgtest.New(t, major, pgtest.Options{Settings: map[string]string{"log_statement": "all", "max_connections": "40"}})
 	r := &rig{t: t, db: server.Database(t), marker: fmt.Sprintf("mark_%d_%d", os.Getpid(), time.Now().UnixNano())}
 	r.upstream = newLeg(t, server.Address())
 	r.gate = gatetest.New(t, r.db)
 	options := gatetest.Options{Config: map[string]string{"drain_timeout": "2s"}}
+	if f.withState {
+		options.Config["state"] = r.newState()
+	}
 	r.config = r.gate.Configure(t, options)
 	r.reconfigure(fmt.Sprintf("port: %d", server.Port), fmt.Sprintf("port: %d", r.upstream.port()))
-	if onDisk {
+	if f.withReplica {
+		r.replica = server.Replica(t)
+	}
+	if f.onDisk {
 		r.disk = testdisk.New(t)
 		r.reconfigure("audit: {file: trail.jsonl}", fmt.Sprintf("audit: {file: %q}", r.trail()))
 	}
@@ -91,14 +101,29 @@ func (r *rig) setGrants() {
 	r.gate.SetGrants(r.t, gatetest.Grant("work", "access", "READ_WRITE", "until", r.until.UTC().Format(time.RFC3339Nano)))
 }
 
-// start runs the gate's process. The client's leg is made anew, since the port is the gate's choice.
-func (r *rig) start() {
-	r.t.Helper()
-	r.process = gatetest.StartProcess(r.t, r.gate, r.config)
-	r.client = newLeg(r.t, r.gate.Addr)
+// newState makes a database for the state, behind a leg of its own, and returns the configuration's part about it.
+func (r *rig) newState() string {
+	db := r.db.Server.Database(r.t)
+	r.state = newLeg(r.t, r.db.Server.Address())
+	secret := r.gate.Write(r.t, "state.json", fmt.Sprintf(`{"username": %q, "password": %q}`, db.Owner, db.OwnerPassword))
+	return fmt.Sprintf("{postgres: {hostname: localhost, port: %d, database: %s, ssl_root_cert: %q, secret: {file: %q}}}",
+		r.state.port(), db.Name, r.db.Server.CAFile, secret)
 }
 
-// kill ends the gate with a signal and starts it again.
+// start runs the gate's process, and leads the client's leg to the port that it has chosen.
+func (r *rig) start() {
+	r.t.Helper()
+	if r.program == "" {
+		r.program = gatetest.Binary(r.t)
+	}
+	r.process = r.gate.StartProgram(r.t, r.program, r.config)
+	if r.client == nil {
+		r.client = newLeg(r.t, r.gate.Addr)
+	}
+	r.client.lead(r.gate.Addr)
+}
+
+// restart ends the gate with a signal and starts it again.
 func (r *rig) restart(signal syscall.Signal) {
 	_ = r.process.Process.Signal(signal)
 	_ = r.process.Wait()
@@ -120,28 +145,28 @@ func (r *rig) mark() string { return fmt.Sprintf("/* %s_%d */ ", r.marker, r.mar
 
 // sessions counts those of ephemeral roles on the server.
 func (r *rig) sessions() (int, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, "host="+r.db.Server.SocketDir+fmt.Sprintf(" port=%d user=postgres dbname=postgres", r.db.Server.Port))
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close(ctx)
-	var n int
-	return n, conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE usename ~ '^hg_'`).Scan(&n)
+	return r.count(`SELECT count(*) FROM pg_stat_activity WHERE usename ~ '^hg_'`)
 }
 
 // roles counts the ephemeral roles that are left.
 func (r *rig) roles() (int, error) {
+	return r.count(`SELECT count(*) FROM pg_roles WHERE rolname ~ '^hg_'`)
+}
+
+// count asks the server, which is the replica once that was promoted.
+func (r *rig) count(query string) (n int, err error) {
+	server := r.db.Server
+	if r.promoted.Load() {
+		server = r.replica
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, "host="+r.db.Server.SocketDir+fmt.Sprintf(" port=%d user=postgres dbname=postgres", r.db.Server.Port))
+	conn, err := pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres", server.SocketDir, server.Port))
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close(ctx)
-	var n int
-	return n, conn.QueryRow(ctx, `SELECT count(*) FROM pg_roles WHERE rolname ~ '^hg_'`).Scan(&n)
+	return n, conn.QueryRow(ctx, query).Scan(&n)
 }
 
 // zeroWithin waits until a count is 0, and returns how long that took.
@@ -184,9 +209,18 @@ func (r *rig) checkTrail() {
 	if _, err := audit.Verify(bytes.NewReader(content)); err != nil {
 		r.t.Errorf("the trail: %v", err)
 	}
-	for _, mark := range regexp.MustCompile(regexp.QuoteMeta(r.marker)+`_\d+`).FindAllString(r.db.Server.Log(), -1) {
-		if !bytes.Contains(content, []byte(mark+" ")) {
-			r.t.Errorf("the server ran a statement that the trail misses: %s", mark)
+	recorded := make(map[string]bool)
+	mark := regexp.MustCompile(regexp.QuoteMeta(r.marker) + `_\d+ `)
+	for _, m := range mark.FindAllString(string(content), -1) {
+		recorded[m] = true
+	}
+	log := r.db.Server.Log()
+	if r.replica != nil {
+		log += r.replica.Log()
+	}
+	for _, m := range mark.FindAllString(log, -1) {
+		if !recorded[m] {
+			r.t.Errorf("the server ran a statement that the trail misses: %s", m)
 		}
 	}
 }

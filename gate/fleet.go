@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
@@ -126,7 +127,7 @@ func (m *member) reader() (proxy.Integration, bool) {
 		return proxy.Integration{}, false
 	}
 	return proxy.Integration{
-		Upstream: m.readers[n],
+		Upstream: m.readers[n], Standby: true,
 		Acquire: func(ctx context.Context, user string, grant *policy.Grant, database string) (proxy.Lease, error) {
 			return forProxy(m.keeper.AcquireOnReader(ctx, user, grant, database, n))
 		},
@@ -139,6 +140,8 @@ func forProxy(lease *roles.Lease, err error) (proxy.Lease, error) {
 		return nil, proxy.ErrReaderLags
 	case errors.Is(err, roles.ErrSessionLimit):
 		return nil, proxy.ErrSessionLimit
+	case errors.Is(err, admin.ErrStandby):
+		return nil, proxy.ErrStandby
 	case err != nil:
 		return nil, err // not lease: a nil *roles.Lease would make a Lease that is not nil
 	}

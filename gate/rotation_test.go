@@ -260,8 +260,9 @@ func TestReplicaIsNotUsed(t *testing.T) {
 		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
 			t.Parallel()
 			server := pgtest.New(t, major, pgtest.Options{})
-			g := gatetest.Start(t, server.Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1") + gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]")})
-			g.Connect(t, "orders")
+			bobs := gatetest.Grant("inc-2", "users", "["+gatetest.Bob+"]")
+			g := gatetest.Start(t, server.Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1", "access", "READ_WRITE") + bobs})
+			session := g.Connect(t, "orders")
 
 			var folder string
 			super := server.Superuser(t, "postgres")
@@ -270,11 +271,31 @@ func TestReplicaIsNotUsed(t *testing.T) {
 			}
 			execute(t, super, fmt.Sprintf("COPY (SELECT '') TO '%s/standby.signal'", folder))
 			server.Restart(t)
-			_, err := g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders") // alice's role is there already
-			wantFatal(t, err, pgerrcode.SystemError, `access to "orders" could not be prepared`)
+			if _, err := session.WaitForNotification(t.Context()); err == nil {
+				t.Error("the session outlives a restart")
+			}
+			const standby = `the database server of "orders" is a standby at present`
+			_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders") // her role is there, and its password works
+			wantFatal(t, err, pgerrcode.CannotConnectNow, standby)
+			_, err = g.TryConnect(t, gatetest.Bob, gatetest.BobPassword, "orders") // his has to be made
+			wantFatal(t, err, pgerrcode.CannotConnectNow, standby)
 			eventually.True(t, "the log says why", func() bool { return strings.Contains(g.Logs.String(), "the server is a replica") })
+
+			// Hers ends while nothing can be written. The role ends with the promotion, and his can be made.
+			g.SetGrants(t, bobs)
+			eventually.True(t, "the grant is withdrawn", func() bool {
+				_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
+				return err != nil && strings.Contains(err.Error(), "28000")
+			})
+			if roles := g.Roles(t); len(roles) != 1 {
+				t.Errorf("roles of the standby: %v", roles)
+			}
 			execute(t, server.Superuser(t, "postgres"), "SELECT pg_promote()")
 			t.Logf("new sessions %v after the promotion", newSession(t, g, gatetest.Bob, gatetest.BobPassword, time.Now()))
+			eventually.True(t, "her role is gone, his is there", func() bool {
+				roles := g.Roles(t)
+				return len(roles) == 1 && strings.HasPrefix(roles[0], "hg_bob_")
+			})
 		})
 	}
 }

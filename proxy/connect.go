@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 
@@ -17,12 +18,19 @@ func (s *session) connect(ctx context.Context) error {
 	login := s.lease.Login()
 	login.Params, login.Ahead = s.upstreamParameters(), s.ahead
 	conn, err := upstream.Connect(ctx, s.integration.Upstream, login, pgconn.ConnectConfig)
+	if err == nil && !s.integration.Standby {
+		err = notStandby(ctx, conn)
+	}
 	if err == nil {
 		s.upstream, err = takeOver(ctx, conn)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if errors.Is(err, ErrStandby) {
+			s.log.Warn("session refused: the server is a standby", "role", login.User)
+			return isStandby(s.decision.Integration)
 		}
 		s.log.Error("log-in upstream failed", "role", login.User, "error", err)
 		var pgErr *pgconn.PgError
@@ -38,6 +46,28 @@ func (s *session) connect(ctx context.Context) error {
 	s.server.metrics.upstreams.WithLabelValues(s.decision.Integration, s.encryption.Label()).Inc()
 	s.lease.Opened(s.upstream.PID)
 	s.log.Debug("connected upstream", "role", login.User, "pid", s.upstream.PID)
+	return nil
+}
+
+// notStandby closes a connection to a server that is a standby: one that was demoted, or to which the name leads for a moment in
+// a failover. It knows the role and its password, but can't be told that the role ends.
+func notStandby(ctx context.Context, conn *pgconn.PgConn) error {
+	standby := conn.ParameterStatus("in_hot_standby")
+	if standby == "" { // before 14
+		results, err := conn.Exec(ctx, "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'on' ELSE 'off' END").ReadAll()
+		if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1) {
+			err = errors.New("not one row with one column")
+		}
+		if err != nil {
+			_ = conn.Close(ctx)
+			return fmt.Errorf("asking whether the server is a standby: %w", err)
+		}
+		standby = string(results[0].Rows[0][0])
+	}
+	if standby == "on" {
+		_ = conn.Close(ctx)
+		return ErrStandby
+	}
 	return nil
 }
 

@@ -134,6 +134,17 @@ var ErrSessionLimit = errors.New("too many sessions under one grant")
 // ErrReaderLags is what Integration.Acquire returns when the reader did not come to know the role in time.
 var ErrReaderLags = errors.New("the reader lags behind its writer")
 
+// ErrStandby is what Integration.Acquire returns when the server has become a standby, or its name leads to one.
+var ErrStandby = errors.New("the server is a standby")
+
+func isStandby(integration string) *refusal {
+	return &refusal{
+		code: pgerrcode.CannotConnectNow, reason: "standby",
+		message: fmt.Sprintf("the database server of %q is a standby at present", integration),
+		hint:    "Connect again in a moment: it may be failing over. If it goes on, tell the operators of this gate.",
+	}
+}
+
 func readerLags(integration string) *refusal {
 	return &refusal{
 		code: pgerrcode.CannotConnectNow, reason: "reader_lags",

@@ -105,7 +105,7 @@ var (
 		"plaintext", "replication", "protocol", "authentication", "parameter", "timeout", "session_limit", "gate_full", "server_full", "unreachable",
 		"provision", "console", string(policy.NoGrant), string(policy.Expired), string(policy.NotYet), string(policy.Ambiguous),
 		string(policy.NoDatabase), string(RequestPending), string(RequestDenied), string(RequestInvalid),
-		string(policy.Unconfirmed), "not_served", "not_ready", "reader_lags",
+		string(policy.Unconfirmed), "not_served", "not_ready", "reader_lags", "standby",
 	}
 	endReasons = []string{
 		"disconnect", "grant_expired", "grant_revoked", "shutdown", "ended_by_operator", "ended_by_user", "locked", "identity_changed",

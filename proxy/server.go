@@ -104,6 +104,9 @@ type Integration struct {
 	// client learns what kind of trouble it is.
 	Acquire func(ctx context.Context, user string, grant *policy.Grant, database string) (Lease, error)
 
+	// Standby says that the server may be a standby. Elsewhere one takes no sessions: it can't be told that a role ends.
+	Standby bool
+
 	// NotReady says why nobody can be let in now, for people to read. "" where nothing is known against it; otherwise the
 	// other fields may be nil.
 	NotReady string

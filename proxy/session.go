@@ -279,6 +279,10 @@ func (s *session) provision(ctx context.Context) error {
 		if errors.Is(err, ErrSessionLimit) {
 			return tooManySessions(s.decision.Grant.Name)
 		}
+		if errors.Is(err, ErrStandby) {
+			s.log.Warn("session refused: the server is a standby", "error", err)
+			return isStandby(s.decision.Integration)
+		}
 		if errors.Is(err, ErrReaderLags) {
 			s.log.Warn("session refused: the reader lags", "error", err)
 			return readerLags(s.decision.Integration)

@@ -168,7 +168,7 @@ func (k *Keeper) Run(ctx context.Context) {
 			if away {
 				k.log.Info("admin connection ready", "server", k.cfg.Server.Address())
 			}
-			failed = unfinished(k.Sweep(ctx))
+			failed = unfinished(k.Sweep(ctx)) || k.suspicious()
 			lastSweep, away = time.Now(), false
 		}
 		if err == nil {
@@ -266,6 +266,28 @@ func (k *Keeper) Close(ctx context.Context) error {
 	case <-settled:
 		return k.closeReaders(ctx)
 	case <-ctx.Done():
+		k.nameLeft()
 		return errors.Join(context.Cause(ctx), k.closeReaders(ctx))
+	}
+}
+
+// nameLeft says which roles the server still has, as far as is known, when the process ends.
+func (k *Keeper) nameLeft() {
+	k.mu.Lock()
+	var left []ledger.Role
+	for _, l := range k.ours {
+		if l.role.OID != 0 {
+			left = append(left, l.role)
+		}
+	}
+	k.mu.Unlock()
+	for _, role := range left {
+		k.log.Error("role is left to the next start", "role", role.Name, "user", role.Entry.User, "grant", role.Entry.Grant, "until", role.Entry.Until)
+		err := k.cfg.Trail.Append(role.Record(audit.RoleSettleFailed, k.cfg.Integration, func(r *audit.Record) {
+			r.Until, r.Error = role.Entry.Until, "the gate ended before the role could be settled; the next one goes on"
+		}))
+		if err != nil {
+			k.log.Error("a role that is left could not be recorded", "role", role.Name, "error", err)
+		}
 	}
 }

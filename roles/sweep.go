@@ -3,6 +3,7 @@ package roles
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -45,6 +46,7 @@ func (k *Keeper) Sweep(ctx context.Context) error {
 		return err
 	}
 	k.disown(before, orphans)
+	k.dropSuspects(orphans)
 	errs := k.sweepAll(ctx, orphans)
 	if err := k.settler.Profiles(ctx); err != nil {
 		k.log.Error("profiles could not be tidied, trying again", "error", err)
@@ -55,6 +57,22 @@ func (k *Keeper) Sweep(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// dropSuspects forgets suspects that are not on the server any more. k.sweeping is held.
+func (k *Keeper) dropSuspects(found []orphan) {
+	there := make(map[string]bool)
+	for _, o := range found {
+		there[o.Name] = true
+	}
+	maps.DeleteFunc(k.suspects, func(name string, _ time.Time) bool { return !there[name] })
+}
+
+// suspicious reports that there are suspects, which a sweep soon may settle.
+func (k *Keeper) suspicious() bool {
+	k.sweeping.Lock()
+	defer k.sweeping.Unlock()
+	return len(k.suspects) > 0
 }
 
 // unfinished reports whether a sweep left something that is worth another try soon. What holds a tombstone is other

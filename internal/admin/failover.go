@@ -13,8 +13,8 @@ import (
 	"github.com/hourgate/hourgate/secrets"
 )
 
-// errReplica is a server that can't make roles. After a failover it is where the name led before, and leads no more soon.
-var errReplica = errors.New("the server is a replica, which can't make roles: hostname must lead to the writer")
+// ErrStandby is a server that can't make roles. After a failover it is where the name led before, and leads no more soon.
+var ErrStandby = errors.New("the server is a replica, which can't make roles: hostname must lead to the writer")
 
 const (
 	failoverWait     = 5 * time.Second // how long a log-in waits for a server that is away; less than people have patience
@@ -47,7 +47,7 @@ func Passing(err error) bool {
 	case code != "":
 		return false
 	}
-	for _, cause := range []error{errReplica, syscall.ECONNREFUSED, syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF} {
+	for _, cause := range []error{ErrStandby, syscall.ECONNREFUSED, syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, cause) {
 			return true
 		}
@@ -77,7 +77,7 @@ func (c *Conn) writable(ctx context.Context) error {
 		return err
 	}
 	if replica {
-		return errReplica
+		return ErrStandby
 	}
 	return nil
 }

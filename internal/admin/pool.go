@@ -227,12 +227,15 @@ func (p *Pool) noneLive() <-chan struct{} {
 	return p.none
 }
 
-// Close closes the idle connections; the others are closed by whoever uses them.
+// Close closes the idle connections, all at once: a server that hangs holds up each. The others are closed by whoever uses
+// them.
 func (p *Pool) Close() {
+	var closing sync.WaitGroup
+	defer closing.Wait()
 	select {
 	case conn := <-p.urgent:
 		if conn != nil {
-			shut(conn)
+			closing.Go(func() { shut(conn) })
 		}
 		p.urgent <- nil
 	default:
@@ -240,7 +243,7 @@ func (p *Pool) Close() {
 	for {
 		select {
 		case conn := <-p.idle:
-			p.discard(conn)
+			closing.Go(func() { p.discard(conn) })
 		default:
 			return
 		}

@@ -4,6 +4,7 @@ package testdisk
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,8 +22,17 @@ type Disk struct {
 	frozen bool
 }
 
-// New makes a disk of some megabytes. It goes with the test.
+// Size of a disk of New, in bytes.
+const Size = 64 << 20
+
+// New makes a disk of Size. It goes with the test.
 func New(t testing.TB) *Disk {
+	t.Helper()
+	return NewSize(t, Size)
+}
+
+// NewSize makes a disk of another size.
+func NewSize(t testing.TB, size int64) *Disk {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "disk.img")
 	d := &Disk{Folder: filepath.Join(filepath.Dir(image), "disk"), t: t}
@@ -33,7 +43,7 @@ func New(t testing.TB) *Disk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Truncate(64 << 20); err != nil {
+	if err := f.Truncate(size); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
@@ -43,6 +53,7 @@ func New(t testing.TB) *Disk {
 	d.run("mount", "-o", "loop", image, d.Folder)
 	t.Cleanup(func() {
 		d.Thaw()
+		d.protect("-i")
 		d.run("umount", d.Folder)
 	})
 	return d
@@ -66,6 +77,26 @@ func (d *Disk) Thaw() {
 		d.run("fsfreeze", "--unfreeze", d.Folder)
 		d.frozen = false
 	}
+}
+
+// Protect lets nobody write to the disk's files, open ones too, nor make or remove one. What the kernel says is EPERM, and not
+// the EROFS of a file system that is mounted so: one with open files can't be.
+func (d *Disk) Protect() (release func()) {
+	d.t.Helper()
+	d.protect("+i")
+	return func() { d.protect("-i") }
+}
+
+func (d *Disk) protect(how string) {
+	d.t.Helper()
+	args := []string{how}
+	_ = filepath.WalkDir(d.Folder, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && (e.IsDir() || e.Type().IsRegular()) { // links have no such attribute
+			args = append(args, path)
+		}
+		return nil
+	})
+	d.run("chattr", args...)
 }
 
 func (d *Disk) run(program string, args ...string) {

@@ -198,7 +198,7 @@ func TestBadConfig(t *testing.T) {
 			"5:5: integrations[0].ssl_root_cert: required by ssl_mode verify-full: the file of the certificate authorities to trust",
 		}},
 		{"unknown keys", required + "lsten: 127.0.0.1:6432\nplugins: []\n", []string{
-			`10:1: unknown field "lsten", did you mean "listen"? ` + known,
+			`10:1: unknown field "lsten" (did you mean "listen"? ` + known[1:],
 			`11:1: unknown field "plugins" ` + known,
 		}},
 		{"a key twice", required + "policy: [other.yaml]\n", []string{`10:1: "policy" is already set at line 2`}},
@@ -251,7 +251,7 @@ func TestBadConfig(t *testing.T) {
 			"10:28: integrations[0].secret.aws_secrets_manager.secret_id: required (name or ARN)",
 		}},
 		{"everywhere at once", "lissten: x\nops_listen: x\ntls: {cert_file: a}\npolicy: a.yaml\naudit: {sync: maybe}\nintegrations:\n  - name: a\n    prt: 1\nrole_linger: x\n", []string{
-			`1:1: unknown field "lissten", did you mean "listen"? ` + known,
+			`1:1: unknown field "lissten" (did you mean "listen"? ` + known[1:],
 			"2:13: ops_listen: want host:port, such as 127.0.0.1:6432",
 			"3:6: tls.key_file: required",
 			"4:9: policy: want a list ([a, b], or a line for each that starts with -), got a single value",
@@ -261,7 +261,7 @@ func TestBadConfig(t *testing.T) {
 			"7:5: integrations[0].hostname: required",
 			"7:5: integrations[0].secret: exactly one of aws_secrets_manager, rds_iam, hashicorp_vault, file, env and command is required, got nothing",
 			"7:5: integrations[0].ssl_root_cert: required by ssl_mode verify-full: the file of the certificate authorities to trust",
-			`8:5: integrations[0]: unknown field "prt", did you mean "port"? (known: name, hostname, port, database, labels, readers, ssl_mode, ssl_root_cert, ssl_negotiation, ssl_server_name, ssl_cert, ssl_key, allow_weak_auth, secret)`,
+			`8:5: integrations[0]: unknown field "prt" (did you mean "port"? known: name, hostname, port, database, labels, readers, ssl_mode, ssl_root_cert, ssl_negotiation, ssl_server_name, ssl_cert, ssl_key, allow_weak_auth, secret)`,
 			`9:14: role_linger: "x" is not a duration (want such as 30s, 1m or 4h)`,
 		}},
 	}
@@ -352,7 +352,7 @@ func TestConfigAndPolicyAtOnce(t *testing.T) {
 		file + ":8:20: integrations[0].ssl_root_cert: stat " + folder + "/ca.pem: no such file or directory",
 		file + ":10:9: listen: want host:port, such as 127.0.0.1:6432",
 		policy + `:1:9: users[0].name: required`,
-		policy + `:1:10: users[0]: unknown field "nmae", did you mean "name"? (known: name, groups, scram, certificate, disabled)`,
+		policy + `:1:10: users[0]: unknown field "nmae" (did you mean "name"? known: name, groups, scram, certificate, disabled)`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)

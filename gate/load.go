@@ -95,9 +95,9 @@ func (c *Config) fileProblems() strictyaml.Problems {
 	v.state(c.State)
 	for i, integration := range c.Integrations {
 		settings := integration.server()
-		var problem upstream.Problem
-		if _, err := upstream.New(settings); len(settings.Problems()) == 0 && errors.As(err, &problem) {
-			v.report(fmt.Sprintf("integrations[%d].%s", i, problem.Key), "%s", problem.Message)
+		var found strictyaml.Problems
+		if _, err := upstream.New(settings); len(settings.Problems()) == 0 && errors.As(err, &found) {
+			v.adopt(fmt.Sprintf("integrations[%d]", i), found)
 		}
 	}
 	return v.problems

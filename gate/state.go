@@ -10,6 +10,7 @@ import (
 	"github.com/hourgate/hourgate/access"
 	"github.com/hourgate/hourgate/access/postgres"
 	"github.com/hourgate/hourgate/access/sqlite"
+	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/secrets"
@@ -110,9 +111,9 @@ func (v *validation) state(s *StateConfig) {
 		}
 	case s.Postgres != nil:
 		settings := s.Postgres.server()
-		var problem upstream.Problem
-		if _, err := upstream.New(settings); len(settings.Problems()) == 0 && errors.As(err, &problem) {
-			v.report("state.postgres."+problem.Key, "%s", problem.Message)
+		var found strictyaml.Problems
+		if _, err := upstream.New(settings); len(settings.Problems()) == 0 && errors.As(err, &found) {
+			v.adopt("state.postgres", found)
 		}
 	}
 }

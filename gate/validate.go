@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"cmp"
 	"fmt"
 	"net"
 	"strconv"
@@ -24,6 +23,15 @@ type validation struct {
 func (v *validation) report(path, format string, args ...any) {
 	if v.doc.Sound(path) {
 		v.problems = append(v.problems, v.doc.Problem(path, fmt.Sprintf(format, args...)))
+	}
+}
+
+// adopt reports what another package found in its own settings, which stand at path.
+func (v *validation) adopt(path string, found strictyaml.Problems) {
+	for _, p := range v.doc.Adopt(path, found) {
+		if v.doc.Sound(p.Path) {
+			v.problems = append(v.problems, p)
+		}
 	}
 }
 
@@ -55,12 +63,7 @@ func (v *validation) config(c *Config) {
 	}
 	for i, d := range c.Discovery {
 		path := fmt.Sprintf("discovery[%d]", i)
-		for _, p := range d.Problems() {
-			if p.Path != "" {
-				p.Path = path + "." + p.Path
-			}
-			v.report(cmp.Or(p.Path, path), "%s", p.Message)
-		}
+		v.adopt(path, d.Problems())
 	}
 	if s := c.State; s != nil {
 		v.stateConfig(s)
@@ -111,20 +114,12 @@ func (v *validation) server(path string, i *Integration) {
 		}
 	}
 	if v.doc.Sound(path + ".ssl_mode") {
-		for _, p := range i.server().Problems() {
-			v.report(path+"."+p.Key, "%s", p.Message)
-		}
+		v.adopt(path, i.server().Problems())
 		if i.Secret.RDSIAM != nil && i.SSLMode != upstream.VerifyFull {
 			v.report(path+".ssl_mode", "secret.rds_iam sends a token in cleartext, which needs verify-full")
 		}
 	}
-	for _, p := range i.Secret.Problems() {
-		at := path + ".secret"
-		if p.Path != "" {
-			at += "." + p.Path
-		}
-		v.report(at, "%s", p.Message)
-	}
+	v.adopt(path+".secret", i.Secret.Problems())
 }
 
 // hostname reports what is a URL or has a port.

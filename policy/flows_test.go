@@ -108,7 +108,7 @@ func TestFlowsRefused(t *testing.T) {
 		{"break-glass that nobody reviews", "break_glass: {groups: [on-call], max_duration: 1h}", "access_flows[0].break_glass.review_by: required: each use owes a review by somebody else"},
 		{"break-glass that one reviews oneself", "break_glass: {groups: [on-call], max_duration: 1h, review_by: [{groups: [on-call]}]}", "access_flows[0].break_glass.review_by[0]: there is only dave in it, and nobody may review their own use of break-glass"},
 		{"settings", "settings: {max_sessions: 100000}", "access_flows[0].settings.max_sessions: want 1 to 1000"},
-		{"misspelt", "settings: {max_session: 1}", `access_flows[0].settings: unknown field "max_session", did you mean "max_sessions"? (known: max_sessions, statement_timeout, idle_in_transaction_session_timeout, lock_timeout, keep_objects_as)`},
+		{"misspelt", "settings: {max_session: 1}", `access_flows[0].settings: unknown field "max_session" (did you mean "max_sessions"? known: max_sessions, statement_timeout, idle_in_transaction_session_timeout, lock_timeout, keep_objects_as)`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -123,8 +123,8 @@ func TestFlowsRefused(t *testing.T) {
 				t.Fatalf("was accepted:\n%s", data)
 			}
 			for _, p := range problems {
-				if got := p.Path + ": " + p.Message; len(problems) != 1 || got != tt.want || p.Line < 10 {
-					t.Errorf("got %s, want %s", p, tt.want)
+				if _, got, _ := strings.Cut(p.String(), " "); len(problems) != 1 || got != tt.want || p.Line < 10 {
+					t.Errorf("got %s, want %s", got, tt.want)
 				}
 			}
 		})

@@ -335,7 +335,7 @@ func TestLoadRefuses(t *testing.T) {
 		"/dev/null: cannot be read: not a regular file",
 		"a.yaml:2:1: did not find expected node content",
 		"b.yaml:1:22: users[1].name: required",
-		`b.yaml:1:23: users[1]: unknown field "nmae", did you mean "name"? (known: name, groups, scram, certificate, disabled)`,
+		`b.yaml:1:23: users[1]: unknown field "nmae" (did you mean "name"? known: name, groups, scram, certificate, disabled)`,
 		`c.yaml:1:16: users[0].name: user "bob" is already at b.yaml:1:16`,
 		"c.yaml:2:10: grants[0].until: required: there is no indefinite access",
 		"dangling.yaml: no such file or folder",

@@ -169,7 +169,11 @@ func TestUnknownNamesAreWarnings(t *testing.T) {
 	}
 	var got []string
 	for _, w := range s.Warnings() {
-		got = append(got, w.Path+": "+w.Message)
+		text := w.Path + ": " + w.Message
+		if w.Suggestion != "" {
+			text += " (" + w.Suggestion + ")"
+		}
+		got = append(got, text)
 	}
 	want := []string{
 		`groups[0].members[0]: unknown user "rob" (did you mean "bob"?)`,

@@ -105,9 +105,12 @@ func (c *checker) report(doc *strictyaml.Document, path, format string, args ...
 	c.problems = append(c.problems, doc.Problem(path, fmt.Sprintf(format, args...)))
 }
 
-// unknownName warns. Where the policy is refused for another reason it is said too, since it may well be the cause.
-func (c *checker) unknownName(doc *strictyaml.Document, path, format string, args ...any) {
-	c.unknown = append(c.unknown, doc.Problem(path, fmt.Sprintf(format, args...)))
+// unknownName warns, and suggests a known name that is like it. Where the policy is refused for another reason it is said
+// too, since it may well be the cause.
+func (c *checker) unknownName(doc *strictyaml.Document, path, format, name string, known iter.Seq[string]) {
+	p := doc.Problem(path, fmt.Sprintf(format, shorten(name)))
+	p.Suggestion = c.didYouMean(name, known)
+	c.unknown = append(c.unknown, p)
 }
 
 func (c *checker) warn(doc *strictyaml.Document, path, format string, args ...any) {
@@ -181,13 +184,13 @@ func (c *checker) checkHolders(doc *strictyaml.Document, path string, g *Grant) 
 // count at once, wherever else the name still stands.
 func (c *checker) checkKnownUser(doc *strictyaml.Document, path, name string) {
 	if _, ok := c.users[name]; !ok && !c.partial {
-		c.unknownName(doc, path, "unknown user %q%s", shorten(name), c.didYouMean(name, maps.Keys(c.users)))
+		c.unknownName(doc, path, "unknown user %q", name, maps.Keys(c.users))
 	}
 }
 
 func (c *checker) checkKnownGroup(doc *strictyaml.Document, path, name string) {
 	if !c.members[name] && !c.partial {
-		c.unknownName(doc, path, "unknown group %q: no user is in it%s", shorten(name), c.didYouMean(name, maps.Keys(c.members)))
+		c.unknownName(doc, path, "unknown group %q: no user is in it", name, maps.Keys(c.members))
 	}
 }
 
@@ -204,7 +207,7 @@ func (c *checker) checkTarget(doc *strictyaml.Document, path string, g *Grant) {
 		c.report(doc, path+".integration", "required")
 	case absent != "":
 	case !known:
-		c.unknownName(doc, path+".integration", unknownIntegration, shorten(g.Integration), c.didYouMean(g.Integration, maps.Keys(c.integrations)))
+		c.unknownName(doc, path+".integration", unknownIntegration, g.Integration, maps.Keys(c.integrations))
 	case g.Databases == nil && standard == "":
 		c.report(doc, path+".databases", "required: the integration has no database of its own")
 	case g.Databases == nil && doc.Sound(path+".databases"):
@@ -217,7 +220,7 @@ func (c *checker) checkTarget(doc *strictyaml.Document, path string, g *Grant) {
 }
 
 // unknownIntegration is a warning: integrations come and go, and a grant waits for its own.
-const unknownIntegration = "unknown integration %q%s"
+const unknownIntegration = "unknown integration %q"
 
 func (c *checker) checkDatabase(doc *strictyaml.Document, path, name string) {
 	c.checkName(doc, path, name)
@@ -291,7 +294,7 @@ func (c *checker) didYouMean(name string, known iter.Seq[string]) string {
 		return ""
 	}
 	if near, ok := strictyaml.Nearest(name, slices.Sorted(known)); ok {
-		return fmt.Sprintf(" (did you mean %q?)", near)
+		return fmt.Sprintf("did you mean %q?", near)
 	}
 	return ""
 }

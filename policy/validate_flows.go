@@ -96,7 +96,7 @@ func (c *checker) checkTargets(doc *strictyaml.Document, path string, f *Flow) {
 			switch {
 			case absent != "":
 			case !known:
-				c.unknownName(doc, at, unknownIntegration, shorten(name), c.didYouMean(name, maps.Keys(c.integrations)))
+				c.unknownName(doc, at, unknownIntegration, name, maps.Keys(c.integrations))
 			case standard == "" && len(t.Databases) == 0:
 				c.report(doc, at, "the integration has no database of its own: databases is required")
 			}

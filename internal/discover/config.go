@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
 )
 
@@ -115,11 +116,8 @@ func (d Defaults) filled() Defaults {
 	return d
 }
 
-// Problem is a setting that can't be used. Path is where it stands below the entry, such as aws_rds.regions[0].
-type Problem struct{ Path, Message string }
-
-// Problems returns everything that is wrong with an entry.
-func (c Config) Problems() []Problem {
+// Problems returns everything that is wrong with an entry. Paths are below the entry, such as aws_rds.regions[0].
+func (c Config) Problems() strictyaml.Problems {
 	p := &problems{}
 	switch {
 	case (c.AWSRDS == nil) == (c.File == nil):
@@ -133,10 +131,10 @@ func (c Config) Problems() []Problem {
 	return p.found
 }
 
-type problems struct{ found []Problem }
+type problems struct{ found strictyaml.Problems }
 
 func (p *problems) report(path, format string, args ...any) {
-	p.found = append(p.found, Problem{path, fmt.Sprintf(format, args...)})
+	p.found = append(p.found, strictyaml.Problem{Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
 func (p *problems) when(wrong bool, path, message string) {
@@ -174,7 +172,7 @@ func (a *AWSRDS) check(p *problems) {
 		"is the master user's secret, who may do everything on the server: say allow_master_secret: true beside secret if that is meant")
 	p.when(a.Secret.RDSManaged && a.Secret.Name != "", "aws_rds.secret.name", "has no meaning with rds_managed")
 	for _, problem := range (upstream.Config{SSLMode: a.Defaults.SSLMode, SSLNegotiation: a.Defaults.SSLNegotiation, RootCert: a.Defaults.SSLRootCert}).Problems() {
-		p.report("aws_rds.defaults."+problem.Key, "%s", problem.Message)
+		p.report("aws_rds.defaults."+problem.Path, "%s", problem.Message)
 	}
 	for _, endpoint := range slices.Sorted(maps.Keys(a.Dial)) {
 		if _, err := parseServer(a.Dial[endpoint]); err != nil {

@@ -76,7 +76,7 @@ func New(ctx context.Context, entries []Config, o Options) (*Discovery, error) {
 	d.metrics = newMetrics(o.Registry)
 	for n, entry := range entries {
 		if problems := entry.Problems(); len(problems) > 0 {
-			return nil, fmt.Errorf("discovery[%d].%s: %s", n, problems[0].Path, problems[0].Message)
+			return nil, fmt.Errorf("discovery[%d]: %w", n, problems)
 		}
 		entry = entry.WithDefaults()
 		if entry.File != nil {

@@ -206,7 +206,7 @@ func (c *listChecker) integration(n int, e *entry, place Place) Integration {
 	server := Server{Host: e.Hostname, Port: cmp.Or(e.Port, 5432), Name: e.SSLServerName}
 	settings := upstream.Config{Host: server.Host, Port: server.Port, SSLMode: d.SSLMode, SSLNegotiation: d.SSLNegotiation, RootCert: d.SSLRootCert, ServerName: e.SSLServerName}
 	for _, p := range settings.Problems() {
-		c.report(n, p.Key, "%s", p.Message)
+		c.report(n, p.Path, "%s", p.Message)
 	}
 	switch err := e.Secret.Validate(); {
 	case err != nil:

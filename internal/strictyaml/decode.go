@@ -89,7 +89,7 @@ func (d *decoder) structure(path string, n *yaml.Node, out reflect.Value) {
 				return
 			}
 		}
-		d.report(path, key, unknownField(name, fields))
+		d.unknownField(path, key, name, fields)
 	})
 }
 
@@ -144,18 +144,19 @@ func unwantedKey(key *yaml.Node) string {
 	return unwanted(key)
 }
 
-func unknownField(name string, fields []field) string {
+func (d *decoder) unknownField(path string, key *yaml.Node, name string, fields []field) {
 	var known []string
 	for _, f := range fields {
 		if !f.mistaken {
 			known = append(known, f.name)
 		}
 	}
-	list := strings.Join(known, ", ")
+	suggestion := "known: " + strings.Join(known, ", ")
 	if near, ok := Nearest(name, known); ok {
-		return fmt.Sprintf("unknown field %s, did you mean %q? (known: %s)", quote(name), near, list)
+		suggestion = fmt.Sprintf("did you mean %q? %s", near, suggestion)
 	}
-	return fmt.Sprintf("unknown field %s (known: %s)", quote(name), list)
+	d.report(path, key, "unknown field "+quote(name))
+	d.problems[len(d.problems)-1].Suggestion = suggestion
 }
 
 // fieldsOf returns the fields of struct type t that have a yaml tag.

@@ -11,7 +11,8 @@ import (
 // maxListed bounds the text of an error, which goes to a log line: a file of the wrong kind can have a problem a line.
 const maxListed = 100
 
-// A Problem is one thing that is wrong in a file.
+// A Problem is one thing that is wrong in a file. One that was found in settings by themselves has a Path within them, and
+// no place yet: Document.Adopt gives it one.
 type Problem struct {
 	File       string `json:"file"`
 	Line       int    `json:"line,omitempty"`   // from 1; 0 when the problem is with the file as a whole
@@ -28,7 +29,9 @@ func (p Problem) String() string {
 	if p.Line > 0 {
 		fmt.Fprintf(&b, ":%d:%d", p.Line, p.Column)
 	}
-	b.WriteString(": ")
+	if p.File != "" {
+		b.WriteString(": ")
+	}
 	if p.Path != "" {
 		b.WriteString(p.Path + ": ")
 	}

@@ -72,6 +72,21 @@ func (d *Document) Problem(path, message string) Problem {
 	return Problem{File: d.file, Line: at.line, Column: at.column, Path: path, Message: message}
 }
 
+// Adopt returns problems that were found in the value at path by itself, with their paths and places in the document.
+func (d *Document) Adopt(path string, found Problems) Problems {
+	adopted := make(Problems, 0, len(found))
+	for _, p := range found {
+		at := path
+		if p.Path != "" {
+			at += "." + p.Path
+		}
+		placed := d.Problem(at, p.Message)
+		placed.Suggestion = p.Suggestion
+		adopted = append(adopted, placed)
+	}
+	return adopted
+}
+
 // Position returns the place of the value at path, or of the nearest value around it, as file:line:column.
 func (d *Document) Position(path string) string {
 	at := d.place(path)

@@ -119,7 +119,7 @@ func TestDecodeRefuses(t *testing.T) {
 		want       []string
 	}{
 		{"unknown field", "shape: round", []string{`f.yaml:1:1: unknown field "shape" (known: ` + known + `)`}},
-		{"misspelt field", "items:\n  - nmae: x", []string{`f.yaml:2:5: items[0]: unknown field "nmae", did you mean "name"? (known: name, wait)`}},
+		{"misspelt field", "items:\n  - nmae: x", []string{`f.yaml:2:5: items[0]: unknown field "nmae" (did you mean "name"? known: name, wait)`}},
 		{"field without a tag", "hidden: x", []string{`f.yaml:1:1: unknown field "hidden" (known: ` + known + `)`}},
 		{"untagged field by its Go name", "Never: x", []string{`f.yaml:1:1: unknown field "Never" (known: ` + known + `)`}},
 
@@ -196,7 +196,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"too large", "text: " + strings.Repeat("x", strictyaml.MaxSize), []string{"f.yaml: the file is larger than 8 MiB"}},
 
 		{"everything at once", "txt: 1\nflag: maybe\nitems:\n  - {name: [x], wait: long}\n  - 5\ncolour: green\n", []string{
-			`f.yaml:1:1: unknown field "txt", did you mean "text"? (known: ` + known + `)`,
+			`f.yaml:1:1: unknown field "txt" (did you mean "text"? known: ` + known + `)`,
 			`f.yaml:2:7: flag: want true or false without quotes, got "maybe"`,
 			"f.yaml:4:12: items[0].name: want a single value, got a list",
 			`f.yaml:4:23: items[0].wait: "long" is not a duration (want such as 30s, 1m or 4h)`,

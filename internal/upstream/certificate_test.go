@@ -376,7 +376,7 @@ func TestProblems(t *testing.T) {
 	} {
 		got := ""
 		for _, p := range cfg.Problems() {
-			got += p.Key
+			got += p.Path
 		}
 		if got != want {
 			t.Errorf("%+v: got problems with %q, want %q", cfg, got, want)

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/internal/peer"
+	"github.com/hourgate/hourgate/internal/strictyaml"
 )
 
 // Config says where a server is and how it is reached. The names of libpq's parameters are given where they differ.
@@ -36,17 +37,13 @@ type Config struct {
 	PeerTimeout time.Duration // how long a server may leave keepalives unanswered; default 20 s
 }
 
-// Problem is a setting that can't be used; Key is its name in the configuration file.
-type Problem struct{ Key, Message string }
-
-func (p Problem) Error() string { return p.Key + ": " + p.Message }
-
-// Problems returns what is wrong with the settings by themselves, before any file is read.
-func (c Config) Problems() []Problem {
-	var problems []Problem
+// Problems returns what is wrong with the settings by themselves, before any file is read. Paths are names of the
+// configuration file, such as ssl_mode.
+func (c Config) Problems() strictyaml.Problems {
+	var problems strictyaml.Problems
 	report := func(wrong bool, key, format string, args ...any) {
 		if wrong {
-			problems = append(problems, Problem{key, fmt.Sprintf(format, args...)})
+			problems = append(problems, strictyaml.Problem{Path: key, Message: fmt.Sprintf(format, args...)})
 		}
 	}
 	report(c.SSLMode.Verifies() && c.RootCert == "", "ssl_root_cert",
@@ -119,7 +116,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.PeerTimeout = peer.DefaultTimeout
 	}
 	if problems := cfg.Problems(); len(problems) > 0 {
-		return nil, problems[0]
+		return nil, problems
 	}
 	base, err := baseConfig(cfg)
 	if err != nil {
@@ -129,12 +126,12 @@ func New(cfg Config) (*Server, error) {
 	s.tls = s.tlsConfig()
 	if s.roots != nil {
 		if _, err := s.roots.get(); err != nil {
-			return nil, Problem{"ssl_root_cert", err.Error()}
+			return nil, strictyaml.Problems{{Path: "ssl_root_cert", Message: err.Error()}}
 		}
 	}
 	if s.clientCert != nil {
 		if _, err := s.clientCert.get(); err != nil {
-			return nil, Problem{"ssl_cert", err.Error()}
+			return nil, strictyaml.Problems{{Path: "ssl_cert", Message: err.Error()}}
 		}
 	}
 	return s, nil

@@ -49,6 +49,11 @@ func (s *session) authenticate() error {
 		s.isUser(s.startup.user, "certificate")
 		return s.send(&pgproto3.AuthenticationOk{})
 	}
+	return s.exchangeSCRAM()
+}
+
+// exchangeSCRAM asks for the password by SCRAM-SHA-256 (RFC 7677), bound to the TLS connection if the client can do that.
+func (s *session) exchangeSCRAM() error {
 	conversation, binding, err := s.newConversation()
 	if err != nil {
 		return err
@@ -72,14 +77,7 @@ func (s *session) authenticate() error {
 	if !ok || !validMechanism(mechanism, first, binding) {
 		return errMechanism
 	}
-	challenge, err := conversation.Step(first)
-	switch {
-	case err != nil:
-	case !printableNonce(first):
-		err = errMalformedSCRAM
-	case conversation.AuthzID() != "":
-		err = errAuthorizationIdentity
-	}
+	challenge, err := firstStep(conversation, first)
 	if err != nil {
 		return s.authenticationFailed(err)
 	}
@@ -104,16 +102,28 @@ func (s *session) authenticate() error {
 	if err != nil || !conversation.Valid() {
 		return s.authenticationFailed(err)
 	}
-
 	s.server.guesses.succeeded(s.guessKey())
 
 	// client ← AuthenticationSASLFinal, AuthenticationOk
-	proof := mechanism
 	if s.policy.Certificate(s.startup.user) != "" {
-		proof = "certificate, " + mechanism
+		mechanism = "certificate, " + mechanism
 	}
-	s.isUser(s.startup.user, proof)
+	s.isUser(s.startup.user, mechanism)
 	return s.send(&pgproto3.AuthenticationSASLFinal{Data: []byte(final)}, &pgproto3.AuthenticationOk{})
+}
+
+// firstStep makes the challenge, unless the client-first-message is one that PostgreSQL refuses and the library does not.
+func firstStep(conversation *scram.ServerConversation, message string) (challenge string, err error) {
+	challenge, err = conversation.Step(message)
+	switch {
+	case err != nil:
+		return "", err
+	case !printableNonce(message):
+		return "", errMalformedSCRAM
+	case conversation.AuthzID() != "":
+		return "", errAuthorizationIdentity
+	}
+	return challenge, nil
 }
 
 // isUser says who the client has proved to be, and how.

@@ -29,63 +29,99 @@ var findSQL string
 var membershipsSQL string
 
 const (
-	batchSize    = 32 // roles of one transaction
 	briefLock    = "SET LOCAL lock_timeout = '50ms'"
 	scanGap      = 10 * time.Millisecond // between two scans for backends that must both be clean
+	scanLimit    = time.Second           // how long sessions may take to end
+	revokeBatch  = 250                   // roles of one transaction that revokes memberships
 	blockerTries = 4                     // of a statement while another connection looks for who blocks it
 	blockerLooks = 10
-	scanLimit    = 60 // scans of one round
 	disableTail  = " NOLOGIN PASSWORD NULL VALID UNTIL '-infinity' CONNECTION LIMIT 0"
 )
 
-// round takes the power of a batch of roles. It has three passes, because a tenant may hold locks until its sessions end,
-// while sessions should not end before they have told their clients why.
-func (st *Settler) round(ctx context.Context, c *admin.Conn, batch []*end) error {
+// cut takes memberships and sessions from all roles of a batch, and log-in too where they are few. Before its sessions end a
+// tenant may hold locks; sessions should not end before they have told their clients why. So what fails here before they
+// are terminated is done later, by disableSlice.
+func (st *Settler) cut(ctx context.Context, c *admin.Conn, batch []*end) error {
 	if err := st.find(ctx, c, batch); err != nil {
 		return err
 	}
-	var errs []error
-	for _, as := range []string{c.Acting, c.Login} { // a role that the login made before CreatorRole was set up is the login's
-		ends := slices.DeleteFunc(slices.Clone(batch), func(e *end) bool {
-			return e.gone || (e.may || c.Version < 160000 || c.Acting == c.Login) != (as == c.Acting)
-		})
-		if len(ends) > 0 {
-			errs = append(errs, st.roundAs(ctx, c, as, ends))
+	err := asEach(ctx, c, batch, func(ends []*end) error {
+		if len(ends) <= sliceSize {
+			st.disable(ctx, c, ends, false)
+		} else {
+			st.revokeAll(ctx, c, ends)
 		}
-		if c.Acting == c.Login {
-			break
+		if err := awaitTold(ctx, ends); err != nil {
+			return err
 		}
-	}
+		return st.terminate(ctx, c, slices.DeleteFunc(ends, func(e *end) bool { return e.taken }))
+	})
 	// Somebody else dropped these. Their sessions keep what everybody may do, and end too.
 	if gone := slices.DeleteFunc(slices.Clone(batch), func(e *end) bool { return !e.gone }); len(gone) > 0 {
 		if err := st.terminate(ctx, c, gone); err != nil {
 			st.cfg.Log.Warn("sessions of a dropped role could not be terminated; they end with their connections", "error", err)
 		}
 	}
-	return errors.Join(errs...)
+	return err
 }
 
-func (st *Settler) roundAs(ctx context.Context, c *admin.Conn, as string, ends []*end) (err error) {
-	if was := c.Acting; as != was {
-		if err := c.Act(ctx, as); err != nil {
+// disableSlice disables roles whose sessions have been terminated, each by itself where that can't be done for all.
+func (st *Settler) disableSlice(ctx context.Context, c *admin.Conn, slice []*end) error {
+	return asEach(ctx, c, slice, func(ends []*end) error {
+		st.disable(ctx, c, ends, true)
+		return nil
+	})
+}
+
+// scan follows backends that passed the log-in check before the role was disabled and show up a moment later, and waits
+// until those that were signalled are gone.
+func (st *Settler) scan(ctx context.Context, c *admin.Conn, ends []*end) error {
+	return asEach(ctx, c, ends, func(ends []*end) error {
+		if err := st.terminate(ctx, c, ends); err != nil {
 			return err
 		}
-		defer func() {
-			if !c.IsClosed() {
-				err = errors.Join(err, c.Act(context.WithoutCancel(ctx), was))
+		for _, e := range ends {
+			if e.scans++; e.scans == 1 {
+				e.scanned = time.Now()
 			}
-		}()
+			late := !e.quiet && time.Since(e.scanned) > scanLimit
+			if late {
+				e.err = errors.Join(e.err, fmt.Errorf("a session of %s does not end", e.name))
+			}
+			e.over = e.quiet && e.scans > 1 || e.denied || late
+		}
+		return nil
+	})
+}
+
+// asEach calls fn with the ends that whom statements run as may alter, and then as the admin's login with the others: a role
+// that the login made before CreatorRole was set up is the login's. Roles that are not there are left out.
+func asEach(ctx context.Context, c *admin.Conn, batch []*end, fn func([]*end) error) (err error) {
+	var ours, logins []*end
+	for _, e := range batch {
+		switch {
+		case e.gone:
+		case e.may || c.Version < 160000 || c.Acting == c.Login:
+			ours = append(ours, e)
+		default:
+			logins = append(logins, e)
+		}
 	}
-	st.disable(ctx, c, ends, false)
-	if err := awaitTold(ctx, ends); err != nil {
+	if len(ours) > 0 {
+		err = fn(ours)
+	}
+	if len(logins) == 0 {
 		return err
 	}
-	ends = slices.DeleteFunc(ends, func(e *end) bool { return e.taken })
-	if err := st.terminate(ctx, c, ends); err != nil || len(ends) == 0 {
-		return err
+	was := c.Acting
+	if actErr := c.Act(ctx, c.Login); actErr != nil {
+		return errors.Join(err, actErr)
 	}
-	st.disable(ctx, c, ends, true)
-	return st.terminateUntilQuiet(ctx, c, ends)
+	err = errors.Join(err, fn(logins))
+	if !c.IsClosed() {
+		err = errors.Join(err, c.Act(context.WithoutCancel(ctx), was))
+	}
+	return err
 }
 
 // find looks the roles up by OID, and makes sure that they are ours: by name or, when a DBA has renamed one, by its comment.
@@ -137,25 +173,38 @@ func awaitTold(ctx context.Context, ends []*end) error {
 	return nil
 }
 
-// disable takes log-in and memberships from the roles that still have them, many in a transaction. With alone, a role that
+// disable takes log-in and memberships from the roles that still have them, in one transaction. With alone, a role that
 // can't be disabled with others is tried by itself, and then each of its statements: whatever can be taken is taken.
 func (st *Settler) disable(ctx context.Context, c *admin.Conn, ends []*end, alone bool) {
-	ends = slices.DeleteFunc(slices.Clone(ends), func(e *end) bool { return e.clean || e.taken || e.gone })
-	if err := st.memberships(ctx, c, ends); err != nil {
-		for _, e := range ends {
-			e.err = err
-		}
+	ends = slices.DeleteFunc(slices.Clone(ends), func(e *end) bool { return e.clean || e.taken })
+	if len(ends) == 0 {
 		return
 	}
-	for chunk := range slices.Chunk(ends, batchSize) {
-		err := st.disableTogether(ctx, c, chunk)
-		if err == nil {
-			continue
+	err := st.memberships(ctx, c, ends)
+	if err == nil {
+		if err = st.disableTogether(ctx, c, ends); err == nil {
+			return
 		}
-		for _, e := range chunk {
-			if e.err = err; alone {
-				st.disableAlone(ctx, c, e)
-			}
+	} else {
+		alone = false
+	}
+	for _, e := range ends {
+		if e.err = err; alone {
+			st.disableAlone(ctx, c, e)
+		}
+	}
+}
+
+// revokeAll takes the memberships of many roles of this process in few statements. What fails is disable's.
+func (st *Settler) revokeAll(ctx context.Context, c *admin.Conn, ends []*end) {
+	ends = slices.DeleteFunc(slices.Clone(ends), func(e *end) bool { return e.decided != "" }) // which may have been taken over
+	if err := st.memberships(ctx, c, ends); err != nil {
+		return
+	}
+	for chunk := range slices.Chunk(ends, revokeBatch) {
+		statements := append([]string{briefLock}, revocations(c, chunk)...)
+		if err := c.Transaction(ctx, statements, func([][][]byte) error { return nil }); err != nil {
+			st.cfg.Log.Warn("memberships could not be revoked together, each role is done by itself", "roles", len(chunk), "error", err)
 		}
 	}
 }
@@ -194,26 +243,52 @@ func (st *Settler) memberships(ctx context.Context, c *admin.Conn, ends []*end) 
 			e.groups[m.Group] = true
 		}
 		if m.Revocable {
-			e.held = append(e.held, m.revoke(c))
+			e.held = append(e.held, m)
 		}
 	}
 	return nil
 }
 
-// revoke is the statement. Before 16 a membership has one grantor, who does not matter.
-func (m membership) revoke(c *admin.Conn) string {
-	statement := "REVOKE " + admin.QuoteIdentifier(m.Group) + " FROM " + admin.QuoteIdentifier(m.Member)
+// revoke is the statement that takes a membership from all members. Before 16 a membership has one grantor, who does not
+// matter.
+func (m membership) revoke(c *admin.Conn, members ...string) string {
+	for i, name := range members {
+		members[i] = admin.QuoteIdentifier(name)
+	}
+	statement := "REVOKE " + admin.QuoteIdentifier(m.Group) + " FROM " + strings.Join(members, ", ")
 	if c.Version >= 160000 && m.Grantor != "" {
 		statement += " GRANTED BY " + admin.QuoteIdentifier(m.Grantor)
 	}
 	return statement + " CASCADE"
 }
 
-// statements are those that take a role's power. A role that the admin is not a member of, as after a change of the admin's
-// user, is joined first, which allows to terminate its backends.
-func (e *end) statements(c *admin.Conn) []string {
+// revocations are the statements that take all memberships of the ends, one for each group and grantor: after each the server
+// reads the memberships of the admin anew, which is a member of every role that it made.
+func revocations(c *admin.Conn, ends []*end) (statements []string) {
+	members := make(map[membership][]string)
+	var order []membership
+	for _, e := range ends {
+		for _, m := range e.held {
+			key := membership{Group: m.Group, Grantor: m.Grantor}
+			if members[key] == nil {
+				order = append(order, key)
+			}
+			if !slices.Contains(members[key], m.Member) { // two of the ends may be members of each other
+				members[key] = append(members[key], m.Member)
+			}
+		}
+	}
+	for _, key := range order {
+		statements = append(statements, key.revoke(c, members[key]...))
+	}
+	return statements
+}
+
+// disabling are the statements that take a role's log-in. A role that the admin is not a member of, as after a change of the
+// admin's user, is joined, which allows to terminate its backends.
+func (e *end) disabling(c *admin.Conn) []string {
 	name := admin.QuoteIdentifier(e.name)
-	statements := append([]string{"ALTER ROLE " + name + disableTail}, e.held...)
+	statements := []string{"ALTER ROLE " + name + disableTail}
 	if !e.member {
 		statements = append(statements, c.Join(name))
 	}
@@ -223,9 +298,9 @@ func (e *end) statements(c *admin.Conn) []string {
 func (st *Settler) disableTogether(ctx context.Context, c *admin.Conn, ends []*end) error {
 	statements := []string{briefLock}
 	for _, e := range ends {
-		statements = append(statements, e.statements(c)...)
+		statements = append(statements, e.disabling(c)...)
 	}
-	statements = append(statements, commentsOf(ends))
+	statements = append(append(statements, revocations(c, ends)...), commentsOf(ends))
 	err := c.Transaction(ctx, statements, func(rows [][][]byte) error { return notTaken(ends, rows) })
 	if err != nil {
 		return err
@@ -272,7 +347,11 @@ func (st *Settler) disableAlone(ctx context.Context, c *admin.Conn, e *end) {
 		return
 	}
 	var errs []error
-	for i, statement := range e.statements(c) {
+	statements := e.disabling(c)
+	for _, m := range e.held {
+		statements = append(statements, m.revoke(c, m.Member))
+	}
+	for i, statement := range statements {
 		run := func() error {
 			return c.Transaction(ctx, []string{briefLock, statement}, func([][][]byte) error { return nil })
 		}
@@ -320,11 +399,16 @@ func (st *Settler) pastBlockers(ctx context.Context, c *admin.Conn, run func() e
 // terminate signals the backends whose session user is one of the roles, whatever they have SET ROLE to. It goes by OID and
 // in one statement for all, so that neither a rename nor a reused pid can mislead it.
 func (st *Settler) terminate(ctx context.Context, c *admin.Conn, ends []*end) error {
+	if len(ends) == 0 {
+		return nil
+	}
 	counts, closed, err := signal(ctx, c, ends)
 	if admin.SQLState(err) == pgerrcode.InsufficientPrivilege && len(ends) > 1 {
 		// One backend that the admin may not signal fails the statement for all.
 		for _, e := range ends {
-			e.err = errors.Join(e.err, st.terminate(ctx, c, []*end{e}))
+			if err := st.terminate(ctx, c, []*end{e}); err != nil {
+				e.err, e.denied = errors.Join(e.err, err), true
+			}
 		}
 		return nil
 	}
@@ -333,7 +417,7 @@ func (st *Settler) terminate(ctx context.Context, c *admin.Conn, ends []*end) er
 	}
 	for _, e := range ends {
 		e.terminated += counts[e.role.OID]
-		e.quiet, e.closed = counts[e.role.OID] == 0, closed
+		e.quiet, e.denied, e.closed = counts[e.role.OID] == 0, false, closed
 	}
 	return nil
 }
@@ -351,30 +435,6 @@ func signal(ctx context.Context, c *admin.Conn, ends []*end) (map[uint32]int, ti
 	var n int
 	_, err = pgx.ForEachRow(rows, []any{&oid, &n, &closed}, func() error { counts[oid] = n; return nil })
 	return counts, closed, err
-}
-
-// terminateUntilQuiet follows backends that passed the log-in check before the role was disabled and show up a moment later,
-// and waits until those that were signalled are gone.
-func (st *Settler) terminateUntilQuiet(ctx context.Context, c *admin.Conn, ends []*end) error {
-	loud := slices.DeleteFunc(slices.Clone(ends), func(e *end) bool { return e.taken })
-	for scan := 0; len(loud) > 0; scan++ {
-		if err := st.terminate(ctx, c, loud); err != nil {
-			return err
-		}
-		if scan > 0 {
-			loud = slices.DeleteFunc(loud, func(e *end) bool { return e.quiet })
-		}
-		if scan == scanLimit {
-			for _, e := range loud {
-				e.err = errors.Join(e.err, fmt.Errorf("a session of %s does not end", e.name))
-			}
-			return nil
-		}
-		if err := admin.Pause(ctx, scanGap); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // explain turns the refusal to terminate into what a DBA has to do.

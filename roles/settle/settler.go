@@ -55,8 +55,8 @@ func New(cfg Config) *Settler {
 		insiders: make(map[insider]time.Time),
 		scrubbed: make(map[string]time.Time),
 	}
-	st.fresh = lane{use: cfg.Pool.Urgent, run: st.round}
-	st.again = lane{use: cfg.Pool.Use, run: st.round}
+	st.fresh = lane{st: st, use: cfg.Pool.Urgent}
+	st.again = lane{st: st, use: cfg.Pool.Use}
 	return st
 }
 

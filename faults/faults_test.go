@@ -10,10 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
@@ -104,6 +107,14 @@ var allFaults = []fault{
 		_, _ = r.count(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename ~ '^admin_'`)
 		return func() { _ = os.Rename(secret+".away", secret) }
 	}},
+	{name: "secret rotated", strike: rotate},
+	{name: "server answers noise", away: true, strike: func(r *rig) func() {
+		r.upstream.setBabble(true)
+		r.upstream.cut(false)
+		return func() { r.upstream.setBabble(false); r.upstream.cut(false) }
+	}},
+	{name: "storm of SIGHUPs", strike: storm},
+	{name: "another gate killed", strike: neighbour},
 	{name: "state away", withState: true, strike: func(r *rig) func() {
 		r.state.set(true, false, 0)
 		r.state.cut(false)
@@ -330,3 +341,49 @@ func failOver(r *rig) func() {
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// rotate gives the admin another password, ends its connections, and puts the password into the secret.
+func rotate(r *rig) func() {
+	const password = "another password of the admin's"
+	r.run(fmt.Sprintf(`ALTER ROLE %s PASSWORD '%s'`, r.db.Admin, password))
+	_, _ = r.count(fmt.Sprintf(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '%s'`, r.db.Admin))
+	r.gate.Write(r.t, "secret.json", fmt.Sprintf(`{"username": %q, "password": %q}`, r.db.Admin, password))
+	return nil
+}
+
+// storm tells the gate to reload two hundred times a second.
+func storm(r *rig) (mend func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	process := r.process.Process
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				_ = process.Signal(syscall.SIGHUP)
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
+
+// neighbour starts another gate of the same deployment, logs Alice in there, and kills it. Her role there is the other gate's to
+// end.
+func neighbour(r *rig) func() {
+	other := gatetest.New(r.t, r.db)
+	config := other.Configure(r.t, gatetest.Options{})
+	other.SetGrants(r.t, r.grants())
+	process := other.StartProgram(r.t, r.program, config)
+	conn, err := pgx.Connect(context.Background(), fmt.Sprintf("host=localhost port=%s user=%s password='%s' dbname=orders sslmode=verify-full sslrootcert=%s",
+		other.Addr[strings.LastIndex(other.Addr, ":")+1:], gatetest.Alice, gatetest.AlicePassword, other.CA))
+	if err == nil {
+		defer conn.Close(context.Background())
+	}
+	_ = process.Process.Kill()
+	_ = process.Wait()
+	return nil
+}

@@ -4,6 +4,7 @@ package faults
 
 import (
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ type leg struct {
 	target  string
 	pairs   map[[2]net.Conn]struct{}
 	refuse  bool          // new connections are closed at once
+	babbles bool          // new connections are answered with noise
 	dark    chan struct{} // closed when bytes flow again; nil while they do
 	delayed time.Duration // of each piece
 	split   bool          // into single bytes
@@ -49,8 +51,12 @@ func (l *leg) accept() {
 
 func (l *leg) serve(near net.Conn) {
 	l.mu.Lock()
-	refuse, target := l.refuse, l.target
+	refuse, babbles, target := l.refuse, l.babbles, l.target
 	l.mu.Unlock()
+	if babbles {
+		l.babble(near)
+		return
+	}
 	if refuse {
 		_ = near.Close()
 		return
@@ -71,6 +77,24 @@ func (l *leg) serve(near net.Conn) {
 	l.mu.Lock()
 	delete(l.pairs, pair)
 	l.mu.Unlock()
+}
+
+// babble answers what comes with a megabyte of noise, and keeps the connection.
+func (l *leg) babble(near net.Conn) {
+	defer near.Close()
+	if _, err := near.Read(make([]byte, 1)); err != nil {
+		return
+	}
+	noise := rand.NewChaCha8([32]byte{})
+	_, _ = io.CopyN(near, noise, 1<<20)
+	_, _ = io.Copy(io.Discard, near)
+}
+
+// setBabble says whether new connections are answered with noise.
+func (l *leg) setBabble(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.babbles = on
 }
 
 func (l *leg) copy(to, from net.Conn) {

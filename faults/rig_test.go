@@ -97,9 +97,11 @@ func (r *rig) trail() string {
 	return filepath.Join(r.gate.Folder, "trail.jsonl")
 }
 
-func (r *rig) setGrants() {
-	r.gate.SetGrants(r.t, gatetest.Grant("work", "access", "READ_WRITE", "until", r.until.UTC().Format(time.RFC3339Nano)))
+func (r *rig) grants() string {
+	return gatetest.Grant("work", "access", "READ_WRITE", "until", r.until.UTC().Format(time.RFC3339Nano))
 }
+
+func (r *rig) setGrants() { r.gate.SetGrants(r.t, r.grants()) }
 
 // newState makes a database for the state, behind a leg of its own, and returns the configuration's part about it.
 func (r *rig) newState() string {
@@ -167,6 +169,18 @@ func (r *rig) count(query string) (n int, err error) {
 	}
 	defer conn.Close(ctx)
 	return n, conn.QueryRow(ctx, query).Scan(&n)
+}
+
+// run runs a statement as the superuser.
+func (r *rig) run(statement string) {
+	conn, err := pgx.Connect(context.Background(), fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres", r.db.Server.SocketDir, r.db.Server.Port))
+	if err == nil {
+		defer conn.Close(context.Background())
+		_, err = conn.Exec(context.Background(), statement)
+	}
+	if err != nil {
+		r.t.Errorf("%s: %v", statement, err)
+	}
 }
 
 // zeroWithin waits until a count is 0, and returns how long that took.

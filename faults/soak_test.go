@@ -224,7 +224,7 @@ func (s *soak) breakThings(ctx context.Context, killsBefore time.Time) {
 	for ctx.Err() == nil {
 		f := allFaults[s.random.IntN(len(allFaults))]
 		ends := strings.HasPrefix(f.name, "gate killed") || strings.HasPrefix(f.name, "gate stopped") || strings.HasPrefix(f.name, "gate out of memory")
-		if f.withReplica || f.name == "none" || ends && time.Now().After(killsBefore) {
+		if f.withReplica || f.name == "none" || f.name == "secret rotated" || f.name == "another gate killed" || ends && time.Now().After(killsBefore) {
 			continue
 		}
 		lasts := time.Second + time.Duration(s.random.Int64N(int64(4*time.Second)))

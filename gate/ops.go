@@ -39,19 +39,24 @@ func (g *Gate) startOps(ctx context.Context) (*opsServer, error) {
 		return nil, fmt.Errorf("ops_listen: %w", err)
 	}
 	ops.listener = descriptors.Listener{Listener: listener} // an orchestrator that hears nothing ends the gate
-	ops.http = &http.Server{
-		Handler:           ops.handler(g.registry, g.log),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		IdleTimeout:       time.Minute,
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelError),
-	}
+	ops.http = ops.server(g.registry, g.log)
 	go func() {
 		if err := ops.http.Serve(ops.listener); !errors.Is(err, http.ErrServerClosed) {
 			g.log.Error("operator port failed", "error", err)
 		}
 	}()
 	return ops, nil
+}
+
+// server has its own errors written as lines of the log, such as of connections that can't be accepted.
+func (o *opsServer) server(registry *prometheus.Registry, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           o.handler(registry, log),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelError),
+	}
 }
 
 func (o *opsServer) handler(registry *prometheus.Registry, log *slog.Logger) http.Handler {

@@ -155,8 +155,10 @@ func (r *rig) roles() (int, error) {
 	return r.count(`SELECT count(*) FROM pg_roles WHERE rolname ~ '^hg_'`)
 }
 
-// count asks the server, which is the replica once that was promoted.
-func (r *rig) count(query string) (n int, err error) {
+// count asks the server, which is the replica once that was promoted, for a number.
+func (r *rig) count(query string) (n int, err error) { return n, r.ask(query, &n) }
+
+func (r *rig) ask(query string, answer any) error {
 	server := r.db.Server
 	if r.promoted.Load() {
 		server = r.replica
@@ -165,10 +167,10 @@ func (r *rig) count(query string) (n int, err error) {
 	defer cancel()
 	conn, err := pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres", server.SocketDir, server.Port))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer conn.Close(ctx)
-	return n, conn.QueryRow(ctx, query).Scan(&n)
+	return conn.QueryRow(ctx, query).Scan(answer)
 }
 
 // run runs a statement as the superuser.

@@ -45,6 +45,9 @@ type soak struct {
 	statements, sessions, refused, faults atomic.Int64
 	excused                               atomic.Int64 // until when a late session may be for a fault's sake: nanoseconds since 1970
 	samples                               []sample
+
+	fault  atomic.Pointer[string] // the last
+	struck atomic.Int64           // when it began
 }
 
 // sample is what the gate's process takes at one moment.
@@ -96,8 +99,10 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	r := &rig{t: t, db: server.Database(t), marker: fmt.Sprintf("soak_%d", time.Now().UnixNano()), program: program}
 	r.upstream = newLeg(t, server.Address())
 	r.gate = gatetest.New(t, r.db)
+	none := "none"
 	s := &soak{rig: r, random: rand.New(rand.NewPCG(seed, 1<<32)), grants: make(map[string]string)}
 	r.config = r.gate.Configure(t, gatetest.Options{LogLevel: "WARN", Config: map[string]string{"drain_timeout": "2s", "role_linger": "2s", "state": r.newState()}})
+	s.fault.Store(&none)
 	s.writePolicy()
 	r.reconfigure(fmt.Sprintf("hostname: localhost\n    port: %d", server.Port), fmt.Sprintf("hostname: localhost\n    port: %d", r.upstream.port()))
 	r.disk = testdisk.NewSize(t, 1<<30)
@@ -229,6 +234,8 @@ func (s *soak) breakThings(ctx context.Context, killsBefore time.Time) {
 		}
 		lasts := time.Second + time.Duration(s.random.Int64N(int64(4*time.Second)))
 		s.faults.Add(1)
+		s.fault.Store(&f.name)
+		s.struck.Store(time.Now().UnixNano())
 		s.excuse(f, lasts+time.Minute) // until it is known when it was mended
 		mend := f.strike(s.rig)
 		pause(ctx, lasts)
@@ -249,13 +256,17 @@ func (s *soak) excuse(f fault, d time.Duration) {
 
 // watch looks for sessions on the server that outlive their grant.
 func (s *soak) watch(ctx context.Context) {
-	late := fmt.Sprintf(`SELECT count(*) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+	late := fmt.Sprintf(`FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
 		WHERE r.rolname ~ '^hg_' AND (shobj_description(r.oid, 'pg_authid')::json->>'until')::timestamptz < clock_timestamp() - '%d ms'::interval`, lateAfter.Milliseconds())
 	for ctx.Err() == nil {
 		before := time.Now().UnixNano()
-		n, err := s.count(late)
+		n, err := s.count("SELECT count(*) " + late)
 		if err == nil && n > 0 && before > s.excused.Load() {
-			s.t.Errorf("%v: %d sessions are on the server %v after their grants' ends", time.Now().UTC(), n, lateAfter)
+			var who string
+			_ = s.ask("SELECT string_agg(concat_ws(' ', a.pid, r.rolname, r.rolcanlogin, r.rolvaliduntil, a.state, a.backend_start, a.state_change, a.query, shobj_description(r.oid, 'pg_authid')), E'\\n') "+late, &who)
+
+			s.t.Errorf("%v: %d sessions are on the server %v after their grants' ends; the last fault was %s, %v ago:\n%s",
+				time.Now().UTC(), n, lateAfter, *s.fault.Load(), time.Since(time.Unix(0, s.struck.Load())).Round(time.Millisecond), who)
 		}
 		pause(ctx, 200*time.Millisecond)
 	}

@@ -43,6 +43,10 @@ regress: ## run PostgreSQL's own suites (15 and 18) and those of Go drivers, dir
 	scripts/install && scripts/install regress
 	go test -tags clients -count=1 -parallel 2 -timeout 2h -v -run 'TestSuites|TestDriverSuites' ./clients -args -suites $(CURDIR)/docs/suites.md
 
+sqlsmith: ## let sqlsmith make up statements, and compare what comes of them direct and through the gate; N=5000 for more, SEED=2
+	scripts/install && scripts/install clients
+	go test -tags clients -count=1 -v -timeout 3h -run TestSqlsmith ./clients -args -sqlsmith-queries $(or $(N),5000) -sqlsmith-seed $(or $(SEED),1)
+
 latencies: ## measure how long a request, its approval and a revocation take, and log-ins with and without a state
 	scripts/install
 	go test -tags latency -count=1 -run TestLatencies -v -timeout 10m ./gate
@@ -136,4 +140,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress latencies bench test-aws fuzz faults soak churn plots end-faults ends crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean
+.PHONY: help build demo test test-portable clients regress sqlsmith latencies bench test-aws fuzz faults soak churn plots end-faults ends crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean

@@ -33,6 +33,29 @@ var suites = []suite{
 	{"isolation", "pg_isolation_regress", "isolation_schedule"},
 }
 
+// crashing are the names of tests that end the server of this major, whichever way they come: the suites are newer than the servers that
+// packages have.
+var crashing = map[int]string{18: "sqljson|hash_part"}
+
+// scheduleOf is the suite's schedule without those, in a folder.
+func (s suite) scheduleOf(t *testing.T, source, folder string, major int) string {
+	t.Helper()
+	file := filepath.Join(source, s.schedule)
+	names, crashes := crashing[major]
+	if !crashes {
+		return file
+	}
+	content, err := os.ReadFile(file)
+	if err == nil {
+		file = filepath.Join(folder, s.schedule)
+		err = os.WriteFile(file, regexp.MustCompile(` (?:`+names+`)( |\n)`).ReplaceAll(content, []byte("$1")), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // PostgreSQL's own suites give the same differences from what their authors expect through the gate as without it. The
 // role is a superuser on both ways, since most of the tests need that. Only its name differs, and is made the same.
 func TestSuites(t *testing.T) {
@@ -41,12 +64,12 @@ func TestSuites(t *testing.T) {
 		for _, s := range suites {
 			t.Run(fmt.Sprintf("%s/PostgreSQL %d", s.folder, major), func(t *testing.T) {
 				t.Parallel()
-				direct := s.run(t, major, directly(t, suiteDatabase(t, major)))
-				gated := s.run(t, major, throughGate(t, binary, suiteDatabase(t, major)))
+				straight, through := directly(t, suiteDatabase(t, major)), throughGate(t, binary, suiteDatabase(t, major))
+				direct, gated := s.run(t, major, straight), s.run(t, major, through)
 				t.Logf("direct: %s\nthrough the gate: %s", direct.summary, gated.summary)
 				differ := 0
 				for _, test := range slices.Compact(slices.Sorted(slices.Values(append(direct.names(), gated.names()...)))) {
-					if direct.diffs[test] != gated.diffs[test] {
+					if direct.diffs[test] != gated.diffs[test] && !s.agreesAgain(t, major, straight, through, test) {
 						differ++
 						t.Errorf("%s differs.\ndirect:\n%s\nthrough the gate:\n%s", test, excerpt(direct.diffs[test]), excerpt(gated.diffs[test]))
 					}
@@ -57,6 +80,17 @@ func TestSuites(t *testing.T) {
 			})
 		}
 	}
+}
+
+// agreesAgain runs one test of the isolation suite some more times on both ways: in which order two sessions say something
+// depends on what else the machine does. Tests of the regression suite need those before them.
+func (s suite) agreesAgain(t *testing.T, major int, straight, through way, test string) bool {
+	for range 3 {
+		if s.driver == "pg_isolation_regress" && s.run(t, major, straight, test).diffs[test] == s.run(t, major, through, test).diffs[test] {
+			return true
+		}
+	}
+	return false
 }
 
 // excerpt is as much of a difference as somebody reads.
@@ -93,7 +127,7 @@ func suiteDatabase(t *testing.T, major int) *pgtest.Database {
 // directly logs in at the server, with a role whose name is as long as one of the gate's.
 func directly(t *testing.T, db *pgtest.Database) way {
 	t.Helper()
-	role := "hg_" + strings.Repeat("x", 26)
+	role := "hg_" + strings.Repeat("x", 24)
 	_, err := db.Superuser(t).Exec(t.Context(), "CREATE ROLE "+role+" LOGIN SUPERUSER PASSWORD 'suite'")
 	if err != nil {
 		t.Fatal(err)
@@ -175,8 +209,8 @@ func (r suiteResult) names() []string {
 	return names
 }
 
-// run runs the suite one way. That tests fail is its result and no error.
-func (s suite) run(t *testing.T, major int, w way) suiteResult {
+// run runs the suite one way, or only some of its tests. That tests fail is its result and no error.
+func (s suite) run(t *testing.T, major int, w way, tests ...string) suiteResult {
 	t.Helper()
 	root := pgtest.Suites(t, major)
 	source, out := filepath.Join(root, "src/test", s.folder), t.TempDir()
@@ -194,7 +228,11 @@ func (s suite) run(t *testing.T, major int, w way) suiteResult {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(source, s.driver), "--use-existing", "--dbname=regression",
 		"--inputdir="+source, "--outputdir="+out, "--dlpath="+filepath.Join(root, "src/test/regress"),
-		"--bindir="+pgtest.Psql(t, major), "--max-concurrent-tests=20", "--schedule="+filepath.Join(source, s.schedule))
+		"--bindir="+pgtest.Psql(t, major), "--max-concurrent-tests=20")
+	if tests == nil {
+		tests = []string{"--schedule=" + s.scheduleOf(t, source, out, major)}
+	}
+	cmd.Args = append(cmd.Args, tests...)
 	cmd.Env = append(append(os.Environ(), w.environment...), "PGDATABASE=regression")
 	cmd.Dir = out
 	output, err := cmd.CombinedOutput()
@@ -220,9 +258,13 @@ func summaryLine(output []byte) string {
 
 var diffHeader = regexp.MustCompile(`(?m)^diff .*/results/([a-z0-9_-]+)\.out\n(--- .*\n)?(\+\+\+ .*\n)?`)
 
+// objectNumber is what no two runs agree on.
+var objectNumber = regexp.MustCompile(`\bOID [0-9]{5,}`)
+
 // byTest cuts pg_regress's differences at their headers, which hold paths and times.
 func byTest(diffs []byte, role, out string) map[string]string {
 	text := strings.NewReplacer(role, "hg_role", out, "OUT").Replace(string(diffs))
+	text = objectNumber.ReplaceAllString(text, "OID")
 	cut := make(map[string]string)
 	headers := diffHeader.FindAllStringSubmatchIndex(text, -1)
 	for i, h := range headers {

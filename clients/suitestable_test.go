@@ -30,7 +30,9 @@ const (
 of each test, and writes this page. PostgreSQL's regression and isolation suites come from Debian's source packages; a test
 passes if its output is what PostgreSQL's authors expect, and is the same on both ways if the differences from that are the same
 to the letter (but for the role's name). What fails on both ways fails for reasons of the place where it is run, such as a
-missing extension or locale.
+missing extension or locale, or since the suite is of a newer minor version than the server: PostgreSQL 18.4 crashes in
+18.6's tests sqljson and hash_part, direct too, which are left out. A test of the isolation suite that differs is run three
+times more, and may agree in any of them: the order in which two sessions say something is not always the same.
 
 | suite | passed direct | passed through the gate | tests that differ | run on |
 |---|---|---|---|---|

@@ -35,7 +35,7 @@ this page; the last time on %s.
 	for _, check := range checks {
 		fmt.Fprintf(&b, "- **%s**: %s\n", check.column, check.explained)
 	}
-	b.WriteString(`
+	b.WriteString(pools + `
 ## Database "hourgate"
 
 The story of one request (refused, asks with parameters, may not decide it, is let in by somebody else, and gives it back) is told
@@ -53,6 +53,24 @@ checks passed of those that apply.
 	libpqTable(&b, libraries)
 	return b.String()
 }
+
+// pools is what TestHikariCP and TestPgBouncer show.
+const pools = `
+## Pools in front of the gate
+
+HikariCP: a statement that runs at the grant's end fails with 57P01; the next getConnection() fails after connectionTimeout with
+the refusal as its cause, and a new grant is used without a restart. JDBC's targetServerType and libpq's target_session_attrs find
+the gate whatever kind of server they ask for.
+
+PgBouncer (1.18) tells a client whose server connection has ended at once. It keeps refused log-ins to itself, as with any server:
+the first client that finds no server waits for query_wait_timeout, which is two minutes by default, and those after it are told
+at once. With these settings it is about two seconds:
+
+    server_login_retry = 1
+    query_wait_timeout = 2
+
+All its clients are one person to the gate, with one grant: whoever wants to know who did what lets people connect to the gate.
+`
 
 func numbers(n []int) string {
 	texts := make([]string, len(n))

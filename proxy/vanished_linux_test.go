@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,6 +60,24 @@ func TestClientWithAPager(t *testing.T) {
 	p.in = bufio.NewReaderSize(p.in, 1<<20)
 	_ = p.conn.SetDeadline(time.Now().Add(2 * patience))
 	p.skipTo('Z')
+}
+
+// A client that listens for something that comes late has said nothing for much longer than a peer may leave unanswered, and
+// hears of it: a peer that says nothing answers the kernel's probes.
+func TestListenerThatWaits(t *testing.T) {
+	t.Parallel()
+	g := startGate(t, database(t, 18), gateOptions{change: func(c *proxy.Config) { c.PeerTimeout = time.Second }})
+	listener := connect(t, g.target())
+	listener.send(query("LISTEN late"))
+	listener.skipTo('Z')
+	_ = listener.conn.SetDeadline(time.Now().Add(2 * patience))
+	other := connect(t, g.direct())
+	other.send(query("SELECT pg_sleep(7)"))
+	other.skipTo('Z')
+	other.send(query("NOTIFY late, 'at last'"))
+	if m := listener.expect('A'); !strings.Contains(string(m.body), "late\x00at last\x00") {
+		t.Errorf("got %q", m.body)
+	}
 }
 
 // A client whose statement went to a server that is dead hears of it.

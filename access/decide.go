@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -106,15 +107,20 @@ func (s *Service) decideExtension(r *Request, x *Extension, d Decision, v Verdic
 	switch {
 	case !d.At.Before(r.Until):
 		return event{}, refused("request %d has ended, so there is nothing to extend", r.ID)
+	case v.For == 0:
+		// An approval of the request that comes twice, or late, must not be one of an extension that its sender has not seen.
+		return event{}, &Refused{
+			Message: fmt.Sprintf("request %d is active, and %s asks for %s more", r.ID, r.User, x.For),
+			Hint:    fmt.Sprintf("To approve that, say for how long: APPROVE %d FOR '%s';", r.ID, x.For),
+		}
 	case slices.Contains(approvers(x.Decisions), d.By):
 		return event{}, refused("you have approved this extension already, and it needs others too")
 	case v.For < 0 || v.For > x.For:
 		return event{}, refused("an approver may shorten the time, never lengthen it: %s was asked for", x.For)
 	case v.Access != "" && v.Access != r.Access:
 		return event{}, refused("an extension leaves the access as it is: %s", r.Access)
-	case v.For > 0:
-		x.For = v.For
 	}
+	x.For = v.For
 	if _, o := set.MayExtend(r.granted(), x.For, d.At); o != nil {
 		return event{}, asRefused(o)
 	}

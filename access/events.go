@@ -130,6 +130,10 @@ func (e event) notice(r *Request, set *policy.Set) Notice {
 	switch e.kind {
 	case requestFiled, requestSeconded, extensionFiled:
 		n.Deciders = set.Deciders(r.Flow, r.User)
+		if x := r.extension(); x != nil {
+			n.Command = fmt.Sprintf("APPROVE %d FOR '%s'; or DENY %d REASON '…'; in database hourgate", r.ID, x.For, r.ID)
+			break
+		}
 		n.Command = fmt.Sprintf("APPROVE %d; or DENY %d REASON '…'; in database hourgate", r.ID, r.ID)
 	case requestApproved, requestEnded:
 		if f := set.Flow(r.Flow); r.BreakGlass && f != nil && f.BreakGlass != nil {

@@ -279,7 +279,13 @@ func TestStates(t *testing.T) {
 			_, err := w.service.Stop(ctx, access.Actor{Name: "sam", Operator: true}, id, "")
 			return err
 		},
-		"carol approves":       func(w *world, id int64) error { return w.decide("carol", id, approve) },
+		"carol approves": func(w *world, id int64) error { return w.decide("carol", id, approve) },
+		"carol approves an hour": func(w *world, id int64) error {
+			return w.decide("carol", id, access.Verdict{Approve: true, For: time.Hour})
+		},
+		"carol approves two hours": func(w *world, id int64) error {
+			return w.decide("carol", id, access.Verdict{Approve: true, For: 2 * time.Hour})
+		},
 		"carol denies":         func(w *world, id int64) error { return w.decide("carol", id, deny) },
 		"bob approves":         func(w *world, id int64) error { return w.decide("bob", id, approve) },
 		"an operator approves": func(w *world, id int64) error { return w.decide("sam", id, approve) },
@@ -324,8 +330,10 @@ func TestStates(t *testing.T) {
 		{"carol approves", "two hours pass", "", "ended: expired"},
 		{"carol approves, bob extends", "bob extends", "waits for a decision already", "active"},
 		{"carol approves, bob extends", "bob approves", "nobody decides their own request", "active"},
-		{"carol approves, bob extends", "carol approves", "", "active"},
-		{"carol approves, bob extends, carol approves", "two hours pass", "", "active"},
+		{"carol approves, bob extends", "carol approves", "request 1 is active, and bob asks for 1h0m0s more", "active"}, // she may not have seen it
+		{"carol approves, bob extends", "carol approves an hour", "", "active"},
+		{"carol approves, bob extends", "carol approves two hours", "never lengthen it: 1h0m0s was asked for", "active"},
+		{"carol approves, bob extends, carol approves an hour", "two hours pass", "", "active"},
 		{"carol approves, bob extends, carol denies", "two hours pass", "", "ended: expired"},
 		{"carol approves, bob extends, an hour passes", "carol approves", "request 1 is active", "active"}, // the extension has lapsed
 

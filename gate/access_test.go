@@ -88,7 +88,7 @@ func TestAskDecideBeLetIn(t *testing.T) {
 	if got := ask(t, g, gatetest.Alice, "note", "EXTEND 1 FOR '2 hours'"); !strings.Contains(got, "waits for "+gatetest.Bob) {
 		t.Errorf("Alice extends: %s", got)
 	}
-	if got := ask(t, g, gatetest.Bob, "state", "APPROVE 1"); got != "active" {
+	if got := ask(t, g, gatetest.Bob, "state", "APPROVE 1 FOR '2 hours'"); got != "active" {
 		t.Errorf("Bob approves the extension: %s", got)
 	}
 	if _, err := conn.Exec(t.Context(), "SELECT 1"); err != nil {

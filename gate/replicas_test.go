@@ -53,7 +53,7 @@ func TestReplicas(t *testing.T) {
 	if got := ask(t, b.Gate, gatetest.Alice, "state", "EXTEND 1 FOR '1 hour'"); got != "active" {
 		t.Fatalf("extended on b: %s", got)
 	}
-	if got := ask(t, a.Gate, gatetest.Bob, "state", "APPROVE 1"); got != "active" {
+	if got := ask(t, a.Gate, gatetest.Bob, "state", "APPROVE 1 FOR '1 hour'"); got != "active" {
 		t.Fatalf("approved on a: %s", got)
 	}
 	crash(a)

@@ -54,7 +54,7 @@ var forms = []form{
 	{"REQUEST", "ask", "FOR REASON UNDER", requestColumns, "asks for access", "REQUEST READ_WRITE ON orders-prod FOR '2 hours' REASON 'INC-4211 refund';"},
 	{"BREAK GLASS", "ask", "FOR REASON UNDER", requestColumns, "asks for access in an emergency: at once, and to be reviewed", "BREAK GLASS READ_WRITE ON orders-prod FOR '30 minutes' REASON 'INC-4211 all is down';"},
 	{"WAIT", "id", "FOR", requestColumns, "waits until a request is decided", "WAIT 17 FOR '5 minutes';"},
-	{"APPROVE", "id", "FOR AS REASON", requestColumns, "approves a request or an extension; FOR shortens it, AS lowers it", "APPROVE 17 FOR '1 hour' AS READ_ONLY;"},
+	{"APPROVE", "id", "FOR AS REASON", requestColumns, "approves a request; FOR shortens it, AS lowers it. An extension needs FOR", "APPROVE 17 FOR '1 hour' AS READ_ONLY;"},
 	{"DENY", "id", "REASON", requestColumns, "denies it", "DENY 17 REASON 'ask the owner';"},
 	{"EXTEND", "id", "FOR REASON", requestColumns, "asks for more time; sessions go on", "EXTEND 17 FOR '1 hour';"},
 	{"END", "id", "REASON", requestColumns, "ends your access or withdraws your request; revokes one that you decide", "END 17;"},

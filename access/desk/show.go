@@ -114,7 +114,7 @@ func (d *Desk) note(who access.Actor, r *access.Request) string {
 		return fmt.Sprintf("lapses at %s unless decided by %s", when(r.Lapses), names(deciders))
 	case r.Waiting() && decides:
 		x := r.Extensions[len(r.Extensions)-1]
-		return fmt.Sprintf("%s asks for %s more: APPROVE %d; or DENY %d;", r.User, lengthOf(x.For), r.ID, r.ID)
+		return fmt.Sprintf("%s asks for %s more: APPROVE %d FOR '%s'; or DENY %d;", r.User, lengthOf(x.For), r.ID, lengthOf(x.For), r.ID)
 	case r.Waiting():
 		return fmt.Sprintf("extension of %s waits for %s", lengthOf(r.Extensions[len(r.Extensions)-1].For), names(deciders))
 	case r.OwesReview() && slices.Contains(set.Reviewers(r.Flow, r.User), who.Name):

@@ -233,7 +233,7 @@ func accessCommands() []*cobra.Command {
 		requestCommand(), accessCommand(), lockCommand(),
 		show("requests", "List your requests, and those that you decide", "SHOW REQUESTS"),
 		show("sessions", "List your sessions; an operator sees all", "SHOW SESSIONS"),
-		about("approve", "Approve a request or an extension", "APPROVE", map[string]string{"for": "shorten it, such as 1h", "as": "lower it, such as READ_ONLY", "reason": why}),
+		about("approve", "Approve a request or an extension", "APPROVE", map[string]string{"for": "shorten it, such as 1h; required for an extension", "as": "lower it, such as READ_ONLY", "reason": why}),
 		about("deny", "Deny a request or an extension", "DENY", map[string]string{"reason": why}),
 		about("extend", "Ask for more time; sessions go on", "EXTEND", map[string]string{"for": long, "reason": why}),
 		about("end", "End your access, withdraw your request, or revoke one that you decide", "END", map[string]string{"reason": why}),

@@ -344,7 +344,7 @@ func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 // rotate gives the admin another password, ends its connections, and puts the password into the secret.
 func rotate(r *rig) func() {
-	const password = "another password of the admin's"
+	const password = "another password of the admin"
 	r.run(fmt.Sprintf(`ALTER ROLE %s PASSWORD '%s'`, r.db.Admin, password))
 	_, _ = r.count(fmt.Sprintf(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '%s'`, r.db.Admin))
 	r.gate.Write(r.t, "secret.json", fmt.Sprintf(`{"username": %q, "password": %q}`, r.db.Admin, password))

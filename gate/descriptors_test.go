@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,7 +63,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	session = eventuallyIn(t, g, gatetest.Bob, gatetest.BobPassword)
 	sessions := fillUp(t, g)
 
-	// Nothing can be opened at all: as many descriptors as there are is the limit.
+	// Nothing can be opened at all but what is in reserve.
 	pid := process.Process.Pid
 	lowerLimit(t, pid)
 	if _, err := db.Superuser(t).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1`, db.Admin); err != nil {
@@ -176,22 +175,18 @@ func eventuallyIn(t *testing.T, g *gatetest.Gate, user, password string) (conn *
 	return conn
 }
 
-// lowerLimit leaves a process the descriptors that it has.
+// lowerLimit lets a process open nothing more: every number below the limit is taken.
 func lowerLimit(t *testing.T, pid int) {
 	t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	highest := 0
-	for _, entry := range entries {
-		if fd, err := strconv.Atoi(entry.Name()); err == nil {
-			highest = max(highest, fd)
+	limit := 0
+	for {
+		if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", pid, limit)); err != nil {
+			break
 		}
+		limit++
 	}
-	// Numbers below the highest that are free are taken before the limit is lowered, by nobody: so the limit is the count.
-	limit := strconv.Itoa(min(highest+1, len(entries)))
-	if out, err := exec.Command("prlimit", fmt.Sprintf("--pid=%d", pid), "--nofile="+limit+":").CombinedOutput(); err != nil {
+	if out, err := exec.Command("prlimit", fmt.Sprintf("--pid=%d", pid), fmt.Sprintf("--nofile=%d:", limit)).CombinedOutput(); err != nil {
 		t.Fatalf("prlimit: %v\n%s", err, out)
 	}
+	t.Logf("the limit is %d now", limit)
 }

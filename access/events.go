@@ -31,6 +31,11 @@ const (
 	extensionLapsed  = audit.ExtensionLapsed
 )
 
+var kinds = []kind{
+	requestFiled, requestSeconded, requestApproved, requestActive, requestDenied, requestWithdrawn, requestLapsed, requestExtended,
+	requestShortened, requestEnded, requestReviewed, extensionFiled, extensionDenied, extensionLapsed,
+}
+
 // event is a change of a request.
 type event struct {
 	kind   kind

@@ -3,6 +3,8 @@ package access
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/hourgate/hourgate/policy"
 )
 
 // metrics of a service. Flows are named in the policy, so they are a closed set.
@@ -49,6 +51,21 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		trailErrors: f.NewCounter(prometheus.CounterOpts{
 			Name: "hourgate_request_trail_errors_total", Help: "Records about requests and locks that the trail could not take.",
 		}),
+	}
+}
+
+// expect shows the counters of all flows from before their first request, so that this one is an increase.
+func (m *metrics) expect(set *policy.Set) {
+	if set == nil {
+		return
+	}
+	for _, flow := range set.FlowNames() {
+		for _, kind := range kinds {
+			m.requests.WithLabelValues(flow, string(kind))
+		}
+		if set.Flow(flow).BreakGlass != nil {
+			m.breakGlass.WithLabelValues(flow)
+		}
 	}
 }
 

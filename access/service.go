@@ -79,6 +79,7 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), wake: make(chan struct{}, 1),
 		files: cfg.Files, snapshot: &Snapshot{}, news: make(chan struct{}), contact: cfg.Clock(),
 	}
+	s.metrics.expect(cfg.Files)
 	var err error
 	if s.local, err = readLocks(cfg.LockFile); err != nil {
 		return nil, err
@@ -95,6 +96,7 @@ func New(cfg Config) (*Service, error) {
 
 // SetFiles puts the policy of changed files in force, with what was granted under it.
 func (s *Service) SetFiles(files *policy.Set) {
+	s.metrics.expect(files)
 	s.mu.Lock()
 	s.files = files
 	s.force()

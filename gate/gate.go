@@ -116,6 +116,9 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 	if err != nil {
 		return err
 	}
+	for _, i := range g.cfg.Integrations {
+		g.server.Expect(i.Name)
+	}
 	g.policies = policies{put: g.access.SetFiles, integrations: g.fleet, files: set}
 	if g.cfg.reading != nil {
 		g.policies.accepted = g.cfg.reading.Sources

@@ -106,6 +106,7 @@ func (g *Gate) reloadConfig() {
 	running.doc, running.Policy, running.Integrations = next.doc, next.Policy, next.Integrations
 	running.TLS.CertFile, running.TLS.KeyFile, running.TLS.ClientCAFile = next.TLS.CertFile, next.TLS.KeyFile, next.TLS.ClientCAFile
 	running.Limits, running.LoginTimeout, running.Audit.Statements, running.Audit.Parameters = next.Limits, next.LoginTimeout, next.Audit.Statements, next.Audit.Parameters
+	running.Audit.Results = next.Audit.Results
 	running.DrainTimeout, running.LogLevel = next.DrainTimeout, next.LogLevel
 	before := g.cfg
 	g.cfg = running
@@ -118,6 +119,7 @@ func (g *Gate) reloadConfig() {
 		if err := g.fleet.Put(context.Background(), i); err != nil {
 			g.log.Error("integration could not be added or changed", "integration", i.Name, "error", err)
 		}
+		g.server.Expect(i.Name)
 	}
 	for _, i := range before.Integrations {
 		if !slices.ContainsFunc(g.cfg.Integrations, func(n Integration) bool { return n.Name == i.Name }) {

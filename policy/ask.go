@@ -49,10 +49,13 @@ func (s *Set) Flow(name string) *Flow { return s.flows[name] }
 // HasFlows reports whether there is any flow.
 func (s *Set) HasFlows() bool { return len(s.flows) > 0 }
 
+// FlowNames returns the names of all flows, sorted.
+func (s *Set) FlowNames() []string { return slices.Sorted(maps.Keys(s.flows)) }
+
 // FlowsOf returns the flows under which user may ask, by name.
 func (s *Set) FlowsOf(user string) []*Flow {
 	var flows []*Flow
-	for _, name := range slices.Sorted(maps.Keys(s.flows)) {
+	for _, name := range s.FlowNames() {
 		if f := s.flows[name]; s.Includes(f.Requestors, user) || f.BreakGlass != nil && s.Includes(f.BreakGlass.people(), user) {
 			flows = append(flows, f)
 		}

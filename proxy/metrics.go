@@ -79,6 +79,10 @@ func newMetrics(registry prometheus.Registerer, relayed func() (fromClient, from
 	return m
 }
 
+// Expect shows the counters of an integration before its first session, so that this one is an increase. Those of other
+// integrations begin with that session: of a thousand that are seldom used, all would be 20,000 numbers at each scrape.
+func (s *Server) Expect(integration string) { s.metrics.serve(integration) }
+
 // Forget takes away what is shown of an integration that is gone, once its last session has ended.
 func (s *Server) Forget(integration string) {
 	of := prometheus.Labels{"integration": integration}
@@ -95,6 +99,9 @@ func (m *metrics) serve(integration string) {
 	}
 	for _, reason := range endReasons {
 		m.ended.WithLabelValues(integration, reason)
+	}
+	for _, encryption := range []string{"none", "unverified", "chain", "verified"} {
+		m.upstreams.WithLabelValues(integration, encryption)
 	}
 }
 

@@ -145,7 +145,8 @@ func New(cfg Config) *Keeper {
 // allows.
 func (k *Keeper) Run(ctx context.Context) {
 	var lastSweep time.Time
-	var failed bool // the last sweep left something, or could not be done
+	var failed bool  // the last sweep left something, or could not be done
+	var reached bool // the server has answered once
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
 	var watching sync.WaitGroup
@@ -162,11 +163,16 @@ func (k *Keeper) Run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			k.log.Error("admin connection lost, trying again", "error", err)
+			if reached {
+				k.log.Error("admin connection lost, trying again", "error", err)
+			} else {
+				k.log.Error("no admin connection yet, trying again", "error", err)
+			}
 			away = true
 		case away, time.Since(lastSweep) >= sweepInterval, failed && time.Since(lastSweep) >= retryInterval:
 			if away {
 				k.log.Info("admin connection ready", "server", k.cfg.Server.Address())
+				reached = true
 			}
 			failed = unfinished(k.Sweep(ctx)) || k.suspicious()
 			lastSweep, away = time.Now(), false

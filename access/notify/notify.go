@@ -65,6 +65,11 @@ func NewResults(registry prometheus.Registerer) *prometheus.CounterVec {
 
 // Run sends until ctx is done.
 func (s *Sender) Run(ctx context.Context) {
+	for channel := range s.Channels {
+		for _, result := range []string{"sent", "failed", "given_up"} {
+			s.Results.WithLabelValues(channel, result) // a counter that begins with its first event hides that one
+		}
+	}
 	for ctx.Err() == nil {
 		var changed <-chan struct{}
 		if s.Changed != nil {

@@ -23,9 +23,13 @@ const (
 )
 
 // connect logs in as the admin. A server that restarts or fails over is waited for, a little; its name is looked up again
-// each time.
+// each time. One that never answered is not waited for: it is more likely that something is set up wrongly, and whoever does
+// that wants to know at once.
 func (p *Pool) connect(ctx context.Context, database string) (*Conn, error) {
-	deadline := time.Now().Add(failoverWait)
+	deadline := time.Now()
+	if p.reached.Load() {
+		deadline = deadline.Add(failoverWait)
+	}
 	for pause := failoverPause; ; pause = min(2*pause, maxFailoverPause) {
 		conn, err := p.connectOnce(ctx, database)
 		if err == nil || !Passing(err) || time.Now().Add(pause).After(deadline) {

@@ -50,6 +50,7 @@ func (p *Pool) connectOnce(ctx context.Context, database string) (*Conn, error) 
 	if err != nil {
 		return nil, fmt.Errorf("logging in as the admin of %s: %w", p.cfg.Integration, err)
 	}
+	p.reached.Store(true)
 	return conn, nil
 }
 

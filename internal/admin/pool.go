@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -31,6 +32,8 @@ type Pool struct {
 	idle   chan *Conn
 	free   chan struct{} // a token is the right to open one more connection
 	logins chan struct{} // bounds the log-ins that hold a connection, so that one is left for settling
+
+	reached atomic.Bool // a log-in has succeeded
 
 	urgent chan *Conn // of one: the connection that ends access, nil while it is not open
 

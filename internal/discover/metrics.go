@@ -41,6 +41,7 @@ func (m *metrics) asked(status []Status, took time.Duration) {
 	m.duration.Observe(took.Seconds())
 	for _, s := range status {
 		place := []string{s.Place.Source, s.Place.Account, s.Place.Region, string(s.Place.Kind)}
+		m.failures.WithLabelValues(place...) // it begins at zero
 		up := 1.0
 		if s.Err != nil {
 			up = 0

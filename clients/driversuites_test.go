@@ -109,9 +109,16 @@ func driverResults(t *testing.T, source string, w way) map[string]driverResult {
 		"PGX_TEST_DATABASE=dbname=regression", "PGX_TEST_TCP_CONN_STRING=dbname=regression", "PGX_TEST_SCRAM_PLUS_CONN_STRING=dbname=regression channel_binding=require")
 	out, _ := cmd.Output() // tests that fail are a result
 	results, outputs := make(map[string]driverResult), make(map[string]string)
+	panicked, last := false, ""
 	for line := range bytes.Lines(out) {
 		var event struct{ Action, Package, Test, Output string }
-		if json.Unmarshal(line, &event) != nil || event.Test == "" {
+		if json.Unmarshal(line, &event) != nil {
+			continue
+		}
+		if panicked = panicked || strings.HasPrefix(event.Output, "panic: "); panicked && len(last) < 8000 {
+			last += event.Output
+		}
+		if event.Test == "" {
 			continue
 		}
 		// Some tests of tests are named after their files in a folder of their own.
@@ -122,6 +129,9 @@ func driverResults(t *testing.T, source string, w way) map[string]driverResult {
 		case "pass", "fail", "skip":
 			results[test] = driverResult{event.Action, excerpt(outputs[test])}
 		}
+	}
+	if panicked {
+		t.Logf("tests panicked, or took too long:\n%s", last)
 	}
 	if len(results) == 0 {
 		t.Fatalf("no test ran in %s:\n%s", source, out)

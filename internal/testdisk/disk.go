@@ -20,6 +20,7 @@ type Disk struct {
 	t      testing.TB
 	mu     sync.Mutex
 	frozen bool
+	failed bool // see Fail; the test's goroutine
 }
 
 // Size of a disk of New, in bytes.
@@ -53,7 +54,9 @@ func NewSize(t testing.TB, size int64) *Disk {
 	d.run("mount", "-o", "loop", image, d.Folder)
 	t.Cleanup(func() {
 		d.Thaw()
-		d.protect("-i")
+		if !d.failed {
+			d.protect("-i")
+		}
 		d.run("umount", d.Folder)
 	})
 	return d
@@ -97,6 +100,35 @@ func (d *Disk) protect(how string) {
 		return nil
 	})
 	d.run("chattr", args...)
+}
+
+// Fill leaves no room, until the function that it returns is called.
+func (d *Disk) Fill() (free func()) {
+	d.t.Helper()
+	file := filepath.Join(d.Folder, "filling")
+	out, err := os.Create(file)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, size := range []int{1 << 20, 1 << 12, 1} { // to the last byte
+		for err = nil; err == nil; {
+			_, err = out.Write(make([]byte, size))
+		}
+	}
+	_ = out.Close()
+	return func() {
+		d.t.Helper()
+		if err := os.Remove(file); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+}
+
+// Fail makes the disk read-only at once, as the kernel does with one that has errors. It stays so.
+func (d *Disk) Fail() {
+	d.t.Helper()
+	d.run("mount", "-o", "remount,abort", d.Folder)
+	d.failed = true
 }
 
 func (d *Disk) run(program string, args ...string) {

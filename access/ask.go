@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hourgate/hourgate/policy"
@@ -37,6 +38,9 @@ func (s *Service) Ask(ctx context.Context, w policy.Wish) (*Request, policy.Plan
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	if err := mayFile(ctx, store, r); err != nil {
+		return nil, plan, s.storeError(err)
+	}
 	if err := store.Create(ctx, r, maxOpen, s.announce(e)); err != nil {
 		return nil, plan, s.storeError(err)
 	}
@@ -49,6 +53,25 @@ func (s *Service) Ask(ctx context.Context, w policy.Wish) (*Request, policy.Plan
 		return s.activate(ctx, r), plan, nil
 	}
 	return r, plan, nil
+}
+
+// mayFile bounds how often a person asks: each request is told to those who decide, also one that is withdrawn at once. Replicas
+// that look at the same time may let one more pass each. Breaking the glass is bounded by its review.
+func mayFile(ctx context.Context, store Store, r *Request) error {
+	if r.BreakGlass {
+		return nil
+	}
+	filed, err := store.Requests(ctx, Filter{User: r.User, Limit: maxAnHour})
+	if err != nil {
+		return err
+	}
+	if len(filed) < maxAnHour || !filed[maxAnHour-1].Asked.After(r.Asked.Add(-time.Hour)) {
+		return nil
+	}
+	return &Refused{
+		Message: fmt.Sprintf("you have asked %d times within an hour", maxAnHour),
+		Hint:    "You can ask again at " + filed[maxAnHour-1].Asked.Add(time.Hour).Format("15:04 UTC") + ".",
+	}
 }
 
 // approve starts the clock.

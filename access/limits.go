@@ -13,6 +13,8 @@ const (
 	maxReason = 1000
 	// maxOpen is how many open requests one person may have: thousands would bury those of others.
 	maxOpen = 20
+	// maxAnHour is how many requests one person may file in an hour, withdrawn ones too: each is told to others.
+	maxAnHour = 60
 	// maxLock is the longest time of a lock; without a time it holds until it is lifted.
 	maxLock = 366 * 24 * time.Hour
 )

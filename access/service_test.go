@@ -602,6 +602,33 @@ func TestHostile(t *testing.T) {
 	refusedWith(t, w.service.Unlock(t.Context(), access.Actor{Name: "bob"}, policy.LockAll, ""), "only operators may do this")
 }
 
+// TestHowOftenOneAsks: who files and withdraws again and again is told to wait, by whichever gate, also after a restart; others,
+// and the glass, are not concerned.
+func TestHowOftenOneAsks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for range 60 {
+		r := w.ask("bob", "READ_ONLY")
+		if _, err := w.service.Stop(t.Context(), access.Actor{Name: "bob"}, r.ID, ""); err != nil {
+			t.Fatal(err)
+		}
+		w.now = w.now.Add(time.Second)
+	}
+	again := func(user string) error { _, _, err := w.service.Ask(t.Context(), wish(user, "READ_ONLY")); return err }
+	refusedWith(t, again("bob"), "you have asked 60 times within an hour")
+	_ = w.store.Close()
+	w.open()
+	refusedWith(t, again("bob"), "you have asked 60 times within an hour")
+	if err := again("dave"); err != nil {
+		t.Errorf("dave: %v", err)
+	}
+	w.now = w.now.Add(59 * time.Minute) // an hour after the first
+	if err := again("bob"); err != nil {
+		t.Errorf("later: %v", err)
+	}
+	refusedWith(t, again("bob"), "you have asked 60 times within an hour")
+}
+
 // TestDecidersAtOnce: of two replicas' deciders, one decides, and the other is told.
 func TestDecidersAtOnce(t *testing.T) {
 	t.Parallel()

@@ -16,6 +16,24 @@ func (s *Set) Remarks() []string {
 			lines = append(lines, fmt.Sprintf("grant %s: %s", name, remark))
 		}
 	}
+	if s.HasFlows() {
+		lines = append(lines, s.alike()...)
+	}
+	return lines
+}
+
+// alike are users whose names are the same but for case: nobody decides their own requests, but one person with two names could.
+func (s *Set) alike() []string {
+	var lines []string
+	first := make(map[string]string)
+	for _, name := range slices.Sorted(maps.Keys(s.users)) {
+		folded := strings.ToLower(name)
+		if other, twice := first[folded]; twice {
+			lines = append(lines, fmt.Sprintf("users %s and %s: if they are one person, that one may decide requests of their own", other, name))
+			continue
+		}
+		first[folded] = name
+	}
 	return lines
 }
 

@@ -36,6 +36,27 @@ func TestRemarks(t *testing.T) {
 	}
 }
 
+func TestRemarksOnNames(t *testing.T) {
+	text := "users: [{name: Bob@example.com}, {name: bob@example.com}, {name: carol}]\n"
+	flow := "access_flows: [{name: f, requestors: {users: [bob@example.com]}, approval: {any_of: [{users: [carol]}]}, max_duration: 1h, " +
+		"targets: [{integrations: [orders], access: [READ_ONLY]}]}]\n"
+	for _, test := range []struct {
+		text string
+		want []string
+	}{
+		{text, nil},
+		{text + flow, []string{"users Bob@example.com and bob@example.com: if they are one person, that one may decide requests of their own"}},
+	} {
+		s, err := policy.Parse([]policy.Source{{File: "p.yaml", Data: []byte(test.text)}}, map[string]string{"orders": "orders"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(test.want, s.Remarks()); diff != "" {
+			t.Errorf("remarks (-want +got):\n%s", diff)
+		}
+	}
+}
+
 func TestEnding(t *testing.T) {
 	keep := func(a policy.Access, role string) *policy.Grant { return &policy.Grant{Access: a, KeepObjectsAs: role} }
 	for _, test := range []struct {

@@ -70,9 +70,13 @@ soak: ## work under short grants for SOAK=1h while something breaks every few se
 	scripts/install
 	HOURGATE_SOAK=$(SOAK) HOURGATE_SEED=$(SEED) go test -tags faults -count=1 -run TestSoak -timeout 24h -v ./faults
 
+roles: ## run the tests of roles on PostgreSQL 13 to 18, of which `make test` runs some on three versions only
+	scripts/install
+	HOURGATE_MAJORS=all go test -count 1 -timeout 30m ./roles/...
+
 churn: ## make and settle thousands of roles, on PostgreSQL 13 to 18
 	scripts/install
-	HOURGATE_CHURN=3000 go test -count 1 -run TestChurn -timeout 30m ./roles
+	HOURGATE_MAJORS=all HOURGATE_CHURN=3000 go test -count 1 -run TestChurn -timeout 30m ./roles
 
 plots: ## thousands of random plots of tenants who work together, on PostgreSQL 13 to 18
 	scripts/install
@@ -140,4 +144,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress sqlsmith latencies bench test-aws fuzz faults soak churn plots end-faults ends crash lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean
+.PHONY: help build demo test test-portable clients regress sqlsmith latencies bench test-aws fuzz faults soak churn plots end-faults ends crash roles lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean

@@ -42,7 +42,7 @@ func refused(t *testing.T, conn *pgx.Conn, sql string) bool {
 // not even the role that carried them.
 func TestNamedObjects(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		f.exec(t, "SET ROLE "+db.Owner+"; CREATE SCHEMA sales; CREATE TABLE sales.a (i int); CREATE TABLE other (i int);"+
 			"CREATE FUNCTION refund(int) RETURNS int LANGUAGE sql AS 'SELECT 1'; REVOKE EXECUTE ON FUNCTION refund(int) FROM PUBLIC; RESET ROLE")
@@ -208,7 +208,7 @@ func TestCreatorRole(t *testing.T) {
 // Two processes that settle one role don't get into each other's way.
 func TestTwoSettleOne(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f, g := newFixture(t, db), newFixture(t, db)
 		f.warm(t, policy.Admin)
 		for range 5 {
@@ -302,7 +302,7 @@ func TestList(t *testing.T) {
 // Where somebody besides the owner may grant CREATE on a schema, GRANT and DROP OWNED may choose different grantors.
 func TestGrantorIsNotTheOwner(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		f.exec(t, "GRANT CREATE ON SCHEMA public TO "+db.Owner+" WITH GRANT OPTION")
 		f.acquireAndLeave(t, policy.Access{Level: policy.Admin})

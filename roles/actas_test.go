@@ -26,7 +26,7 @@ func (f *fixture) actAsOwner() policy.Access {
 // and stays.
 func TestActAs(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		f.grantOwner(t)
 		lease := f.acquire(t, f.named(f.actAsOwner()))

@@ -110,7 +110,7 @@ func TestBaselines(t *testing.T) {
 		},
 		"Hourgate": {},
 	}
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		f.warm(t, policy.Admin)
 		admin, err := pgx.Connect(t.Context(), db.Server.URL(db.Admin, db.AdminPassword, db.Name).String())

@@ -40,7 +40,7 @@ func (f *fixture) asleep(t *testing.T, pid uint32) (asleep bool) {
 // The admin cancels what a session runs, and nobody else's.
 func TestCancel(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		lease := f.acquire(t, f.grant(policy.ReadOnly, time.Hour))
 		conn := f.login(t, lease.Login())

@@ -24,7 +24,7 @@ func churnCycles(t *testing.T) int {
 	t.Helper()
 	n, err := strconv.Atoi(os.Getenv("HOURGATE_CHURN"))
 	if err != nil {
-		return 128
+		return 96
 	}
 	return n
 }
@@ -32,7 +32,7 @@ func churnCycles(t *testing.T) int {
 // Many people's grants begin and end over the same tables: nobody sees an error, and nothing is left.
 func TestChurn(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		accesses := []policy.Access{
 			{Level: policy.ReadOnly},

@@ -71,7 +71,7 @@ func (f *fixture) owners(t *testing.T) []string {
 // What ordinary people make ordinarily is kept, with its rows, and belongs to the role that the grant names.
 func TestKeepObjects(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		lease := f.acquire(t, f.keeping(t))
 		f.all(
@@ -163,7 +163,7 @@ func TestKeepNothingHostile(t *testing.T) {
 // in the one case, and kept as soon as it can be in the other. Nobody keeps a right on it.
 func TestKeepWithAnAccomplice(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		grant := f.keeping(t)
 		lease := f.acquire(t, grant)

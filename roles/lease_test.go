@@ -137,7 +137,7 @@ func (f *fixture) uses(t *testing.T, l *roles.Lease, table string) error {
 // What people made stays until their grant's end when nobody is connected, and a role that owns nothing does not.
 func TestRoleThatOwnsSomethingOutlivesLinger(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f, p := withPolicy(t, db, "ADMIN", time.Now().Add(time.Hour), 0)
 		empty := f.acquire(t, p.grant(t))
 		empty.Release()
@@ -179,7 +179,7 @@ func (f *fixture) noLogin(t *testing.T, l *roles.Lease) bool {
 // first or the person. In between nobody can log in as it.
 func TestNextProcessTakesTheRoleOver(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f, p := withPolicy(t, db, "ADMIN", time.Now().Add(time.Hour), 0)
 		lease := f.acquire(t, p.grant(t))
 		f.create(t, lease, "report")
@@ -281,7 +281,7 @@ func (f *fixture) lastEnd(p inForce) time.Time {
 // other one's role, too.
 func TestTwoProcessesOnePerson(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f, p := withPolicy(t, db, "ADMIN", time.Now().Add(time.Hour), 0)
 		other := p.join(t, 0)
 		first := f.acquire(t, p.grant(t))

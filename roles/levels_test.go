@@ -70,7 +70,7 @@ func TestTablesOfTheMaster(t *testing.T) {
 // Somebody's table in a schema of their own does not keep everybody out of the database: it is left out, and said to be.
 func TestOwnersThatTheAdminIsNoMemberOf(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		stranger := "stranger_" + strings.TrimPrefix(db.Name, "db_")
 		f.exec(t, "CREATE ROLE "+stranger+"; CREATE SCHEMA "+stranger+" AUTHORIZATION "+stranger+"; SET ROLE "+stranger+"; CREATE TABLE "+stranger+".own (i int); RESET ROLE")
@@ -104,7 +104,7 @@ func TestOwnersThatTheAdminIsNoMemberOf(t *testing.T) {
 // A named role that may hand on what it has needs dangerous: true.
 func TestNamedRolesThatHandOn(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		id := strings.TrimPrefix(db.Name, "db_")
 		plain := "hand_plain_" + id
@@ -159,7 +159,7 @@ func code(t *testing.T, conn *pgx.Conn, sql string) string {
 // who do not ask for it by its schema.
 func TestAdminCreatesWhereItMay(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		f.exec(t, "ALTER DATABASE "+db.Name+" RESET search_path; REVOKE CREATE ON SCHEMA public FROM PUBLIC; SET ROLE "+db.Owner+"; CREATE SCHEMA app; CREATE SCHEMA other; RESET ROLE")
 		access := policy.Access{Level: policy.Admin, CreateIn: []string{"app"}}

@@ -264,7 +264,7 @@ func (tn *tenancy) emptyQuarantine(t *testing.T) {
 // What a tenant leaves in another database, where everybody may connect, goes too.
 func TestTenantInAnotherDatabase(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		f.warm(t, policy.ReadOnly)
 		other := db.Server.Database(t)
@@ -344,7 +344,7 @@ func TestDatabaseThatTakesNoConnections(t *testing.T) {
 // A session that did not come through the gate is put out and reported; those that did stay, in any database.
 func TestForeignSession(t *testing.T) {
 	t.Parallel()
-	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
+	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		lease := f.acquire(t, f.grant(policy.ReadOnly, time.Hour))
 		second := f.acquire(t, f.grant(policy.ReadOnly, time.Hour))

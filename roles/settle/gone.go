@@ -86,6 +86,7 @@ func (s *settlement) run(ctx context.Context) (err error) {
 	if err := s.takeStock(ctx); err != nil {
 		return errors.Join(s.end.err, err)
 	}
+	s.try("sessions of who was a member of the role", s.endGuests(ctx))
 	if s.inventory.Prepared {
 		s.try("prepared transactions", s.rollbackPrepared(ctx))
 		if s.end.err != nil && len(s.dropped) > 0 {

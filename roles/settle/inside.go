@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -90,4 +91,42 @@ func (st *Settler) firstSight(i insider) bool {
 	}
 	st.insiders[key] = time.Now()
 	return seen.IsZero()
+}
+
+// noteGuest remembers who was a member of a role until it is settled.
+func (st *Settler) noteGuest(role uint32, member string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !slices.Contains(st.guests[role], member) {
+		st.guests[role] = append(st.guests[role], member)
+	}
+}
+
+// endGuests ends the sessions of those who were members of the role at its end, as endInsiders does. Such a session may have SET
+// ROLE to the role, or before 16 to what that was a member of. It keeps that user when the membership is revoked, and the
+// server shows nobody which one it is. Whoever may make roles is left alone: it may be an admin of another gate.
+func (s *settlement) endGuests(ctx context.Context) error {
+	s.st.mu.Lock()
+	guests := slices.Clone(s.st.guests[s.oid])
+	s.st.mu.Unlock()
+	if len(guests) == 0 {
+		return nil
+	}
+	rows, err := s.c.Query(ctx, `
+		SELECT a.pid, a.usesysid, coalesce(a.backend_start, '-infinity'), a.usename::text, coalesce(host(a.client_addr), 'local'), coalesce(a.application_name, '')
+		  FROM pg_stat_activity a JOIN pg_roles u ON u.oid = a.usesysid
+		 WHERE NOT u.rolsuper AND NOT u.rolcreaterole AND u.rolname NOT IN (session_user, current_user)
+		   AND (a.backend_start < $2 OR a.backend_start IS NULL)
+		   AND EXISTS (SELECT FROM pg_roles g WHERE g.rolname = ANY ($1) AND pg_has_role(a.usesysid, g.oid, 'MEMBER'))`, guests, s.end.closed)
+	if err != nil {
+		return err
+	}
+	sessions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[insider])
+	if err != nil {
+		return err
+	}
+	for _, i := range sessions {
+		s.endInsider(ctx, s.c, i)
+	}
+	return nil
 }

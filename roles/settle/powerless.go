@@ -242,6 +242,9 @@ func (st *Settler) memberships(ctx context.Context, c *admin.Conn, ends []*end) 
 			}
 			e.groups[m.Group] = true
 		}
+		if m.Group == e.name && !m.Held {
+			st.noteGuest(e.role.OID, m.Member)
+		}
 		if m.Revocable {
 			e.held = append(e.held, m)
 		}

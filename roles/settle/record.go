@@ -71,6 +71,7 @@ func (st *Settler) tell(r ledger.Role, err error) {
 	known := st.failures[r.OID]
 	if err == nil {
 		delete(st.failures, r.OID)
+		delete(st.guests, r.OID)
 		st.mu.Unlock()
 		return
 	}

@@ -39,6 +39,7 @@ type Settler struct {
 	mu       sync.Mutex
 	failures map[uint32]failure    // by the role's OID
 	insiders map[insider]time.Time // that were recorded
+	guests   map[uint32][]string   // who was a member of a role that is not settled yet, by its OID
 
 	scrubbing sync.Mutex
 	scrubbed  map[string]time.Time // roles, and when the last scrub of each began; belongs to scrubbing
@@ -53,6 +54,7 @@ func New(cfg Config) *Settler {
 		writing:  make(chan struct{}, poolRecords),
 		failures: make(map[uint32]failure),
 		insiders: make(map[insider]time.Time),
+		guests:   make(map[uint32][]string),
 		scrubbed: make(map[string]time.Time),
 	}
 	st.fresh = lane{st: st, use: cfg.Pool.Urgent}

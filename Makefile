@@ -90,6 +90,10 @@ ends: ## let 500 grants end in one second, and 5,000 roles: figures
 	scripts/install
 	HOURGATE_ENDS=500 go test -count 1 -run TestManyEnds -v -timeout 30m ./roles
 
+large: ## settle a role with two million large objects: figures
+	scripts/install
+	HOURGATE_LARGE=2000000 go test -count 1 -run TestManyLargeObjects -v -timeout 60m ./roles
+
 crash: ## kill the program before each statement of making and settling a role, on PostgreSQL 13 to 18
 	scripts/install
 	HOURGATE_CRASH=all go test -count 1 -run TestCrashAnywhere -timeout 30m -v ./roles
@@ -144,4 +148,4 @@ $(TOOLS)/tools: tools/go.mod tools/go.sum
 	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
 	@touch $@
 
-.PHONY: help build demo test test-portable clients regress sqlsmith latencies bench test-aws fuzz faults soak churn plots end-faults ends crash roles lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean
+.PHONY: help build demo test test-portable clients regress sqlsmith latencies bench test-aws fuzz faults soak churn plots end-faults ends crash roles large lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean

@@ -3,7 +3,10 @@ package roles_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -303,6 +306,49 @@ func TestTwelveThousandTables(t *testing.T) {
 	var left int
 	if err := f.super.QueryRow(t.Context(), "SELECT count(*) FROM pg_class WHERE relname LIKE 'many%'").Scan(&left); err != nil || left != 0 {
 		t.Errorf("tables left: %d, %v", left, err)
+	}
+}
+
+// Large objects in great number take time in proportion, and little memory of the gate. HOURGATE_LARGE=2000000 has as many
+// (make large).
+func TestManyLargeObjects(t *testing.T) {
+	t.Parallel()
+	count := 3000
+	if n, err := strconv.Atoi(os.Getenv("HOURGATE_LARGE")); err == nil {
+		count = n
+	}
+	f := newFixture(t, pgtest.Start(t, 16).Database(t))
+	lease := f.acquire(t, f.grant(policy.ReadOnly, time.Hour))
+	conn := f.login(t, lease.Login())
+	for made := 0; made < count; made += 1000 {
+		if _, err := conn.Exec(t.Context(), "SELECT count(lo_create(0)) FROM generate_series(1, 1000)"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var before, peak runtime.MemStats
+	runtime.ReadMemStats(&before)
+	ended := time.Now()
+	lease.Release()
+	f.Withdraw(lease.Login().User)
+	var most uint64
+	waitForLong(t, time.Minute+time.Duration(count)*time.Millisecond, "the role is gone", func() bool {
+		runtime.ReadMemStats(&peak)
+		most = max(most, peak.HeapInuse)
+		if f.exists(t, lease.Login().User) && !f.Live(lease.Login().User) {
+			_ = f.Sweep(t.Context()) // goes on where the first try reached its limit
+		}
+		return !f.exists(t, lease.Login().User)
+	})
+	t.Logf("%d large objects: gone after %v, at most %d MB of heap, %d MB before", count, time.Since(ended), most>>20, before.HeapInuse>>20)
+	f.none(t, "SELECT count(*) FROM pg_largeobject_metadata")
+}
+
+// none fails unless a query counts nothing.
+func (f *fixture) none(t *testing.T, query string) {
+	t.Helper()
+	var n int
+	if err := f.super.QueryRow(t.Context(), query).Scan(&n); err != nil || n != 0 {
+		t.Errorf("%s: %d, %v", query, n, err)
 	}
 }
 

@@ -73,6 +73,15 @@ func (o object) drop() string {
 	return "DROP " + o.keyword() + " IF EXISTS " + o.Identity + " RESTRICT"
 }
 
+// givable reports whether the object can get another owner by itself. An extension can't, nor what has no owner.
+func (o object) givable() bool {
+	switch o.Type {
+	case "extension", "user mapping", "trigger", "cast":
+		return false
+	}
+	return true
+}
+
 // give is the statement that makes another role, whose name is quoted, the owner.
 func (o object) give(owner string) string {
 	keyword := o.keyword()

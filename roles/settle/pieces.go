@@ -2,8 +2,10 @@ package settle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
@@ -13,7 +15,6 @@ import (
 
 const (
 	dropBatch   = 200 // objects of one transaction: each takes several locks, and the server has room for max_locks_per_transaction × max_connections
-	unlinkBatch = 500 // large objects of one statement, for the same reason
 	dropPasses  = 6   // over what is left, while something of it goes
 	pageLimit   = 20000
 	pieceLimit  = 200 // pieces that resist which one try names, and waits for
@@ -83,7 +84,7 @@ func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 	after, errs := s.dropPieces(ctx, c, before)
 	s.gone(before, after)
 	for i, o := range after {
-		if admin.SQLState(errs[i]) == pgerrcode.DependentObjectsStillExist {
+		if admin.SQLState(errs[i]) == pgerrcode.DependentObjectsStillExist && o.givable() {
 			errs[i] = s.quarantine(ctx, c, o)
 			if errs[i] == nil {
 				s.kept = append(s.kept, o.String())
@@ -149,52 +150,65 @@ func (s *estate) dropSome(ctx context.Context, c *admin.Conn, batch []object) (l
 	return append(left, rest...), append(errs, why...)
 }
 
-// unlink drops the role's large objects. There may be millions, so the server counts and drops them, a batch a statement.
-func (s *estate) unlink(ctx context.Context, c *admin.Conn) error {
-	const batch = `
-		WITH batch AS MATERIALIZED (
-			SELECT objid FROM pg_shdepend
-			 WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 AND deptype = 'o' AND classid = 'pg_largeobject'::regclass
-			   AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND objid > $2
-			 ORDER BY objid LIMIT $3
-		)
-		SELECT count(lo_unlink(objid)), coalesce(max(objid), 0) FROM batch`
-	const one = `
-		SELECT coalesce(min(objid), 0) FROM pg_shdepend
-		 WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1 AND deptype = 'o' AND classid = 'pg_largeobject'::regclass
-		   AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND objid > $2`
-	var last uint32
-	var total int
-	size := unlinkBatch
-	for {
-		var n int
-		var to uint32
-		err := c.Transaction(ctx, []string{pieceLock}, func([][][]byte) error {
-			return c.QueryOne(ctx, batch, []any{s.oid, last, size}, &n, &to)
-		})
-		switch {
-		case err == nil && n == 0:
-			if total > 0 {
-				s.dropped = append(s.dropped, fmt.Sprintf("%d large objects", total))
-			}
-			return nil
-		case err == nil:
-			total, last = total+n, to
-		case ctx.Err() != nil || c.IsClosed() || admin.SQLState(err) == pgerrcode.SyntaxError:
-			return s.st.told(err)
-		case size > 1:
-			size = 1 // one of the batch resists: one by one from here on
-		default:
-			if queryErr := c.QueryOne(ctx, one, []any{s.oid, last}, &last); queryErr != nil {
-				return queryErr
-			}
-			if last == 0 {
-				return nil
-			}
-			s.resists(fmt.Sprintf("large object %d", last), s.st.told(err))
-			size = unlinkBatch
+// unlink drops the role's large objects. There may be millions, so the server keeps the list, which it makes once: a search for
+// the next few would go through all of them each time.
+func (s *estate) unlink(ctx context.Context, c *admin.Conn) (err error) {
+	const fetch = "FETCH 500 FROM hourgate_large" // each takes a lock, as in dropBatch
+	numbers, err := c.Script(ctx, fmt.Sprintf(`
+		DECLARE hourgate_large CURSOR WITH HOLD FOR SELECT objid FROM pg_shdepend
+		 WHERE refclassid = 'pg_authid'::regclass AND refobjid = %d AND deptype = 'o' AND classid = 'pg_largeobject'::regclass
+		   AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())`, s.oid), fetch)
+	if err != nil {
+		return s.st.told(err)
+	}
+	defer func() {
+		if !c.IsClosed() {
+			_, closeErr := c.Script(context.WithoutCancel(ctx), "CLOSE hourgate_large")
+			err = errors.Join(err, closeErr)
+		}
+	}()
+	total := 0
+	for len(numbers) > 0 {
+		batch := make([]string, len(numbers))
+		for i, row := range numbers {
+			batch[i] = string(row[0])
+		}
+		n, err := s.unlinkSome(ctx, c, batch)
+		if total += n; err != nil {
+			return err
+		}
+		if numbers, err = c.Script(ctx, fetch); err != nil {
+			return err
 		}
 	}
+	if total > 0 {
+		s.dropped = append(s.dropped, fmt.Sprintf("%d large objects", total))
+	}
+	return nil
+}
+
+// unlinkSome halves a batch of large objects, which the server has numbered, until what can't be dropped is alone.
+func (s *estate) unlinkSome(ctx context.Context, c *admin.Conn, batch []string) (dropped int, err error) {
+	statement := "SELECT lo_unlink(n) FROM unnest('{" + strings.Join(batch, ",") + "}'::oid[]) n"
+	err = c.Transaction(ctx, []string{pieceLock, statement}, func([][][]byte) error { return nil })
+	switch {
+	case err == nil:
+		return len(batch), nil
+	case ctx.Err() != nil || c.IsClosed() || admin.SQLState(err) == pgerrcode.SyntaxError:
+		return 0, s.st.told(err)
+	case len(batch) == 1 && admin.SQLState(err) == pgerrcode.UndefinedObject: // somebody else was quicker
+		return 0, nil
+	case len(batch) == 1:
+		s.resists("large object "+batch[0], err)
+		return 0, nil
+	}
+	half := len(batch) / 2
+	dropped, err = s.unlinkSome(ctx, c, batch[:half])
+	if err != nil {
+		return dropped, err
+	}
+	n, err := s.unlinkSome(ctx, c, batch[half:])
+	return dropped + n, err
 }
 
 // dropOwnerless drops triggers on other people's tables that call the role's functions, which would run with the rights of

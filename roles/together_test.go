@@ -389,6 +389,9 @@ func (st *stage) look(t *testing.T, p plot, calls []string, ran chan error) {
 	st.none(t, "prepared transactions", "SELECT count(*) FROM pg_prepared_xacts WHERE database = $1", st.db.Name)
 	st.none(t, "SECURITY DEFINER functions with power", `
 		SELECT count(*) FROM pg_proc WHERE prosecdef AND proowner IN (SELECT oid FROM pg_roles WHERE rolname ~ '^(hourgate_|team_)')`)
+	st.none(t, "rights of others to routines in quarantine", `
+		SELECT count(*) FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
+		 WHERE pg_get_userbyid(p.proowner) ~ '^hourgate_quarantine_' AND x.grantee <> p.proowner`)
 	if p.mates != "" {
 		var kept bool
 		if err := st.super.QueryRow(t.Context(), p.mates).Scan(&kept); err != nil || !kept {

@@ -116,6 +116,8 @@ func (d *Desk) run(ctx context.Context, who access.Actor, s statement, notice fu
 		return d.showRequests(ctx, who)
 	case "SHOW SESSIONS":
 		return d.showSessions(who), nil
+	case "SHOW GRANTS":
+		return d.showGrants(who)
 	case "SHOW LOCKS":
 		return d.showLocks(who)
 	case "REQUEST", "BREAK GLASS":

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -322,4 +323,33 @@ func FuzzDescribe(f *testing.F) {
 			t.Errorf("%q: %v", sql, err)
 		}
 	})
+}
+
+// TestShowGrants: operators see what is in force, what came of requests included; nobody else does.
+func TestShowGrants(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if got := w.say("bob@example.com", "SHOW GRANTS"); !like(got, "42501 only operators see all grants*") {
+		t.Errorf("got %q", got)
+	}
+	w.say("bob@example.com", "REQUEST READ_ONLY ON orders-prod FOR '1 hour' REASON 'INC-7'")
+	w.say("carol", "APPROVE 1")
+	result, err := w.Run(t.Context(), access.Actor{Name: "operator", Operator: true}, "SHOW GRANTS", nil, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, row := range result.Rows {
+		var cells []string
+		for _, cell := range row {
+			if cell == nil {
+				cell = new(string)
+			}
+			cells = append(cells, *cell)
+		}
+		lines = append(lines, strings.Join(slices.Delete(cells, 5, 6), "|"))
+	}
+	if !slices.Contains(lines, "request-1|live|bob@example.com|orders-prod/orders|READ_ONLY|INC-7") {
+		t.Errorf("got %q", lines)
+	}
 }

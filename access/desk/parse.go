@@ -39,6 +39,7 @@ var (
 	accessColumns  = []string{"status", "access", "target", "until", "grant_or_flow", "how"}
 	sessionColumns = []string{"id", "user", "access", "target", "grant", "client", "application", "since", "until", "state"}
 	lockColumns    = []string{"lock", "name", "reason", "until", "by", "since", "where"}
+	grantColumns   = []string{"grant", "state", "who", "target", "access", "until", "reason"}
 	doneColumns    = []string{"result"}
 )
 
@@ -48,6 +49,7 @@ var forms = []form{
 	{"SHOW REQUESTS", "", "", requestColumns, "your requests, and those that you decide", "SHOW REQUESTS;"},
 	{"SHOW REQUEST", "id", "", requestColumns, "one of them", "SHOW REQUEST 17;"},
 	{"SHOW SESSIONS", "", "", sessionColumns, "your sessions; an operator sees all", "SHOW SESSIONS;"},
+	{"SHOW GRANTS", "", "", grantColumns, "what is in force: grants of the policy and of requests (operators)", "SHOW GRANTS;"},
 	{"SHOW LOCKS", "", "", lockColumns, "what is locked (operators)", "SHOW LOCKS;"},
 	{"SHOW HELP", "", "", []string{"statement", "what_it_does"}, "", ""},
 	{"HELP", "", "", []string{"statement", "what_it_does"}, "this", "HELP;"},

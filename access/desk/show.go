@@ -221,6 +221,27 @@ func visible(text string) string {
 	}, strings.ToValidUTF8(text, "?"))
 }
 
+// showGrants is what the policy in force gives now, or will: that of the files, and what came of requests.
+func (d *Desk) showGrants(who access.Actor) (Result, error) {
+	if !who.Operator {
+		return Result{}, &Error{Code: pgerrcode.InsufficientPrivilege, Message: "only operators see all grants", Hint: "SHOW ACCESS; shows yours."}
+	}
+	var result Result
+	now := d.clock()
+	for _, g := range d.live.Set().AllGrants() {
+		state := "live"
+		switch {
+		case now.Before(g.From):
+			state = "from " + when(g.From)
+		case !g.Live(now):
+			continue
+		}
+		people := policy.People{Users: g.Users, Groups: g.Groups}
+		result.Rows = append(result.Rows, row(g.Name, state, people.String(), place(g.Integration, g.Databases), g.Access.String(), when(g.Until), g.Reason))
+	}
+	return result, nil
+}
+
 func (d *Desk) showLocks(who access.Actor) (Result, error) {
 	if !who.Operator {
 		return Result{}, &Error{Code: pgerrcode.InsufficientPrivilege, Message: "only operators see locks"}

@@ -48,6 +48,8 @@ access_flows:
 		{gatetest.Alice, "approve|1", exitRefused, "nobody decides their own request"},
 		{gatetest.Bob, "requests", exitOK, "1|pending|APPROVE 1; or DENY 1"},
 		{gatetest.Bob, "approve|1|--for|1h|--as|READ_ONLY", exitOK, "active|READ_ONLY|1 hour"},
+		{operator, "grants|list", exitOK, "request-1|live|alice@example.com|orders/|READ_ONLY"},
+		{gatetest.Bob, "grants|list", exitRefused, "only operators see all grants"},
 		{gatetest.Alice, "extend|1|--for|1h", exitOK, "waits for bob@example.com"},
 		{gatetest.Bob, "deny|1|--reason|no", exitOK, "active"},
 		{gatetest.Alice, "end|1", exitOK, "ended (ended by owner)"},

@@ -72,13 +72,14 @@ func explainCommand() *cobra.Command {
 		Short: "Say why somebody gets in, or why not",
 		Long: "Decides as the gate does, on the policy files that the configuration names, whether USER may connect with DATABASE\n" +
 			"as the database's name, and says by what grant, or why not. It exits with 0 if so, with 1 if not. Grants from\n" +
-			"requests are not in the files; SHOW ACCESS in the database hourgate has them.",
+			"requests are not in the files: 'hourgate grants list --socket' asks a running gate for them.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, set, err := gate.Load(file)
 			if err != nil {
 				return err
 			}
+			filesOnly(cmd, set)
 			e := explain(set, args[0], args[1], at.orNow())
 			if asJSON {
 				err = json.NewEncoder(cmd.OutOrStdout()).Encode(e)
@@ -142,13 +143,15 @@ func whoCanCommand() *cobra.Command {
 		Use:   "who-can INTEGRATION[/DATABASE]",
 		Short: "List who may connect to a database, and by what",
 		Long: "Lists everybody whom the policy files let connect to a database, with the grant that counts, and the group if they\n" +
-			"have it by one. It exits with 0 if there is anybody, with 1 if not.",
+			"have it by one. It exits with 0 if there is anybody, with 1 if not. Grants from requests are not in the files:\n" +
+			"'hourgate grants list --socket' asks a running gate for them.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, set, err := gate.Load(file)
 			if err != nil {
 				return err
 			}
+			filesOnly(cmd, set)
 			integration, database, named := strings.Cut(args[0], "/")
 			standard, known := set.Default(integration)
 			if !known {

@@ -23,24 +23,38 @@ func grantsCommand() *cobra.Command {
 func grantsListCommand() *cobra.Command {
 	var file string
 	var at moment
-	var all, asJSON bool
+	var all bool
+	var desk deskFlags
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the grants that are live",
-		Args:  cobra.NoArgs,
+		Long: "Lists the grants of the policy files that are live. With --socket or --dsn it asks a running gate instead, as an operator,\n" +
+			"and lists what is in force there: what came of requests, too.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if desk.socket != "" || desk.connection != "" {
+				return desk.say(cmd, "SHOW GRANTS")
+			}
 			_, set, err := gate.Load(file)
 			if err != nil {
 				return err
 			}
-			return failed(listGrants(cmd.OutOrStdout(), set, at.orNow(), all, asJSON))
+			filesOnly(cmd, set)
+			return failed(listGrants(cmd.OutOrStdout(), set, at.orNow(), all, desk.json))
 		},
 	}
 	configFlag(cmd, &file)
 	cmd.Flags().Var(&at, "at", "the moment to decide for")
 	cmd.Flags().BoolVar(&all, "all", false, "list those too that have ended or have not begun")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, a line for each grant")
+	desk.add(cmd)
 	return cmd
+}
+
+// filesOnly says what policy files don't show, where people may ask for more.
+func filesOnly(cmd *cobra.Command, set *policy.Set) {
+	if set.HasFlows() {
+		fmt.Fprintln(cmd.ErrOrStderr(), "This is what the policy files say. What came of requests, a running gate knows: hourgate grants list --socket SOCKET (admin_socket)")
+	}
 }
 
 func listGrants(out io.Writer, set *policy.Set, now time.Time, all, asJSON bool) error {

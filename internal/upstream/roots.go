@@ -54,11 +54,21 @@ func parseAnchors(data []byte) (*anchors, error) {
 	return a, nil
 }
 
+// allRoots are the anchors by the names of their files. Servers share them: to read those of RDS takes tens of
+// milliseconds and two megabytes, and there may be a thousand servers.
+var allRoots sync.Map // of *watched[*anchors]
+
 // rootsOf returns where the anchors of a mode come from: nil where nothing is verified.
 func rootsOf(rootCert string) *watched[*anchors] {
-	switch rootCert {
-	case "":
+	if rootCert == "" {
 		return nil
+	}
+	shared, _ := allRoots.LoadOrStore(rootCert, newRoots(rootCert))
+	return shared.(*watched[*anchors]) //nolint:forcetypeassert // nothing else is stored
+}
+
+func newRoots(rootCert string) *watched[*anchors] {
+	switch rootCert {
 	case RootsRDS:
 		return &watched[*anchors]{load: func() (*anchors, error) { return parseAnchors(rdsRoots) }}
 	case RootsSystem:

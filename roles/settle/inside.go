@@ -117,7 +117,7 @@ func (s *settlement) endGuests(ctx context.Context) error {
 		  FROM pg_stat_activity a JOIN pg_roles u ON u.oid = a.usesysid
 		 WHERE NOT u.rolsuper AND NOT u.rolcreaterole AND u.rolname NOT IN (session_user, current_user)
 		   AND (a.backend_start < $2 OR a.backend_start IS NULL)
-		   AND EXISTS (SELECT FROM pg_roles g WHERE g.rolname = ANY ($1) AND pg_has_role(a.usesysid, g.oid, 'MEMBER'))`, guests, s.end.closed)
+		   AND EXISTS (SELECT FROM pg_roles g WHERE g.rolname = ANY ($1) AND NOT g.rolcreaterole AND pg_has_role(a.usesysid, g.oid, 'MEMBER'))`, guests, s.end.closed)
 	if err != nil {
 		return err
 	}

@@ -256,15 +256,15 @@ func summaryLine(output []byte) string {
 	return "no summary:\n" + string(output)
 }
 
-var diffHeader = regexp.MustCompile(`(?m)^diff .*/results/([a-z0-9_-]+)\.out\n(--- .*\n)?(\+\+\+ .*\n)?`)
+var diffHeader = regexp.MustCompile(`(?m)^diff .*/results/([a-z0-9_.-]+)\.out\n(--- .*\n)?(\+\+\+ .*\n)?`)
 
 // objectNumber is what no two runs agree on.
-var objectNumber = regexp.MustCompile(`\bOID [0-9]{5,}`)
+var objectNumber = regexp.MustCompile(`\bOID [0-9]{5,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 
 // byTest cuts pg_regress's differences at their headers, which hold paths and times.
 func byTest(diffs []byte, role, out string) map[string]string {
 	text := strings.NewReplacer(role, "hg_role", out, "OUT").Replace(string(diffs))
-	text = objectNumber.ReplaceAllString(text, "OID")
+	text = objectNumber.ReplaceAllString(text, "NUMBER")
 	cut := make(map[string]string)
 	headers := diffHeader.FindAllStringSubmatchIndex(text, -1)
 	for i, h := range headers {

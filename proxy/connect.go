@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/internal/upstream"
 )
@@ -17,7 +18,11 @@ import (
 func (s *session) connect(ctx context.Context) error {
 	login := s.lease.Login()
 	login.Params, login.Ahead = s.upstreamParameters(), s.ahead
-	conn, err := upstream.Connect(ctx, s.integration.Upstream, login, pgconn.ConnectConfig)
+	conn, err := upstream.Connect(ctx, s.integration.Upstream, login, func(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
+		s.greetings = nil // of an attempt before
+		cfg.OnNotice = s.greeted
+		return pgconn.ConnectConfig(ctx, cfg)
+	})
 	if err == nil && !s.integration.Standby {
 		err = notStandby(ctx, conn)
 	}
@@ -47,6 +52,21 @@ func (s *session) connect(ctx context.Context) error {
 	s.lease.Opened(s.upstream.PID)
 	s.log.Debug("connected upstream", "role", login.User, "pid", s.upstream.PID)
 	return nil
+}
+
+// maxGreetings bounds what a server can have us keep for a client that is not served yet.
+const maxGreetings = 100
+
+// greeted keeps what the server says at a log-in, such as a trigger's RAISE NOTICE, for the client.
+func (s *session) greeted(_ *pgconn.PgConn, n *pgconn.Notice) {
+	if len(s.greetings) < maxGreetings {
+		s.greetings = append(s.greetings, &pgproto3.NoticeResponse{
+			Severity: n.Severity, SeverityUnlocalized: n.SeverityUnlocalized, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint,
+			Position: n.Position, InternalPosition: n.InternalPosition, InternalQuery: n.InternalQuery, Where: n.Where,
+			SchemaName: n.SchemaName, TableName: n.TableName, ColumnName: n.ColumnName, DataTypeName: n.DataTypeName,
+			ConstraintName: n.ConstraintName, File: n.File, Line: n.Line, Routine: n.Routine,
+		})
+	}
 }
 
 // notStandby closes a connection to a server that is a standby: one that was demoted, or to which the name leads for a moment in

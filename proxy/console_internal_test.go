@@ -70,7 +70,7 @@ func converse(input []byte) (output []byte, err error) {
 	return output, err
 }
 
-// declaresMore reports that the input, with the Terminate that follows it, ends within a message.
+// declaresMore reports that the input swallows the Terminate that follows it.
 func declaresMore(input []byte) bool {
 	input = append(slices.Clone(input), 'X', 0, 0, 0, 4)
 	for len(input) > 0 {
@@ -86,7 +86,7 @@ func declaresMore(input []byte) bool {
 		}
 		input = input[length+1:]
 	}
-	return false
+	return true // the Terminate was the end of a message
 }
 
 // FuzzConsole: no bytes make the console panic or hang, all that it says is of the protocol, and there is one ReadyForQuery

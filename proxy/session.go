@@ -88,7 +88,8 @@ type upstreamSide struct {
 	aheadTo     string
 	lease       Lease
 	upstream    *pgconn.HijackedConn
-	encryption  upstream.Encryption // of the connection upstream
+	encryption  upstream.Encryption       // of the connection upstream
+	greetings   []pgproto3.BackendMessage // what the server said at the log-in, for the client
 }
 
 func newSession(server *Server, conn net.Conn) *session {
@@ -304,6 +305,8 @@ func (s *session) welcome() error {
 		messages = append(messages, &pgproto3.ParameterStatus{Name: name, Value: s.upstream.ParameterStatuses[name]})
 	}
 	messages = append(messages, &pgproto3.BackendKeyData{ProcessID: s.cancelKey.pid, SecretKey: s.cancelKey.secret})
+	messages = append(messages, s.greetings...)
+	s.greetings = nil
 	if s.landed {
 		messages = append(messages, landingNotice(s.decision))
 	}

@@ -283,7 +283,7 @@ func (s *soak) sample(ctx context.Context) {
 		}
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		fds, fdsErr := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-		_, resident, found := strings.Cut(string(status), "VmRSS:")
+		_, resident, found := strings.Cut(string(status), "RssAnon:")
 		if err != nil || fdsErr != nil || !found {
 			continue
 		}
@@ -317,12 +317,12 @@ func (s *soak) slopes() {
 		name string
 		of   func(sample) float64
 	}{
-		{"resident MiB", func(x sample) float64 { return x.resident }},
+		{"anonymous MiB", func(x sample) float64 { return x.resident }},
 		{"descriptors", func(x sample) float64 { return x.descriptors }},
 		{"goroutines", func(x sample) float64 { return x.goroutines }},
 	} {
 		slope, mean, highest := fit(last, quantity.of)
-		s.t.Logf("%-12s mean %.1f, highest %.1f, slope %+.2f an hour", quantity.name, mean, highest, slope)
+		s.t.Logf("%-13s mean %.1f, highest %.1f, slope %+.2f an hour", quantity.name, mean, highest, slope)
 	}
 }
 

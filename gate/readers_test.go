@@ -12,6 +12,7 @@ import (
 	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
+	"github.com/hourgate/hourgate/roles"
 )
 
 // withReader runs a gate whose integration "shop" has a replica for its reader; Alice and Bob may read there. No role is on
@@ -56,12 +57,31 @@ func tenants(t *testing.T, on *pgx.Conn) (n int) {
 	return n
 }
 
+// Of "shop" the gate knows the reader; of "orders", on the same server, it does not.
+func saysWhatReadersAre(t *testing.T, g *gatetest.Gate) {
+	t.Helper()
+	for integration, want := range map[string]string{
+		"shop": "on the 1 reader(s) of this integration sessions end with a grant", "orders": "sessions on them do not end with a grant",
+	} {
+		found := ""
+		for _, check := range g.Gate.Fleet().Keeper(integration).Preflight(t.Context(), nil) {
+			if check.Name == "replicas" && check.Status == roles.Warn {
+				found = check.Detail
+			}
+		}
+		if !strings.Contains(found, want) {
+			t.Errorf("%s: got %q, want %q", integration, found, want)
+		}
+	}
+}
+
 // Sessions on readers, with replicas of each major.
 func TestReaders(t *testing.T) {
 	for _, major := range pgtest.Majors() {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			g, replica := withReader(t, major)
+			t.Run("preflight says what the readers are for", func(t *testing.T) { saysWhatReadersAre(t, g) })
 			t.Run("a reader that lags is waited for", func(t *testing.T) { waitsForReader(t, g, replica) })
 			t.Run("sessions end", func(t *testing.T) { endsOnReader(t, g, replica) })
 			g.SetGrants(t, mayRead("read-again")+mayRead("neighbour", "users", "["+gatetest.Bob+"]"))

@@ -38,8 +38,9 @@ type Check struct {
 
 // preflight collects checks over one connection.
 type preflight struct {
-	c      *admin.Conn
-	checks []Check
+	c       *admin.Conn
+	readers int // that the integration has
+	checks  []Check
 }
 
 func (p *preflight) add(name string, status Status, detail string, sql ...string) {
@@ -49,7 +50,7 @@ func (p *preflight) add(name string, status Status, detail string, sql ...string
 // Preflight looks at what the admin can and cannot do on this server and what the databases' own set-up would let a tenant
 // do. It changes nothing. databases are those that grants name.
 func (k *Keeper) Preflight(ctx context.Context, databases []string) []Check {
-	p := &preflight{}
+	p := &preflight{readers: len(k.cfg.Readers)}
 	err := k.pool.Use(ctx, func(c *admin.Conn) error {
 		p.c = c
 		p.add("connection", OK, fmt.Sprintf("%s as %s, acting as %s", k.cfg.Server.Address(), c.Login, c.Acting))
@@ -110,8 +111,11 @@ func (p *preflight) server(ctx context.Context) error {
 	} else {
 		p.add("writer", OK, "not a read replica")
 	}
-	if f.Replica {
-		p.add("replicas", Warn, "the server has replicas: sessions on them do not come through this gate and do not end with a grant; keep people off their endpoints")
+	switch {
+	case f.Replica && p.readers > 0:
+		p.add("replicas", Warn, fmt.Sprintf("the server has replicas: on the %d reader(s) of this integration sessions end with a grant; on any other they do not, so keep people off its endpoint", p.readers))
+	case f.Replica:
+		p.add("replicas", Warn, "the server has replicas: sessions on them do not end with a grant; keep people off their endpoints, or list them as readers")
 	}
 	if f.Tombstones > 0 {
 		p.add("tombstones", Warn, fmt.Sprintf("%d disabled role(s) of Hourgate wait for others to let go: hourgate roles list", f.Tombstones))

@@ -629,6 +629,26 @@ func TestHowOftenOneAsks(t *testing.T) {
 	refusedWith(t, again("bob"), "you have asked 60 times within an hour")
 }
 
+// TestOverlap: of two that overlap, neither's end moves the other's.
+func TestOverlap(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	short, long := w.granted("bob", "READ_WRITE"), w.ask("bob", "READ_WRITE")
+	w.pass(30 * time.Minute)
+	if err := w.decide("carol", long.ID, approve); err != nil {
+		t.Fatal(err)
+	}
+	w.wantMay("bob", "READ_WRITE for 2h0m0s")
+	w.pass(90 * time.Minute)
+	w.wantState(short.ID, "ended: expired")
+	w.wantMay("bob", "READ_WRITE for 30m0s")
+	again := w.granted("bob", "READ_WRITE")
+	if _, err := w.service.Stop(t.Context(), access.Actor{Name: "bob"}, again.ID, "not needed"); err != nil {
+		t.Fatal(err)
+	}
+	w.wantMay("bob", "READ_WRITE for 30m0s")
+}
+
 // TestDecidersAtOnce: of two replicas' deciders, one decides, and the other is told.
 func TestDecidersAtOnce(t *testing.T) {
 	t.Parallel()

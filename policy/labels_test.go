@@ -68,6 +68,12 @@ func TestTrustedTags(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%q: bob gets into %v, want %v", trusted, got, want)
 		}
+		for _, integration := range []string{"by-hand", "orders-prod", "stock-prod"} {
+			_, err := s.Plan(policy.Wish{User: "bob", Integration: integration, Access: "READ_WRITE", At: now})
+			if allowed := err == nil; allowed != slices.Contains(want, integration) {
+				t.Errorf("%q: REQUEST ON %s: %v", trusted, integration, err)
+			}
+		}
 		if diff := cmp.Diff(want, targetsOf(t, s, "ask")); diff != "" {
 			t.Errorf("%q: the flow is for %s", trusted, diff)
 		}

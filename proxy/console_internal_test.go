@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -41,52 +42,26 @@ func (parrot) Run(_ context.Context, sql string, args []*string, notice func(str
 
 func (parrot) Close() {}
 
-// converse sends a client's bytes to a console, and returns what came back and how it ended.
-func converse(input []byte) (output []byte, err error) {
-	client, server := net.Pipe()
-	s := &session{server: &Server{log: slog.New(slog.DiscardHandler)}, clientSide: clientSide{client: server}, log: slog.New(slog.DiscardHandler)}
-	s.server.limits.Store(&Limits{DiscardStatements: true})
-	c := &console{session: s, handler: parrot{}, status: 'I', prepared: make(map[string]*consoleStatement), portals: make(map[string]*consolePortal)}
-	got := make(chan []byte)
-	go func() {
-		all, _ := io.ReadAll(client)
-		got <- all
-	}()
-	go func() {
-		_, _ = client.Write(input)
-		_, _ = client.Write([]byte{'X', 0, 0, 0, 4})
-		_ = client.SetWriteDeadline(past)
-	}()
-	ended := make(chan error)
-	go func() { ended <- c.loop(context.Background()) }()
-	// A client that declares more than it sends is heard until it leaves.
-	if declaresMore(input) {
-		_ = client.Close()
-	}
-	err = <-ended
-	_ = server.Close()
-	output = <-got
-	_ = client.Close()
-	return output, err
+// deaf is a client that has said all that it says, and hears everything.
+type deaf struct {
+	net.Conn // nil: what is not below is not called
+	says     *bytes.Reader
+	heard    bytes.Buffer // the loop's goroutine
 }
 
-// declaresMore reports that the input swallows the Terminate that follows it.
-func declaresMore(input []byte) bool {
-	input = append(slices.Clone(input), 'X', 0, 0, 0, 4)
-	for len(input) > 0 {
-		if len(input) < 5 {
-			return true
-		}
-		length := int64(binary.BigEndian.Uint32(input[1:5]))
-		if length < 4 || length > maxConsoleMessage || input[0] == 'X' {
-			return false
-		}
-		if int64(len(input)) < length+1 {
-			return true
-		}
-		input = input[length+1:]
-	}
-	return true // the Terminate was the end of a message
+func (d *deaf) Read(b []byte) (int, error)       { return d.says.Read(b) }
+func (d *deaf) Write(b []byte) (int, error)      { return d.heard.Write(b) }
+func (d *deaf) SetReadDeadline(time.Time) error  { return nil }
+func (d *deaf) SetWriteDeadline(time.Time) error { return nil }
+
+// converse sends a client's bytes to a console, and returns what came back and how it ended.
+func converse(input []byte) (output []byte, err error) {
+	client := &deaf{says: bytes.NewReader(input)}
+	s := &session{server: &Server{log: slog.New(slog.DiscardHandler)}, clientSide: clientSide{client: client}, log: slog.New(slog.DiscardHandler)}
+	s.server.limits.Store(&Limits{DiscardStatements: true})
+	c := &console{session: s, handler: parrot{}, status: 'I', prepared: make(map[string]*consoleStatement), portals: make(map[string]*consolePortal)}
+	err = c.loop(context.Background())
+	return client.heard.Bytes(), err
 }
 
 // FuzzConsole: no bytes make the console panic or hang, all that it says is of the protocol, and there is one ReadyForQuery

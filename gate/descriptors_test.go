@@ -66,9 +66,6 @@ func TestOutOfDescriptors(t *testing.T) {
 	// Nothing can be opened at all but what is in reserve.
 	pid := process.Process.Pid
 	lowerLimit(t, pid)
-	if _, err := db.Superuser(t).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1`, db.Admin); err != nil {
-		t.Fatal(err)
-	}
 	_, err = g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
 	wantFatal(t, err, "53300", "this gate has no room for another connection")
 	trail := filepath.Join(g.Folder, "trail.jsonl")
@@ -79,6 +76,13 @@ func TestOutOfDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually.True(t, "the trail has a new file", func() bool { _, err := os.Stat(trail); return err == nil })
+	eventually.True(t, "the trail goes on in a new file", func() bool {
+		_, err := os.Stat(trail)
+		return err == nil
+	})
+	if _, err := db.Superuser(t).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1`, db.Admin); err != nil {
+		t.Fatal(err)
+	}
 	withdrawn = time.Now()
 	g.SetGrants(t, long)
 	_, err = session.WaitForNotification(t.Context())

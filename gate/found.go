@@ -254,6 +254,7 @@ func (f *Fleet) lookAfter(m *member) {
 			return
 		}
 		checks := m.look(m.ctx, f.wiring.roles.Policy.Set())
+		m.keeper.Rest()
 		<-f.wiring.roles.Turns
 		if m.ctx.Err() != nil {
 			return

@@ -27,6 +27,14 @@ func (k *Keeper) unused() bool {
 	return k.cfg.Turns != nil && len(k.ours) == 0 && time.Since(k.used) > restAfter
 }
 
+// Rest closes the connections if nobody uses the integration. Whoever has only looked at it calls this, since Run looks after
+// connections no more often than it sweeps.
+func (k *Keeper) Rest() {
+	if k.unused() {
+		k.pool.Close()
+	}
+}
+
 // rest is what Run does while nobody uses the integration: it sweeps now and then, in turn with the others, and closes the
 // connections. It reports whether it did.
 func (k *Keeper) rest(ctx context.Context) (rested bool) {

@@ -183,16 +183,17 @@ const crashShare = 7
 // that still have sessions are given some time, in which their proxy may come back.
 func sweepOnce(t *testing.T, db *pgtest.Database, super *pgx.Conn) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		var left int
-		if err := super.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid() AND backend_type = 'client backend'", db.Name).Scan(&left); err != nil {
+	var left string
+	stays := func() bool {
+		if err := super.QueryRow(t.Context(), `SELECT coalesce(string_agg(concat_ws(' ', usename, state, wait_event, query), '; '), '') FROM pg_stat_activity
+			WHERE datname = $1 AND pid <> pg_backend_pid() AND backend_type = 'client backend'`, db.Name).Scan(&left); err != nil {
 			t.Fatal(err)
 		}
-		if left == 0 {
-			break
-		}
+		return left != ""
+	}
+	for deadline := time.Now().Add(30 * time.Second); stays(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the backends of the killed process stay")
+			t.Fatalf("backends of the killed process stay: %s", left)
 		}
 	}
 	fresh := mortal(t, db, &killer{remaining: -1})

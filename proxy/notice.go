@@ -27,7 +27,8 @@ func warning(text string) *pgproto3.NoticeResponse {
 // log-in: the hint says so.
 func (s *session) endOfGrant() {
 	told := errGrantEnded
-	if next := s.goesOn(time.Now()); next != nil {
+	soon := time.Now().Add(time.Second) // the wall clock may be a little behind the timer, and then this grant is live yet
+	if next := s.goesOn(soon); next != nil {
 		told = &refusal{
 			code: told.code, reason: told.reason, message: told.message,
 			hint: fmt.Sprintf("Connect again: grant %s lets you in until %s.", next.Name, next.Until.UTC().Format("2006-01-02 15:04:05 UTC")),

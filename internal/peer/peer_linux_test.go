@@ -67,7 +67,7 @@ func TestVanishedPeerWithData(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually.Within(t, 15*limit, "it is noticed", func() bool { return peer.Vanished(near, limit) })
-	if took := time.Since(since); took < limit {
+	if took := time.Since(since); took < limit-100*time.Millisecond { // the kernel counts in steps
 		t.Errorf("noticed after %v, want at least %v", took, limit)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/policy"
@@ -74,7 +75,7 @@ func (s *Server) forgetPlaces(now time.Time) {
 // landingNotice says which of several databases of one name it is.
 func landingNotice(d policy.Decision) *pgproto3.NoticeResponse {
 	return &pgproto3.NoticeResponse{
-		Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000",
+		Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: pgerrcode.SuccessfulCompletion,
 		Message: fmt.Sprintf("this is database %s of %s, where you were connected", d.Database, d.Integration),
 		Hint:    fmt.Sprintf("To be certain, connect to %s@%s.", d.Database, d.Integration),
 	}

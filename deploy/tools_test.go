@@ -81,7 +81,7 @@ func TestDashboard(t *testing.T) {
 		for _, target := range panel.Targets {
 			queries++
 			query := strings.NewReplacer("$instance", ".*", "$integration", ".*", "$__rate_interval", "1m").Replace(target.Expr)
-			eventually.True(t, fmt.Sprintf("panel %q finds something: %s", panel.Title, query), func() bool {
+			eventually.Within(t, 30*time.Second, fmt.Sprintf("panel %q finds something: %s", panel.Title, query), func() bool {
 				return len(prometheus.query(t, query)) > 0
 			})
 		}
@@ -112,7 +112,7 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, gate.folder, tool(t, "logrotate"), "--force", "--state", gate.file("state"), gate.file("logrotate.conf"))
-	eventually.True(t, "the gate goes on in a new file", func() bool {
+	eventually.Within(t, 30*time.Second, "the gate goes on in a new file", func() bool {
 		info, err := os.Stat(gate.file("trail.jsonl"))
 		return err == nil && info.Size() > 0
 	})
@@ -152,7 +152,7 @@ func TestSocketActivation(t *testing.T) {
 	g.listen = freeAddress(t)
 	g.start(t, "systemd-socket-activate", "--listen", g.listen, "--setenv=NOTIFY_SOCKET="+path, "--setenv=WATCHDOG_USEC=100000",
 		g.binary, "serve", "--config", g.file("config.yaml"))
-	eventually.True(t, "systemd holds the port", func() bool { return strings.Contains(string(contents(t, g.file("log"))), "Listening on") })
+	eventually.Within(t, 30*time.Second, "systemd holds the port", func() bool { return strings.Contains(string(contents(t, g.file("log"))), "Listening on") })
 	g.connect(t, password) // waits in the kernel until the gate is there
 	if got := said(); got != "READY=1" {
 		t.Errorf("got %q first", got)
@@ -188,7 +188,7 @@ func startGate(t *testing.T) *testGate {
 	t.Helper()
 	g := newGate(t)
 	g.start(t, g.binary, "serve", "--config", g.file("config.yaml"))
-	eventually.True(t, "the gate is ready", func() bool {
+	eventually.Within(t, 30*time.Second, "the gate is ready", func() bool {
 		response, err := http.Get("http://" + g.ops + "/readyz")
 		if err != nil {
 			return false
@@ -317,7 +317,7 @@ func startPrometheus(t *testing.T, target string) *testPrometheus {
 			t.Logf("log of Prometheus:\n%s", contents(t, filepath.Join(folder, "log")))
 		}
 	})
-	eventually.True(t, "Prometheus has scraped the gate twice", func() bool {
+	eventually.Within(t, 30*time.Second, "Prometheus has scraped the gate twice", func() bool {
 		return len(p.query(t, `count_over_time(up{job="hourgate"}[1m]) >= 2 and up{job="hourgate"} == 1`)) == 1
 	})
 	return p

@@ -46,9 +46,6 @@ func objection(format string, args ...any) *Objection {
 // Flow returns the flow of that name, or nil.
 func (s *Set) Flow(name string) *Flow { return s.flows[name] }
 
-// HasFlows reports whether there is any flow.
-func (s *Set) HasFlows() bool { return len(s.flows) > 0 }
-
 // FlowNames returns the names of all flows, sorted.
 func (s *Set) FlowNames() []string { return slices.Sorted(maps.Keys(s.flows)) }
 

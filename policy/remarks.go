@@ -16,7 +16,7 @@ func (s *Set) Remarks() []string {
 			lines = append(lines, fmt.Sprintf("grant %s: %s", name, remark))
 		}
 	}
-	if s.HasFlows() {
+	if s.FlowCount() > 0 {
 		lines = append(lines, s.alike()...)
 	}
 	return lines

@@ -78,7 +78,7 @@ func check(file string) (checkResult, error) {
 	}
 	r.Warnings = append(r.Warnings, set.Warnings()...)
 	r.Remarks = append(r.Remarks, set.Remarks()...)
-	if set.HasFlows() && cfg.State == nil {
+	if set.FlowCount() > 0 && cfg.State == nil {
 		r.Remarks = append(r.Remarks, "access_flows mean nothing without state in the configuration: nobody can ask")
 	}
 	r.count(set, time.Now())

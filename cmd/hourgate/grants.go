@@ -52,7 +52,7 @@ func grantsListCommand() *cobra.Command {
 
 // filesOnly says what policy files don't show, where people may ask for more.
 func filesOnly(cmd *cobra.Command, set *policy.Set) {
-	if set.HasFlows() {
+	if set.FlowCount() > 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), "This is what the policy files say. What came of requests, a running gate knows: hourgate grants list --socket SOCKET (admin_socket)")
 	}
 }

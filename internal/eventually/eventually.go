@@ -8,12 +8,12 @@ import (
 
 const (
 	// patience is far more than anything here takes on a busy machine. Only a test that fails waits for so long.
-	patience = 30 * time.Second
+	patience = 20 * time.Second
 
 	pollInterval = 2 * time.Millisecond
 )
 
-// True waits until ok says so, and ends the test if it doesn't within 30 seconds. what completes "never happened: …".
+// True waits until ok says so, and ends the test if it doesn't within 20 seconds. what completes "never happened: …".
 func True(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	Within(t, patience, what, ok)

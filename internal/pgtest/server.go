@@ -244,8 +244,9 @@ func (s *Server) Hang(t testing.TB) (wake func()) {
 	postmaster := strconv.Itoa(s.postmaster.cmd.Process.Pid)
 	signal := func(name string) {
 		// pkill ends with 1 if the postmaster has no children, and kill if it has gone meanwhile.
-		_ = exec.Command("kill", name, postmaster).Run()        //nolint:noctx // a moment
-		_ = exec.Command("pkill", name, "-P", postmaster).Run() //nolint:noctx // a moment
+		ctx := context.Background() // the test's own is over in a cleanup
+		_ = exec.CommandContext(ctx, "kill", name, postmaster).Run()
+		_ = exec.CommandContext(ctx, "pkill", name, "-P", postmaster).Run()
 	}
 	signal("-STOP")
 	wake = sync.OnceFunc(func() { signal("-CONT") })

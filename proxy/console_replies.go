@@ -1,0 +1,90 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hourgate/hourgate/internal/relay"
+)
+
+// fail tells the client of an error, after which the session goes on. What the session must not survive is returned.
+func (c *console) fail(ctx context.Context, err error) error {
+	var told *ConsoleError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, errTrailStatement):
+		return err
+	case !errors.As(err, &told):
+		c.log.Error("console statement failed", "error", err)
+		told = &ConsoleError{Code: pgerrcode.InternalError, Message: "internal error, session " + c.id, Hint: "Tell the operators of this gate the session's name."}
+	}
+	if c.status == 'T' {
+		c.status = 'E'
+	}
+	c.put(&pgproto3.ErrorResponse{
+		Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: told.code(), Message: told.Message, Detail: told.Detail, Hint: told.Hint,
+	})
+	return c.flush()
+}
+
+func (c *console) ready() { c.put(&pgproto3.ReadyForQuery{TxStatus: c.status}) }
+
+// put adds a message to those that flush sends.
+func (c *console) put(m pgproto3.BackendMessage) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if b, err := m.Encode(c.out); err == nil { // it fails for messages beyond 1 GiB
+		c.out = b
+	}
+}
+
+// consoleWriteTimeout bounds how long a client may take to read an answer.
+const consoleWriteTimeout = 30 * time.Second
+
+func (c *console) flush() error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_ = c.client.SetWriteDeadline(time.Now().Add(consoleWriteTimeout))
+	_, err := c.client.Write(c.out)
+	c.out = c.out[:0]
+	if err != nil {
+		return relay.ErrClientGone
+	}
+	return nil
+}
+
+// complete is the message that ends a result.
+func (r Result) complete() *pgproto3.CommandComplete {
+	if r.Tag == "" {
+		return &pgproto3.CommandComplete{CommandTag: fmt.Appendf(nil, "SELECT %d", len(r.Rows))}
+	}
+	return &pgproto3.CommandComplete{CommandTag: []byte(r.Tag)}
+}
+
+const textOID = 25
+
+func rowDescription(columns []string) *pgproto3.RowDescription {
+	d := &pgproto3.RowDescription{}
+	for _, name := range columns {
+		d.Fields = append(d.Fields, pgproto3.FieldDescription{Name: []byte(name), DataTypeOID: textOID, DataTypeSize: -1, TypeModifier: -1})
+	}
+	return d
+}
+
+func dataRow(row []*string) *pgproto3.DataRow {
+	d := &pgproto3.DataRow{}
+	for _, value := range row {
+		if value == nil {
+			d.Values = append(d.Values, nil)
+		} else {
+			d.Values = append(d.Values, []byte(*value))
+		}
+	}
+	return d
+}

@@ -64,7 +64,7 @@ func parseConfig(file string, data []byte) (Config, error) {
 // Load reads the configuration, the policy and the certificates that it names. Its error has what is wrong in any of
 // them, all at once.
 func Load(file string) (Config, *policy.Set, error) {
-	before := fingerprintOf([]string{file})
+	before, _ := fingerprintOf([]string{file})
 	cfg, err := LoadConfig(file)
 	if len(cfg.Integrations)+len(cfg.Discovery) == 0 { // no sense in looking for them in the policy
 		return cfg, nil, err
@@ -72,7 +72,7 @@ func Load(file string) (Config, *policy.Set, error) {
 	var problems, more strictyaml.Problems
 	errors.As(err, &problems)
 	problems = append(problems, cfg.fileProblems()...)
-	cfg.seen = cfg.fingerprints()
+	cfg.seen, _ = cfg.fingerprints() // what can't be read is a problem below
 	cfg.seen.config = before
 	set, err := cfg.loadPolicy()
 	errors.As(err, &more)

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/hourgate/hourgate/internal/descriptors"
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -48,19 +49,24 @@ func (m reloadMetrics) sizes(set *policy.Set) {
 // parts are what is reloaded by itself.
 type parts struct{ config, tls, policy bool }
 
-// reload reads what is asked for anew; what is bad changes nothing.
-func (g *Gate) reload(p parts) {
+// reload reads what is asked for anew; what is bad changes nothing. failed is why something could not be read, if that may
+// pass although no file changes: it has to be tried again.
+func (g *Gate) reload(p parts) (failed error) {
 	if p.config {
 		g.reloadConfig()
 	}
 	if p.tls || p.config {
 		if err := g.reloadCertificate(); err != nil {
 			g.log.Error("certificate not reloaded, the old one stays", "error", err)
+			if descriptors.Exhausted(err) {
+				failed = err
+			}
 		}
 	}
 	if p.policy || p.config {
-		g.reloadPolicy()
+		failed = errors.Join(failed, g.reloadPolicy())
 	}
+	return failed
 }
 
 // reopen reopens the trail, for rotation. What fails is tried again once a second: there may be no descriptor free, or no
@@ -134,8 +140,8 @@ func (g *Gate) reloadConfig() {
 }
 
 // reloadPolicy puts the policy files in force; sessions and roles are decided again. A policy that is refused still takes
-// away what it takes away, as far as it can be understood.
-func (g *Gate) reloadPolicy() {
+// away what it takes away, as far as it can be understood. failed is as in reload.
+func (g *Gate) reloadPolicy() (failed error) {
 	reading := policy.Read(g.cfg.Policy, g.fleet.Databases(), g.fleet.Known())
 	before := g.policies.inFiles()
 	set, err := g.policies.load(reading)
@@ -144,10 +150,13 @@ func (g *Gate) reloadPolicy() {
 		g.reloads.sizes(g.policies.inFiles())
 		taken := g.policies.taken
 		g.log.Error("policy not reloaded, the old one stays in force", "error", err, "taken_away", taken)
+		if failed := reading.Failed(); failed != nil {
+			return failed // nothing was refused yet
+		}
 		if err := g.trail.Append(rejectedRecord(reading, err, taken)); err != nil {
 			g.log.Error("a policy's rejection could not be recorded", "error", err)
 		}
-		return
+		return nil
 	}
 	if err := g.trail.Append(loadedRecord(reading, before.Changes(set))); err != nil {
 		// The records of the sessions that it ends can't be written either, but withdrawing access does not wait.
@@ -157,6 +166,7 @@ func (g *Gate) reloadPolicy() {
 	users, grants := set.Size()
 	g.log.Info("policy loaded", "users", users, "grants", grants)
 	g.warn(set)
+	return nil
 }
 
 // Warn logs what is no mistake in the configuration and its files, and yet dangerous.

@@ -3,7 +3,9 @@ package gate
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"hash"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,13 +24,16 @@ const (
 	stillFor = 100 * time.Millisecond
 	// stillAtMost is when they are read although they are still changing.
 	stillAtMost = 2 * time.Second
+	// retryReload is when what could not be read is tried again.
+	retryReload = time.Second
 )
 
 // watch reloads when files change and when reload is signalled, until ctx is done.
 func (g *Gate) watch(ctx context.Context, reload <-chan os.Signal) {
 	seen := g.cfg.seen
 	last := look(g.cfg.watched())
-	g.reloadChanged(seen, &seen) // what changed between loading and watching
+	failed := g.reloadChanged(&seen) // what changed between loading and watching
+	tried := time.Now()
 	interval := watchInterval
 	for {
 		timer := time.NewTimer(interval)
@@ -38,8 +43,8 @@ func (g *Gate) watch(ctx context.Context, reload <-chan os.Signal) {
 			timer.Stop()
 			g.log.Info("reloading because of SIGHUP")
 			giveBack := descriptors.Borrow()
-			seen = g.cfg.fingerprints()
-			g.reload(parts{config: true, tls: true, policy: true})
+			seen = fingerprints{}
+			failed, tried = g.reloadChanged(&seen), time.Now()
 			g.reopen() // behind what may withdraw access: it may have to wait for a disk
 			last = look(g.cfg.watched())
 			giveBack()
@@ -53,20 +58,31 @@ func (g *Gate) watch(ctx context.Context, reload <-chan os.Signal) {
 		began := time.Now()
 		now := look(g.cfg.watched())
 		interval = max(watchInterval, watchShare*time.Since(began))
-		if !now.same(last) {
+		switch {
+		case !now.same(last):
 			last = g.still(ctx, now)
-			g.reloadChanged(seen, &seen)
+			failed, tried = g.reloadChanged(&seen), time.Now()
+		case failed != nil && time.Since(tried) > retryReload:
+			g.log.Warn("trying again what could not be read", "error", failed)
+			seen = fingerprints{}
+			failed, tried = g.reloadChanged(&seen), time.Now()
 		}
 		giveBack()
 	}
 }
 
-// reloadChanged reloads what has another content than before. The content is taken before it is loaded: what changes
-// meanwhile is noticed the next time.
-func (g *Gate) reloadChanged(before fingerprints, seen *fingerprints) {
-	now := g.cfg.fingerprints()
+// reloadChanged reloads what has another content than seen, which it brings up to date. The content is taken before it is
+// loaded: what changes meanwhile is noticed the next time. failed is what could not be read although it is there.
+func (g *Gate) reloadChanged(seen *fingerprints) (failed error) {
+	before := *seen
+	now, unread := g.cfg.fingerprints()
 	*seen = now
-	g.reload(parts{config: now.config != before.config, tls: now.tls != before.tls, policy: now.policy != before.policy})
+	p := parts{config: now.config != before.config, tls: now.tls != before.tls, policy: now.policy != before.policy}
+	failed = errors.Join(g.reload(p), unread)
+	if p.config && failed == nil {
+		_, failed = g.cfg.fingerprints() // the configuration names files that are looked into by others
+	}
+	return failed
 }
 
 // still waits until the files have not changed for a moment, and returns how they look then.
@@ -150,41 +166,60 @@ func (c *Config) tlsFiles() []string {
 	return files
 }
 
-// fingerprint is a hash of files' names and contents. Files that can't be read count as absent.
+// fingerprint is a hash of files' names and contents. Files that are not there, or can't be read, count for nothing.
 type fingerprint [sha256.Size]byte
 
 // fingerprints are those of what is reloaded by itself.
 type fingerprints struct{ config, tls, policy fingerprint }
 
-func (c *Config) fingerprints() fingerprints {
-	return fingerprints{config: fingerprintOf([]string{c.file}), tls: fingerprintOf(c.tlsFiles()), policy: fingerprintOf(c.Policy)}
+// fingerprints returns those of the files as they are, and why one could not be read, if that may pass.
+func (c *Config) fingerprints() (now fingerprints, unread error) {
+	var errs [3]error
+	now.config, errs[0] = fingerprintOf([]string{c.file})
+	now.tls, errs[1] = fingerprintOf(c.tlsFiles())
+	now.policy, errs[2] = fingerprintOf(c.Policy)
+	return now, errors.Join(errs[:]...)
 }
 
-func fingerprintOf(paths []string) fingerprint {
+func fingerprintOf(paths []string) (fingerprint, error) {
 	h := sha256.New()
+	var unread error
 	for _, path := range paths {
-		entries, err := os.ReadDir(path)
-		if err != nil {
-			hashFile(h, path)
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			unread = errors.Join(unread, hashFile(h, path))
 			continue
 		}
+		entries, err := os.ReadDir(path)
+		if mayPass(err) {
+			unread = errors.Join(unread, err)
+		}
 		for _, entry := range entries {
-			hashFile(h, filepath.Join(path, entry.Name()))
+			unread = errors.Join(unread, hashFile(h, filepath.Join(path, entry.Name())))
 		}
 	}
-	return fingerprint(h.Sum(nil))
+	return fingerprint(h.Sum(nil)), unread
 }
 
-func hashFile(h hash.Hash, file string) {
+// mayPass reports an error of reading that can be over although no file has changed.
+func mayPass(err error) bool {
+	return err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission)
+}
+
+// hashFile adds a file. Its error is one that may pass.
+func hashFile(h hash.Hash, file string) error {
 	info, err := os.Stat(file)
 	if err != nil || !info.Mode().IsRegular() { // a pipe would wait for a writer
-		return
+		return nil
 	}
 	content, err := os.ReadFile(file)
-	if err != nil {
-		return
+	switch {
+	case mayPass(err):
+		return err
+	case err != nil:
+		return nil
 	}
 	sum := sha256.Sum256(content)
 	h.Write([]byte(file))
 	h.Write(sum[:])
+	return nil
 }

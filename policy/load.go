@@ -39,15 +39,20 @@ type content struct {
 	TrustedTags []string `yaml:"trusted_tags"`
 }
 
-// readAll reads the files at paths, each once however often it is named.
-func readAll(paths []string) ([]Source, strictyaml.Problems) {
-	var sources []Source
-	var problems strictyaml.Problems
+// readAll reads the files at paths, each once however often it is named. failed is an error that may pass by itself.
+func readAll(paths []string) (sources []Source, problems strictyaml.Problems, failed error) {
+	unread := func(path string, err error) {
+		problems = append(problems, unreadable(path, err))
+		var call *fs.PathError
+		if errors.As(err, &call) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			failed = err
+		}
+	}
 	seen := map[string]bool{}
 	for _, path := range paths {
 		files, err := expand(path)
 		if err != nil {
-			problems = append(problems, unreadable(path, err))
+			unread(path, err)
 		}
 		for _, file := range files {
 			if seen[filepath.Clean(file)] {
@@ -56,13 +61,13 @@ func readAll(paths []string) ([]Source, strictyaml.Problems) {
 			seen[filepath.Clean(file)] = true
 			data, err := read(file)
 			if err != nil {
-				problems = append(problems, unreadable(file, err))
+				unread(file, err)
 				continue
 			}
 			sources = append(sources, Source{File: file, Data: data})
 		}
 	}
-	return sources, problems
+	return sources, problems, failed
 }
 
 // errNoFiles is a folder that was swapped or emptied, or that is not the one that was meant.

@@ -20,15 +20,22 @@ type Reading struct {
 	checker *checker
 	files   []decoded
 	unread  strictyaml.Problems
+	failed  error // see Failed
 }
 
 // Read reads the policy files at paths as one policy: users of one file may stand in grants of another. A folder among
 // paths stands for each *.yaml and *.yml in it, but not for hidden files or folders within. integrations has the name of
 // each integration and its default database, and known what else there is to say of them, if anything.
 func Read(paths []string, integrations map[string]string, known ...Known) *Reading {
-	sources, problems := readAll(paths)
-	return newReading(sources, problems, integrations, known)
+	sources, problems, failed := readAll(paths)
+	r := newReading(sources, problems, integrations, known)
+	r.failed = failed
+	return r
 }
+
+// Failed returns why a file or folder that is there could not be read, or nil, if that may pass although the file does not
+// change: there is no file descriptor left, or a disk fails. Missing files and permissions are not among that.
+func (r *Reading) Failed() error { return r.failed }
 
 // ReadSources is Read for files that were read already.
 func ReadSources(sources []Source, integrations map[string]string, known ...Known) *Reading {

@@ -27,7 +27,8 @@ func TestParseOptions(t *testing.T) {
 		{args: "", proxies: []string{"hourgate", "pgbouncer", "haproxy"}},
 		{args: "-only bulk,login -proxies haproxy", only: []string{"bulk", "login"}, proxies: []string{"haproxy"}},
 		{args: "-base old -proxies hourgate", proxies: []string{"hourgate", "base"}},
-		{args: "-only bulk,logins", err: `-only: no "logins"; there are transactions, bulk, `},
+		{args: "-cores none", err: `-cores: no "none"; there are all, one`},
+		{args: "-only bulk,logins", err: `-only: no "logins"; there are transactions, busy-login, `},
 		{args: "-proxies direct", err: `-proxies: no "direct"`},
 		{args: "-full now", err: `unexpected argument "now"`},
 		{args: "-fast", err: "help requested"},
@@ -144,7 +145,7 @@ func TestEvaluate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := turn{rate: 1000, p50: 100, p99: 1000, cpu: 10, switches: 2}
+	want := turn{rate: 1000, p50: 100, p99: 1000, p999: 1000, cpu: 10, switches: 2}
 	near := cmp.Comparer(func(a, b float64) bool { return math.Abs(a-b) < 1e-9 })
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(turn{}), near); diff != "" {
 		t.Errorf("turn (-want +got):\n%s", diff)

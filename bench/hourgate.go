@@ -59,7 +59,7 @@ drain_timeout: 1s
 role_linger: 30m
 tls: {cert_file: server.crt, key_file: server.key}
 policy: [policy.yaml]
-audit: {file: trail.jsonl}
+audit: {file: trail.jsonl%s}
 limits: {unauthenticated_per_address: 2000}
 integrations:
   - name: %s
@@ -91,7 +91,7 @@ func (r *rig) startHourgate(ctx context.Context, name, binary string, upstream i
 	for file, content := range map[string]string{
 		"secret.json": string(secret),
 		"policy.yaml": r.gatePolicy(),
-		"config.yaml": fmt.Sprintf(gateConfig, port, opsPort, filepath.Base(folder), benchDatabase, upstream, benchDatabase, r.authority.CertFile),
+		"config.yaml": fmt.Sprintf(gateConfig, port, opsPort, filepath.Base(folder), trails[name], benchDatabase, upstream, benchDatabase, r.authority.CertFile),
 	} {
 		if err := os.WriteFile(filepath.Join(folder, file), []byte(content), 0o600); err != nil {
 			return nil, err

@@ -1,11 +1,12 @@
 //go:build linux
 
 // Bench measures Hourgate against a direct connection, PgBouncer and HAProxy, on this machine and without anything that
-// runs on it already: it starts PostgreSQL and the proxies itself and removes them again. Client, proxy and server share
-// one core, so that all CPU time of a transaction counts; bench itself runs on another. The contestants take turns within
-// each round, and what is compared are the ratios within a round: the machine's mood cancels out.
+// runs on it already: it starts PostgreSQL and the proxies itself and removes them again. Client, proxy and server have all
+// cores first, as people run them. Then they share one core, so that all CPU time of a transaction counts, and bench itself
+// runs on another. The contestants take turns within each round, and what is compared are the ratios within a round: the
+// machine's mood cancels out.
 //
-// `make bench` runs it for two minutes, `make bench BENCH=full` for the record. It needs Linux.
+// `make bench` runs it for five minutes, `make bench BENCH=full` for the record. It needs Linux.
 package main
 
 import (
@@ -38,6 +39,7 @@ func main() {
 type options struct {
 	full     bool
 	only     []string // measures; empty: all
+	cores    []string // places; empty: all
 	proxies  []string
 	rounds   int // 0: the mode's
 	out      string
@@ -54,13 +56,14 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	o := options{}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	var only, proxies string
+	var only, cores, proxies string
 	var names []string
 	for _, m := range measures {
 		names = append(names, m.name)
 	}
-	flags.BoolVar(&o.full, "full", false, "measure for the record, about 25 minutes, and not for two")
+	flags.BoolVar(&o.full, "full", false, "measure for the record, about 45 minutes, and not for five")
 	flags.StringVar(&only, "only", "", "measures, with commas between: "+strings.Join(names, ", "))
+	flags.StringVar(&cores, "cores", "", "on what to measure, with commas between: "+strings.Join(places, ", ")+" (some measures are for one only)")
 	flags.StringVar(&proxies, "proxies", "hourgate,pgbouncer,haproxy", "proxies, with commas between")
 	flags.IntVar(&o.rounds, "rounds", 0, "rounds of each measure, if not the mode's")
 	flags.StringVar(&o.out, "out", "", "write the report to this `file`, and not to standard output")
@@ -79,6 +82,9 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	}
 	var err error
 	if o.only, err = choose("-only", only, names); err != nil {
+		return o, err
+	}
+	if o.cores, err = choose("-cores", cores, places); err != nil {
 		return o, err
 	}
 	o.proxies, err = choose("-proxies", proxies, []string{hourgateName, pgbouncerName, haproxyName})
@@ -103,8 +109,9 @@ func choose(flag, list string, known []string) ([]string, error) {
 	return chosen, nil
 }
 
-func (o *options) wants(measure string) bool {
-	return len(o.only) == 0 || slices.Contains(o.only, measure)
+func (o *options) wants(m measure, place string) bool {
+	return (len(o.only) == 0 || slices.Contains(o.only, m.name)) && (len(o.cores) == 0 || slices.Contains(o.cores, place)) &&
+		(m.everywhere || place == oneCore)
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -150,12 +157,18 @@ func measureAll(ctx context.Context, o *options, stderr io.Writer) (results *Res
 		return nil, interrupted(ctx, err)
 	}
 	var errs []error
-	for _, m := range measures {
-		if ctx.Err() != nil || !o.wants(m.name) {
-			continue
-		}
-		if err := m.run(ctx, r); err != nil { // the others may still be of use
-			errs = append(errs, fmt.Errorf("measuring %s: %w", m.name, err))
+	for _, place := range places {
+		for _, m := range measures {
+			if ctx.Err() != nil || !o.wants(m, place) {
+				continue
+			}
+			err := r.move(ctx, place)
+			if err == nil {
+				err = m.run(ctx, r)
+			}
+			if err != nil { // the others may still be of use
+				errs = append(errs, fmt.Errorf("measuring %s: %w", m.name, err))
+			}
 		}
 	}
 	return r.results, interrupted(ctx, errors.Join(errs...))
@@ -171,16 +184,19 @@ func interrupted(ctx context.Context, err error) error {
 
 // measure is what -only names.
 type measure struct {
-	name string
-	run  func(context.Context, *rig) error
+	name       string
+	everywhere bool // and not on one core only
+	run        func(context.Context, *rig) error
 }
 
 // measures are in the order in which they run.
 var measures = []measure{
-	{"transactions", measureTransactions},
-	{"bulk", measureBulk},
-	{"login", measureLogin},
-	{"calls", measureCalls},
-	{"memory", measureMemory},
-	{"go", measureGo},
+	{"transactions", true, measureTransactions},
+	{"busy-login", true, measureBusyLogin},
+	{"trail", true, measureTrail},
+	{"bulk", false, measureBulk},
+	{"login", false, measureLogin},
+	{"calls", false, measureCalls},
+	{"memory", false, measureMemory},
+	{"go", false, measureGo},
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -47,9 +48,15 @@ func measureBulk(ctx context.Context, r *rig) error {
 	if err := r.writeRows(); err != nil {
 		return err
 	}
+	loop, stop, err := r.beside(ctx, copyName)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	contestants := slices.Concat(r.proxies, loop)
 	for _, b := range bulks {
 		r.sayf("%s", b.measure)
-		err := r.rounds(ctx, r.proxies, func(ctx context.Context, p *proxy) error {
+		err := r.rounds(ctx, contestants, func(ctx context.Context, p *proxy) error {
 			before, err := readUsage(p.process)
 			if err != nil {
 				return err

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -15,6 +16,9 @@ import (
 const (
 	loginMeasure = "login"
 	firstMeasure = "first login"
+
+	busyLoginMeasure = "login beside busy sessions"
+	busySessions     = 32
 )
 
 // Quantities of firstMeasure, milliseconds for one log-in.
@@ -27,12 +31,12 @@ const (
 func measureLogin(ctx context.Context, r *rig) error {
 	contestants := slices.Clone(r.proxies)
 	if slices.ContainsFunc(contestants, func(p *proxy) bool { return p.name == pgbouncerName }) {
-		fresh, err := r.startProxy(ctx, freshName, r.server.Port)
+		fresh, stop, err := r.beside(ctx, freshName)
 		if err != nil {
 			return err
 		}
-		defer r.stopProxy(fresh)
-		contestants = append(contestants, fresh)
+		defer stop()
+		contestants = append(contestants, fresh...)
 	}
 	r.sayf("log-ins")
 	for _, p := range contestants {
@@ -56,14 +60,35 @@ func measureLogin(ctx context.Context, r *rig) error {
 	return r.measureFirstLogin(ctx)
 }
 
+// measureBusyLogin is measureLogin beside busySessions sessions of the same contestant that ask one question after the other.
+func measureBusyLogin(ctx context.Context, r *rig) error {
+	r.sayf("log-ins beside %d busy sessions", busySessions)
+	return r.rounds(ctx, r.proxies, func(ctx context.Context, p *proxy) error {
+		ctx, cancel := context.WithCancel(ctx)
+		busy := r.client(ctx, p, r.pgbench, "-n", "-S", "-T", "3600", "-c", strconv.Itoa(busySessions))
+		if err := busy.Start(); err != nil {
+			cancel()
+			return err
+		}
+		defer busy.Wait() //nolint:errcheck // it is killed
+		defer cancel()
+		t, err := r.runPgbench(ctx, p, pgbench{measure: busyLoginMeasure, window: r.mode.loginWindow, connecting: true}, "-S", "-C", "-c", "8", "-j", "8")
+		if err != nil {
+			return err
+		}
+		r.results.add(at(r.place, busyLoginMeasure), p.name, t.quantities())
+		return nil
+	})
+}
+
 // measureFirstLogin lets people in who have not been seen before, one after the other. We are the client, so for this
 // time we share the contestants' core.
 func (r *rig) measureFirstLogin(ctx context.Context) error {
 	r.sayf("first log-ins")
-	if err := r.pinSelf(ctx, r.core); err != nil {
+	if err := pin(ctx, os.Getpid(), r.cores); err != nil {
 		return err
 	}
-	defer r.pinSelf(context.WithoutCancel(ctx), r.ownCores...) //nolint:errcheck // it has worked before
+	defer pin(context.WithoutCancel(ctx), os.Getpid(), r.ownCores) //nolint:errcheck // it has worked before
 	contestants := slices.DeleteFunc(slices.Clone(r.proxies), func(p *proxy) bool { return p.name != directName && p.ops == "" })
 	for i := range r.mode.firstLogins {
 		for _, p := range contestants {

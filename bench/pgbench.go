@@ -23,6 +23,7 @@ import (
 type turn struct {
 	rate     float64 // transactions a second
 	p50, p99 float64 // latency, microseconds
+	p999     float64
 	cpu      float64 // microseconds of the proxy's for a transaction
 	switches float64 // context switches of the proxy for a transaction
 }
@@ -215,6 +216,7 @@ func evaluate(done []transaction, samples []usage) (turn, error) {
 		rate:     n / to.at.Sub(from.at).Seconds(),
 		p50:      microseconds(percentile(latencies, 50)),
 		p99:      microseconds(percentile(latencies, 99)),
+		p999:     microseconds(percentile(latencies, 99.9)),
 		cpu:      microseconds(to.cpu-from.cpu) / n,
 		switches: float64(to.switches-from.switches) / n,
 	}, nil
@@ -226,10 +228,14 @@ func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 func (r *rig) client(ctx context.Context, p *proxy, program string, args ...string) *exec.Cmd {
 	line := append(append(r.pinned(), program), args...)
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
+	sslMode := "verify-full"
+	if p.plain {
+		sslMode = "disable"
+	}
 	cmd.Env = []string{
 		"PATH=/usr/bin:/bin", "LC_ALL=C", "PGHOST=localhost", "PGHOSTADDR=127.0.0.1", "PGPORT=" + strconv.Itoa(p.port),
 		"PGUSER=" + benchUser, "PGPASSWORD=" + r.password, "PGDATABASE=" + benchDatabase,
-		"PGSSLMODE=verify-full", "PGSSLROOTCERT=" + r.authority.CertFile, "PGGSSENCMODE=disable",
+		"PGSSLMODE=" + sslMode, "PGSSLROOTCERT=" + r.authority.CertFile, "PGGSSENCMODE=disable",
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the terminal's Ctrl-C is ours
 	return cmd

@@ -23,8 +23,10 @@ func render(r *Results) string {
 	d.machine()
 	d.goals()
 	d.transactions()
+	d.trail()
 	d.bulk()
 	d.logins()
+	d.busyLogins()
 	d.memory()
 	d.calls()
 	d.goBenchmarks()
@@ -34,15 +36,19 @@ func render(r *Results) string {
 func (d *report) introduce() {
 	d.paragraph("# Benchmarks")
 	d.paragraph(`Hourgate beside PgBouncer 1.18 in session mode, HAProxy 2.6 that passes TCP through, and a direct
-connection. ` + "`make bench BENCH=full`" + ` measures and writes this page; ` + "`make bench`" + ` prints a shorter one in two
+connection. ` + "`make bench BENCH=full`" + ` measures and writes this page; ` + "`make bench`" + ` prints a shorter one in five
 minutes.`)
-	d.paragraph(`Client, proxy and PostgreSQL share one core, so that all CPU time counts. The contestants take turns within a round,
-each round another one first. A ratio is the median of the rounds' own ratios, with the least and the greatest in
+	d.paragraph(`On all cores, client, proxy and PostgreSQL run where the kernel puts them, as in use. On one core they share it, so
+that all CPU time counts; what does not say otherwise was measured so. The contestants take turns within a round, each
+round another one first. A ratio is the median of the rounds' own ratios, with the least and the greatest in
 parentheses; other figures are medians. Absolute figures move with the machine, ratios much less.`)
-	d.paragraph(`Hourgate and PgBouncer have TLS on both sides, verified towards the server, and log in with SCRAM-SHA-256 on both sides;
-certificates are ECDSA P-256. HAProxy does no cryptography: the client's TLS ends at the server. Hourgate runs with its
-defaults, with the trail on, and a grant of READ_WRITE. PgBouncer has verifiers in place of passwords, so that it need
-not derive keys, and does not log sessions. PostgreSQL has 128 MB of shared buffers and no fsync; the data fits.`)
+	d.paragraph(`Hourgate and PgBouncer have TLS on both sides, verified towards the server, and log in with SCRAM-SHA-256 on both
+sides; certificates are ECDSA P-256. OpenSSL as a server chooses AES-256-GCM and Go AES-128-GCM, so PgBouncer has the
+longer keys on the client's side and both have them on the server's. HAProxy does no cryptography: the client's TLS
+ends at the server. The copy loop (bench/copy.go) has no TLS at all, looks at nothing, and is one thread that reads
+and writes: no proxy can be below it. Hourgate runs with its defaults, with the trail on (statements, parameters,
+results), and a grant of READ_WRITE. PgBouncer has verifiers in place of passwords, so that it need not derive keys,
+and does not log sessions. PostgreSQL has 128 MB of shared buffers and no fsync; the data fits.`)
 }
 
 func (d *report) machine() {
@@ -65,36 +71,73 @@ func (d *report) goals() {
 		d.row(g.measure, g.against, g.want, v.measured(), v.outcome())
 	}
 	d.paragraph("")
-	d.paragraph(`Where goals are missed, decisions [13](decisions/0013-dial-ahead.md) (log-ins) and [14](decisions/0014-bursts.md) (the
-rest) say what the time goes into, and what is out of reach on one core of such a machine.`)
+	d.paragraph(`Decisions [13](decisions/0013-dial-ahead.md) (log-ins) and [14](decisions/0014-bursts.md) (the rest) say what the time
+goes into, and what is out of reach.`)
 }
 
 func (d *report) transactions() {
-	measures := make(map[string]string)
-	var order []string
-	for _, w := range fullMode.transactions {
-		if d.r.Values[w.measure()] != nil {
-			order = append(order, w.measure())
-			measures[w.measure()] = fmt.Sprintf("%s, %d", w.protocol, w.clients)
+	for _, place := range places {
+		measures := make(map[string]string)
+		var order []string
+		for _, w := range fullMode.transactions {
+			if measure := at(place, w.measure()); d.r.Values[measure] != nil {
+				order = append(order, measure)
+				measures[measure] = fmt.Sprintf("%s, %d", w.protocol, w.clients)
+			}
+		}
+		if len(order) == 0 {
+			continue
+		}
+		d.paragraph("## Transactions on " + placeTitle(place))
+		d.paragraph("pgbench -S, one row by its key; the protocol and the number of clients. What connecting costs is left out.")
+		d.paragraph("The proxy's CPU time for a transaction, user and system, in µs:")
+		d.compare(order, measures, quantityCPU, pgbouncerName, false)
+		d.paragraph("Transactions per second:")
+		d.compare(order, measures, quantityRate, directName, true)
+		for _, latency := range []struct{ title, quantity string }{
+			{"The median of latency, in µs, in all:", quantityP50},
+			{"The 99th percentile:", quantityP99},
+			{"The 99.9th percentile:", quantityP999},
+		} {
+			d.paragraph(latency.title)
+			d.compare(order, measures, latency.quantity, pgbouncerName, true)
+		}
+		d.paragraph("Context switches of the proxy for a transaction, with those that other processes force upon it:")
+		d.compare(order, measures, quantitySwitches, pgbouncerName, false)
+	}
+}
+
+func placeTitle(place string) string {
+	if place == allCores {
+		return "all cores"
+	}
+	return "one core"
+}
+
+func (d *report) trail() {
+	begun := false
+	for _, place := range places {
+		for _, w := range trailWorkloads {
+			measure := at(place, trailMeasure(w))
+			if d.r.Values[measure] == nil {
+				continue
+			}
+			if !begun {
+				begun = true
+				d.paragraph("## The cost of the trail")
+				d.paragraph("What Hourgate records of each statement, one kind more in each row, and its CPU time and the client's latency in µs.")
+			}
+			d.header(fmt.Sprintf("%s, %d, %s", w.protocol, w.clients, placeTitle(place)), "CPU", "÷ nothing", "per second", "p50", "p99", "p99.9")
+			for _, name := range trailNames {
+				cells := []string{title(name), number(median(d.r.values(measure, name, quantityCPU))), ratio(d.r.ratio(measure, quantityCPU, name, trailOff))}
+				for _, quantity := range []string{quantityRate, quantityP50, quantityP99, quantityP999} {
+					cells = append(cells, number(median(d.r.values(measure, name, quantity))))
+				}
+				d.row(cells...)
+			}
+			d.paragraph("")
 		}
 	}
-	if len(order) == 0 {
-		return
-	}
-	d.paragraph("## Transactions")
-	d.paragraph("pgbench -S, one row by its key; the protocol and the number of clients. What connecting costs is left out.")
-	d.paragraph("The proxy's CPU time for a transaction, user and system, in µs:")
-	d.compare(order, measures, quantityCPU, pgbouncerName, false)
-	d.paragraph("Transactions per second:")
-	d.compare(order, measures, quantityRate, directName, true)
-	d.paragraph(`Latency in µs: what the direct connection takes, and what is added to it. The last column divides medians, since in one
-round the difference of two latencies can be next to nothing. With 8 and 32 clients on one core latency is the time in
-the queue for that core, so it shows throughput once more. The median:`)
-	d.latencies(order, measures, quantityP50)
-	d.paragraph("The 99th percentile:")
-	d.latencies(order, measures, quantityP99)
-	d.paragraph("Context switches of the proxy for a transaction, with those that other processes on the core force upon it:")
-	d.compare(order, measures, quantitySwitches, pgbouncerName, false)
 }
 
 // compare has a row for each measure: the medians, and ratios to one of the contestants.
@@ -106,7 +149,7 @@ func (d *report) compare(order []string, labels map[string]string, quantity, to 
 	}
 	var compared []string
 	for _, name := range names {
-		if name != to && slices.Contains(names, to) && (to == directName || name != haproxyName) {
+		if name != to && slices.Contains(names, to) && (to == directName || name == hourgateName || name == baseName) {
 			compared = append(compared, name)
 			columns = append(columns, title(name)+" ÷ "+title(to))
 		}
@@ -128,28 +171,6 @@ func (d *report) compare(order []string, labels map[string]string, quantity, to 
 			cells = append(cells, ratio(d.r.ratio(measure, quantity, hourgateName, baseName)))
 		}
 		d.row(cells...)
-	}
-	d.paragraph("")
-}
-
-func (d *report) latencies(order []string, labels map[string]string, quantity string) {
-	names := d.contestants(order, false)
-	columns := []string{"", "direct"}
-	for _, name := range names {
-		columns = append(columns, "+ "+title(name))
-	}
-	d.header(append(columns, "Hourgate's ÷ PgBouncer's")...)
-	for _, measure := range order {
-		cells := []string{labels[measure], number(median(d.r.values(measure, directName, quantity)))}
-		for _, name := range names {
-			cells = append(cells, number(median(d.r.added(measure, quantity, name))))
-		}
-		quotient := addedRatio(d.r, measure, quantity)
-		if math.IsNaN(quotient) {
-			d.row(append(cells, "–")...)
-		} else {
-			d.row(append(cells, fmt.Sprintf("%.2f", quotient))...)
-		}
 	}
 	d.paragraph("")
 }
@@ -227,6 +248,29 @@ each log-in, as a gate that works by session has to; plain PgBouncer finds one t
 	d.row("Hourgate, role warm", number(median(warm)), added(eachRound(warm, direct, difference)))
 	d.row("Hourgate, first of a grant", number(median(d.r.values(firstMeasure, hourgateName, quantityFirst))), added(firstAdded(d.r)))
 	d.paragraph("")
+}
+
+func (d *report) busyLogins() {
+	begun := false
+	for _, place := range places {
+		measure := at(place, busyLoginMeasure)
+		if d.r.Values[measure] == nil {
+			continue
+		}
+		if !begun {
+			begun = true
+			d.paragraph("## Log-ins beside busy sessions")
+			d.paragraph(fmt.Sprintf("The same beside %d sessions that run one SELECT after the other through the same proxy.", busySessions))
+			d.header("", "per second", "÷ direct")
+		}
+		for _, name := range d.r.names(measure) {
+			d.row(title(name)+", "+placeTitle(place), number(median(d.r.values(measure, name, quantityRate))),
+				ratio(d.r.ratio(measure, quantityRate, name, directName)))
+		}
+	}
+	if begun {
+		d.paragraph("")
+	}
 }
 
 func (d *report) memory() {
@@ -313,75 +357,4 @@ func (d *report) goBenchmarks() {
 		d.row(b.Name, number(b.Nanos), number(b.Bytes), fmt.Sprintf("%.0f", b.Allocs))
 	}
 	d.paragraph("")
-}
-
-func (d *report) paragraph(text string) {
-	if text != "" {
-		text += "\n"
-	}
-	d.WriteString(text + "\n")
-}
-
-func (d *report) row(cells ...string) {
-	d.WriteString("| " + strings.Join(cells, " | ") + " |\n")
-}
-
-func (d *report) header(cells ...string) {
-	d.row(cells...)
-	d.WriteString(strings.Repeat("|---", len(cells)) + "|\n")
-}
-
-func title(name string) string {
-	switch name {
-	case hourgateName:
-		return "Hourgate"
-	case pgbouncerName:
-		return "PgBouncer"
-	case freshName:
-		return "PgBouncer, fresh"
-	case haproxyName:
-		return "HAProxy"
-	}
-	return name
-}
-
-// number has three digits that matter, or all of a greater number.
-func number(value float64) string {
-	switch size := math.Abs(value); {
-	case math.IsNaN(value) || math.IsInf(value, 0):
-		return "–"
-	case size >= 1000:
-		return thousands(int(math.Round(value)))
-	case size >= 100:
-		return fmt.Sprintf("%.0f", value)
-	case size >= 10:
-		return fmt.Sprintf("%.1f", value)
-	}
-	return fmt.Sprintf("%.2f", value)
-}
-
-func thousands(n int) string {
-	if n < 0 {
-		return "-" + thousands(-n)
-	}
-	if n < 1000 {
-		return fmt.Sprint(n)
-	}
-	return fmt.Sprintf("%s,%03d", thousands(n/1000), n%1000)
-}
-
-func ratio(values []float64) string {
-	s := spreadOf(values)
-	if math.IsNaN(s.median) || math.IsInf(s.median, 0) {
-		return "–"
-	}
-	if len(values) == 1 {
-		return fmt.Sprintf("%.2f", s.median)
-	}
-	return fmt.Sprintf("%.2f (%.2f–%.2f)", s.median, s.low, s.high)
-}
-
-func added(values []float64) string {
-	s := spreadOf(values)
-	return fmt.Sprintf("%+.1f (%+.1f to %+.1f)", s.median, s.low, s.high)
 }

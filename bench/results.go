@@ -79,11 +79,6 @@ func (r *Results) ratio(measure, quantity, contestant, to string) []float64 {
 	return eachRound(r.values(measure, contestant, quantity), r.values(measure, to, quantity), quotient)
 }
 
-// added is what a contestant's quantity is above the direct connection's in the same round.
-func (r *Results) added(measure, quantity, contestant string) []float64 {
-	return eachRound(r.values(measure, contestant, quantity), r.values(measure, directName, quantity), difference)
-}
-
 func (r *Results) save(file string) error {
 	content, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {

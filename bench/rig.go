@@ -29,7 +29,24 @@ const (
 	pgbouncerName = "pgbouncer"       // keeps server connections
 	freshName     = "pgbouncer-fresh" // opens one for each log-in, as a gate that works by session has to
 	haproxyName   = "haproxy"
+	copyName      = "copy" // the least that a proxy does, see copy.go
 )
+
+// Places where clients, proxies and server run, in the order in which they are measured.
+const (
+	allCores = "all"
+	oneCore  = "one"
+)
+
+var places = []string{allCores, oneCore}
+
+// at names a measure in a place.
+func at(place, measure string) string {
+	if place == allCores {
+		return "all cores/" + measure
+	}
+	return measure
+}
 
 // rig is everything that runs: a server and the proxies in front of it.
 type rig struct {
@@ -38,8 +55,10 @@ type rig struct {
 	stderr  io.Writer
 	results *Results
 
-	core      int   // of clients, proxies and server
-	ownCores  []int // of bench itself
+	place     string // where they run now; "" before the first
+	cores     []int  // of clients, proxies and server
+	ownCores  []int  // of bench itself
+	allowed   []int  // of all together
 	folder    string
 	programs  pgserver.Programs
 	pgbench   string
@@ -59,6 +78,7 @@ type proxy struct {
 	port    int
 	process *process // nil of the direct connection
 	ops     string   // address of Hourgate's operator port; "" of others
+	plain   bool     // without TLS
 	profile string   // address of its profiles, if they are wanted
 }
 
@@ -132,7 +152,7 @@ func (r *rig) sayf(format string, args ...any) {
 	fmt.Fprintf(r.stderr, "bench: "+format+"\n", args...)
 }
 
-// start brings up the server and the proxies.
+// start brings up the server.
 func (r *rig) start(ctx context.Context) error {
 	r.sayf("building and starting everything")
 	if err := r.build(ctx); err != nil {
@@ -141,9 +161,6 @@ func (r *rig) start(ctx context.Context) error {
 	if err := r.awaitTurn(ctx); err != nil {
 		return fmt.Errorf("waiting for other benchmarks: %w", err)
 	}
-	if err := r.chooseCore(ctx); err != nil {
-		return err
-	}
 	var err error
 	if r.authority, err = devca.New("Hourgate benchmark CA", r.folder, 24*time.Hour); err != nil {
 		return fmt.Errorf("making certificates: %w", err)
@@ -151,33 +168,69 @@ func (r *rig) start(ctx context.Context) error {
 	if err := r.startServer(ctx); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
+	return nil
+}
+
+// move lets everything run in a place from now on. The proxies are started anew there.
+func (r *rig) move(ctx context.Context, place string) error {
+	if r.place == place {
+		return nil
+	}
+	if err := r.chooseCores(ctx, place); err != nil {
+		return err
+	}
+	if err := r.pinServer(ctx); err != nil {
+		return err
+	}
+	for _, p := range r.proxies {
+		r.stopProxy(p)
+	}
 	r.proxies = []*proxy{{name: directName, port: r.server.Port}}
-	for _, name := range r.opts.proxies {
+	proxies, _, err := r.beside(ctx, r.opts.proxies...)
+	r.proxies = append(r.proxies, proxies...)
+	r.place = place
+	return err
+}
+
+// beside starts more contestants, in front of the server, which stop ends before their time.
+func (r *rig) beside(ctx context.Context, names ...string) (proxies []*proxy, stop func(), err error) {
+	stop = func() {
+		for _, p := range proxies {
+			r.stopProxy(p)
+		}
+	}
+	for _, name := range names {
 		p, err := r.startProxy(ctx, name, r.server.Port)
 		if err != nil {
-			return fmt.Errorf("starting %s: %w", name, err)
+			stop()
+			return nil, func() {}, fmt.Errorf("starting %s: %w", name, err)
 		}
-		r.proxies = append(r.proxies, p)
+		proxies = append(proxies, p)
 	}
-	return nil
+	return proxies, stop, nil
 }
 
 // startProxy starts one in front of a server on this machine.
 func (r *rig) startProxy(ctx context.Context, name string, upstream int) (*proxy, error) {
 	switch name {
-	case hourgateName:
-		return r.startHourgate(ctx, name, r.binary, upstream)
 	case baseName:
 		return r.startHourgate(ctx, name, r.opts.base, upstream)
+	case copyName:
+		return r.startCopy(ctx, upstream)
 	case haproxyName:
 		return r.startHAProxy(ctx, upstream)
-	default:
+	case pgbouncerName, freshName:
 		return r.startPgBouncer(ctx, name, upstream)
+	default:
+		return r.startHourgate(ctx, name, r.binary, upstream)
 	}
 }
 
 // stopProxy stops one before its time.
 func (r *rig) stopProxy(p *proxy) {
+	if p.process == nil {
+		return
+	}
 	r.processes = slices.DeleteFunc(r.processes, func(running *process) bool { return running == p.process })
 	if err := p.process.stop(); err != nil {
 		r.sayf("%v", err)
@@ -215,36 +268,57 @@ func (r *rig) awaitTurn(ctx context.Context) (err error) {
 	return err
 }
 
-// chooseCore takes the last core for what is measured and leaves the others to us.
-func (r *rig) chooseCore(ctx context.Context) error {
-	cores, err := allowedCores()
+// chooseCores takes the last core for what is measured, and leaves the others to us, or takes all.
+func (r *rig) chooseCores(ctx context.Context, place string) error {
+	if r.allowed == nil {
+		var err error
+		if r.allowed, err = allowedCores(); err != nil {
+			return err
+		}
+	}
+	r.cores, r.ownCores = r.allowed, r.allowed
+	if place == oneCore && len(r.allowed) == 1 {
+		r.sayf("there is one core only: what measures and what is measured disturb each other")
+	} else if place == oneCore {
+		last := len(r.allowed) - 1
+		r.cores, r.ownCores = r.allowed[last:], r.allowed[:last]
+	}
+	return pin(ctx, os.Getpid(), r.ownCores)
+}
+
+// pinServer keeps the server, and the backends to come, to the contestants' cores.
+func (r *rig) pinServer(ctx context.Context) error {
+	content, err := os.ReadFile(filepath.Join(r.file("postgresql"), "data", "postmaster.pid"))
 	if err != nil {
 		return err
 	}
-	r.core, r.ownCores = cores[len(cores)-1], cores[:len(cores)-1]
-	if len(cores) == 1 {
-		r.ownCores = cores
-		r.sayf("there is one core only: what measures and what is measured disturb each other")
-		return nil
+	line, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(line)
+	if err != nil {
+		return err
 	}
-	return r.pinSelf(ctx, r.ownCores...)
+	return pin(ctx, pid, r.cores)
 }
 
-// pinSelf keeps all our threads, and those to come, to some cores.
-func (r *rig) pinSelf(ctx context.Context, cores ...int) error {
-	var list []string
-	for _, core := range cores {
-		list = append(list, strconv.Itoa(core))
-	}
-	cmd := exec.CommandContext(ctx, "taskset", "-a", "-c", "-p", strings.Join(list, ","), strconv.Itoa(os.Getpid()))
+// pin keeps all threads of a process, and those to come, to some cores.
+func pin(ctx context.Context, pid int, cores []int) error {
+	cmd := exec.CommandContext(ctx, "taskset", "-a", "-c", "-p", coreList(cores), strconv.Itoa(pid))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("taskset: %w: %s", err, out)
 	}
 	return nil
 }
 
-// pinned is what comes before a command line that is to run on the core of the contestants.
-func (r *rig) pinned() []string { return []string{"taskset", "-c", strconv.Itoa(r.core)} }
+func coreList(cores []int) string {
+	var list []string
+	for _, core := range cores {
+		list = append(list, strconv.Itoa(core))
+	}
+	return strings.Join(list, ",")
+}
+
+// pinned is what comes before a command line that is to run on the cores of the contestants.
+func (r *rig) pinned() []string { return []string{"taskset", "-c", coreList(r.cores)} }
 
 // rounds calls turn for each contestant in each round, each round another one first.
 func (r *rig) rounds(ctx context.Context, contestants []*proxy, turn func(ctx context.Context, p *proxy) error) error {

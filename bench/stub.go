@@ -31,6 +31,7 @@ type stubConfig struct {
 	Folder   string // of the real server: its socket and its certificate
 	Server   int    // the real server's port
 	CertFile string // of the authority
+	Copy     bool   // be the copy loop
 }
 
 // stub stands for PostgreSQL where more sessions are wanted than the machine has memory for backends. It has the real
@@ -46,30 +47,33 @@ type stub struct {
 	verifiers map[string]verifier.Verifier // by user
 }
 
-// startStub runs it in a process of its own, on our core: nobody measures it.
+// startStub runs it in a process of its own.
 func (r *rig) startStub(ctx context.Context) (*proxy, error) {
-	port, err := pgserver.FreePort(ctx)
+	return r.startSelf(ctx, "stub", stubConfig{Folder: r.file("postgresql"), Server: r.server.Port, CertFile: r.authority.CertFile})
+}
+
+// startSelf runs this program once more.
+func (r *rig) startSelf(ctx context.Context, name string, cfg stubConfig) (*proxy, error) {
+	var err error
+	if cfg.Port, err = pgserver.FreePort(ctx); err != nil {
+		return nil, err
+	}
+	config, err := json.Marshal(cfg)
 	if err != nil {
 		return nil, err
 	}
-	config, err := json.Marshal(stubConfig{
-		Port: port, Folder: r.file("postgresql"), Server: r.server.Port, CertFile: r.authority.CertFile,
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(r.file("stub.json"), config, 0o600); err != nil {
+	if err := os.WriteFile(r.file(name+".json"), config, 0o600); err != nil {
 		return nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	process, err := r.startProcess("stub", nil, nil, self, "-stub", r.file("stub.json"))
+	process, err := r.startProcess(name, nil, nil, self, "-stub", r.file(name+".json"))
 	if err != nil {
 		return nil, err
 	}
-	return &proxy{name: "stub", port: port, process: process}, process.awaitPort(ctx, port)
+	return &proxy{name: name, port: cfg.Port, process: process}, process.awaitPort(ctx, cfg.Port)
 }
 
 // runStub is the stub's process, until a signal.
@@ -81,6 +85,9 @@ func runStub(ctx context.Context, file string) error {
 	s := &stub{verifiers: make(map[string]verifier.Verifier), roots: x509.NewCertPool()}
 	if err := json.Unmarshal(content, &s.cfg); err != nil {
 		return err
+	}
+	if s.cfg.Copy {
+		return runCopy(s.cfg.Port, s.cfg.Server)
 	}
 	cert, err := tls.LoadX509KeyPair(filepath.Join(s.cfg.Folder, "server.crt"), filepath.Join(s.cfg.Folder, "server.key"))
 	if err != nil {

@@ -10,12 +10,13 @@ import (
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 )
 
 // Finding is one line of `hourgate doctor`: a check of roles, and what mends it where that is no SQL.
 type Finding struct {
 	Integration string `json:"integration,omitempty"`
-	roles.Check
+	preflight.Check
 	Mend string `json:"mend,omitempty"`
 }
 
@@ -27,8 +28,8 @@ type doctor struct {
 	findings []Finding
 }
 
-func (d *doctor) add(integration, name string, status roles.Status, mend, format string, args ...any) {
-	d.findings = append(d.findings, Finding{Integration: integration, Mend: mend, Check: roles.Check{Name: name, Status: status, Detail: fmt.Sprintf(format, args...)}})
+func (d *doctor) add(integration, name string, status preflight.Status, mend, format string, args ...any) {
+	d.findings = append(d.findings, Finding{Integration: integration, Mend: mend, Check: preflight.Check{Name: name, Status: status, Detail: fmt.Sprintf(format, args...)}})
 }
 
 // Doctor looks at everything that a gate with this configuration depends on, on this machine and on the servers. It changes
@@ -42,7 +43,7 @@ func Doctor(ctx context.Context, file string) ([]Finding, error) {
 		return d.findings, err
 	}
 	if os.Geteuid() == 0 {
-		d.add("", "user", roles.Warn, "sudo -u hourgate hourgate doctor …", "this is root, who can read what the gate's user may not be able to")
+		d.add("", "user", preflight.Warn, "sudo -u hourgate hourgate doctor …", "this is root, who can read what the gate's user may not be able to")
 	}
 	d.certificate()
 	d.ports(ctx)
@@ -60,12 +61,12 @@ func (d *doctor) files(file string, err error) {
 	switch {
 	case errors.As(err, &problems):
 		for _, p := range problems {
-			d.add("", "configuration", roles.Fail, "", "%s", p)
+			d.add("", "configuration", preflight.Fail, "", "%s", p)
 		}
 	case err != nil:
-		d.add("", "configuration", roles.Fail, "", "%v", err)
+		d.add("", "configuration", preflight.Fail, "", "%v", err)
 	default:
-		d.add("", "configuration", roles.OK, "", "%s and what it names can be read: %d integration(s)", file, len(d.cfg.Integrations))
+		d.add("", "configuration", preflight.OK, "", "%s and what it names can be read: %d integration(s)", file, len(d.cfg.Integrations))
 	}
 	if d.set == nil {
 		return
@@ -76,9 +77,9 @@ func (d *doctor) files(file string, err error) {
 	switch {
 	case err != nil:
 	case live == 0:
-		d.add("", "policy", roles.Warn, "a grant whose time has come and not ended", counts+": nobody gets in", users, live, future, ended)
+		d.add("", "policy", preflight.Warn, "a grant whose time has come and not ended", counts+": nobody gets in", users, live, future, ended)
 	default:
-		d.add("", "policy", roles.OK, "", counts, users, live, future, ended)
+		d.add("", "policy", preflight.OK, "", counts, users, live, future, ended)
 	}
 }
 
@@ -91,15 +92,15 @@ func (d *doctor) integration(ctx context.Context, i Integration) {
 	}
 	keeper, err := d.cfg.Keeper(ctx, i, nil)
 	if err != nil {
-		d.add(i.Name, "admin", roles.Fail, "", "%v", err)
+		d.add(i.Name, "admin", preflight.Fail, "", "%v", err)
 		return
 	}
 	defer keeper.Close(ctx) //nolint:errcheck // it has made no role
-	checks := keeper.Preflight(ctx, d.set.Databases(i.Name))
+	checks := keeper.Preflight().Checks(ctx, d.set.Databases(i.Name))
 	for _, c := range checks {
 		d.findings = append(d.findings, Finding{Integration: i.Name, Check: c})
 	}
-	if len(checks) > 0 && checks[0].Status == roles.OK {
+	if len(checks) > 0 && checks[0].Status == preflight.OK {
 		d.clock(ctx, i, keeper)
 	}
 }
@@ -112,9 +113,9 @@ const (
 )
 
 func (d *doctor) clock(ctx context.Context, i Integration, keeper *roles.Keeper) {
-	ahead, within, err := keeper.ServerClock(ctx)
+	ahead, within, err := keeper.Preflight().Clock(ctx)
 	if err != nil {
-		d.add(i.Name, "clock", roles.Fail, "", "%v", err)
+		d.add(i.Name, "clock", preflight.Fail, "", "%v", err)
 		return
 	}
 	d.difference(i.Name, ahead, within)
@@ -122,11 +123,11 @@ func (d *doctor) clock(ctx context.Context, i Integration, keeper *roles.Keeper)
 
 // difference judges by how much a server's clock is ahead of ours, where that is known to within so much.
 func (d *doctor) difference(integration string, ahead, within time.Duration) {
-	status, mend := roles.OK, ""
+	status, mend := preflight.OK, ""
 	if off := ahead.Abs() - within; off > clockWarn {
-		status, mend = roles.Warn, "NTP on this machine: timedatectl set-ntp true"
+		status, mend = preflight.Warn, "NTP on this machine: timedatectl set-ntp true"
 		if off > clockFail {
-			status = roles.Fail
+			status = preflight.Fail
 		}
 	}
 	direction := "ahead of"

@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 )
 
 // probeTimeout is how long doctor waits for what listens on one of our ports.
@@ -33,7 +33,7 @@ func (d *doctor) certificate() {
 	for _, der := range pair.Certificate {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
-			d.add("", "certificate", roles.Fail, "", "%v", err)
+			d.add("", "certificate", preflight.Fail, "", "%v", err)
 			return
 		}
 		chain = append(chain, cert)
@@ -51,39 +51,39 @@ func (d *doctor) names(leaf *x509.Certificate) {
 		names = append(names, ip.String())
 	}
 	if len(names) == 0 {
-		d.add("", "names", roles.Fail, "a certificate with subject alternative names", "the certificate has no name but CN=%q, which clients do not look at", leaf.Subject.CommonName)
+		d.add("", "names", preflight.Fail, "a certificate with subject alternative names", "the certificate has no name but CN=%q, which clients do not look at", leaf.Subject.CommonName)
 		return
 	}
-	d.add("", "names", roles.OK, "", "clients connect with sslmode=verify-full to %s", strings.Join(names, ", "))
+	d.add("", "names", preflight.OK, "", "clients connect with sslmode=verify-full to %s", strings.Join(names, ", "))
 }
 
 // chain checks that each certificate signs the one before it, and that the key is strong enough for today's clients.
 func (d *doctor) chain(chain []*x509.Certificate) {
 	leaf := chain[0]
 	if rsaKey, ok := leaf.PublicKey.(*rsa.PublicKey); ok && rsaKey.N.BitLen() < 2048 {
-		d.add("", "chain", roles.Fail, "an RSA key of 2048 bits or an ECDSA key", "the key has %d bits, which clients refuse", rsaKey.N.BitLen())
+		d.add("", "chain", preflight.Fail, "an RSA key of 2048 bits or an ECDSA key", "the key has %d bits, which clients refuse", rsaKey.N.BitLen())
 	} else if _, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok && rsaKey == nil {
-		d.add("", "chain", roles.Warn, "an ECDSA or RSA key", "some clients can't use a key of type %T", leaf.PublicKey)
+		d.add("", "chain", preflight.Warn, "an ECDSA or RSA key", "some clients can't use a key of type %T", leaf.PublicKey)
 	}
 	if leaf.IsCA {
-		d.add("", "chain", roles.Warn, "tls.cert_file begins with the gate's own certificate", "the first certificate is an authority's")
+		d.add("", "chain", preflight.Warn, "tls.cert_file begins with the gate's own certificate", "the first certificate is an authority's")
 	}
 	for i := 1; i < len(chain); i++ {
 		if err := chain[i-1].CheckSignatureFrom(chain[i]); err != nil {
-			d.add("", "chain", roles.Fail, "the gate's certificate first, then each the signer of the one before",
+			d.add("", "chain", preflight.Fail, "the gate's certificate first, then each the signer of the one before",
 				"certificate %d of %s (%s) did not sign the one before it: %v", i+1, d.cfg.TLS.CertFile, chain[i].Subject, err)
 			return
 		}
 	}
 	last := chain[len(chain)-1]
-	d.add("", "chain", roles.OK, "", "%d certificate(s); clients need the authority %q (sslrootcert)", len(chain), last.Issuer)
+	d.add("", "chain", preflight.OK, "", "%d certificate(s); clients need the authority %q (sslrootcert)", len(chain), last.Issuer)
 }
 
 // private warns of a key or secret that everybody on the machine can read.
 func (d *doctor) private(file, what string) {
 	info, err := os.Stat(file)
 	if err == nil && info.Mode().Perm()&0o004 != 0 {
-		d.add("", "files", roles.Warn, "chmod o-r "+file, "everybody on this machine can read %s (%s)", file, what)
+		d.add("", "files", preflight.Warn, "chmod o-r "+file, "everybody on this machine can read %s (%s)", file, what)
 	}
 }
 
@@ -104,13 +104,13 @@ func (d *doctor) port(ctx context.Context, key, address string) (used bool) {
 	switch {
 	case err == nil:
 		_ = listener.Close()
-		d.add("", key, roles.OK, "", "%s is free; no gate runs there", address)
+		d.add("", key, preflight.OK, "", "%s is free; no gate runs there", address)
 	case errors.Is(err, syscall.EADDRINUSE):
 		return true
 	case errors.Is(err, syscall.EACCES):
-		d.add("", key, roles.Fail, "a port above 1023, or AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit", "%v", err)
+		d.add("", key, preflight.Fail, "a port above 1023, or AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit", "%v", err)
 	default:
-		d.add("", key, roles.Fail, key+": an address of this machine, or 0.0.0.0", "%v", err)
+		d.add("", key, preflight.Fail, key+": an address of this machine, or 0.0.0.0", "%v", err)
 	}
 	return false
 }
@@ -118,18 +118,18 @@ func (d *doctor) port(ctx context.Context, key, address string) (used bool) {
 // neighbour asks what listens on our port for its certificate.
 func (d *doctor) neighbour(ctx context.Context) {
 	if len(d.cfg.ProxyProtocol) > 0 {
-		d.add("", "listen", roles.OK, "", "%s is in use; it was not asked by whom, because it takes the PROXY protocol", d.cfg.Listen)
+		d.add("", "listen", preflight.OK, "", "%s is in use; it was not asked by whom, because it takes the PROXY protocol", d.cfg.Listen)
 		return
 	}
 	shown, err := shownCertificate(ctx, local(d.cfg.Listen))
 	ours, _, loadErr := d.cfg.TLS.load()
 	switch {
 	case err != nil:
-		d.add("", "listen", roles.Fail, "another port, or the end of what uses this one: ss -ltnp", "%s is in use by something that is no gate: %v", d.cfg.Listen, err)
+		d.add("", "listen", preflight.Fail, "another port, or the end of what uses this one: ss -ltnp", "%s is in use by something that is no gate: %v", d.cfg.Listen, err)
 	case loadErr != nil || !bytes.Equal(shown, ours.Certificate[0]):
-		d.add("", "listen", roles.Warn, "SIGHUP, if it is this gate; the log says why a certificate was not loaded", "%s shows another certificate than %s", d.cfg.Listen, d.cfg.TLS.CertFile)
+		d.add("", "listen", preflight.Warn, "SIGHUP, if it is this gate; the log says why a certificate was not loaded", "%s shows another certificate than %s", d.cfg.Listen, d.cfg.TLS.CertFile)
 	default:
-		d.add("", "listen", roles.OK, "", "a gate answers on %s, with this certificate", d.cfg.Listen)
+		d.add("", "listen", preflight.OK, "", "a gate answers on %s, with this certificate", d.cfg.Listen)
 	}
 }
 
@@ -164,20 +164,20 @@ func (d *doctor) ready(ctx context.Context) {
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+local(d.cfg.OpsListen)+"/readyz", http.NoBody)
 	if err != nil {
-		d.add("", "ops_listen", roles.Fail, "", "%v", err)
+		d.add("", "ops_listen", preflight.Fail, "", "%v", err)
 		return
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		d.add("", "ops_listen", roles.Fail, "another port, or the end of what uses this one: ss -ltnp", "%s is in use by something that is no gate: %v", d.cfg.OpsListen, err)
+		d.add("", "ops_listen", preflight.Fail, "another port, or the end of what uses this one: ss -ltnp", "%s is in use by something that is no gate: %v", d.cfg.OpsListen, err)
 		return
 	}
 	_ = response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		d.add("", "ops_listen", roles.Warn, "", "/readyz of %s answers %s: starting or draining", d.cfg.OpsListen, response.Status)
+		d.add("", "ops_listen", preflight.Warn, "", "/readyz of %s answers %s: starting or draining", d.cfg.OpsListen, response.Status)
 		return
 	}
-	d.add("", "ops_listen", roles.OK, "", "a gate on %s is ready", d.cfg.OpsListen)
+	d.add("", "ops_listen", preflight.OK, "", "a gate on %s is ready", d.cfg.OpsListen)
 }
 
 // local is the address at which this machine reaches what listens on another.
@@ -203,22 +203,22 @@ func (d *doctor) trail() {
 		return // Load has said so
 	}
 	if err := writable(file); err != nil {
-		d.add("", "trail", roles.Fail, "the gate's user must be able to write it: chown hourgate "+folder, "%v", err)
+		d.add("", "trail", preflight.Fail, "the gate's user must be able to write it: chown hourgate "+folder, "%v", err)
 		return
 	}
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(folder, &disk); err != nil {
-		d.add("", "trail", roles.Fail, "", "%v", fmt.Errorf("looking at the disk of %s: %w", folder, err))
+		d.add("", "trail", preflight.Fail, "", "%v", fmt.Errorf("looking at the disk of %s: %w", folder, err))
 		return
 	}
 	room := disk.Bavail * uint64(disk.Bsize) //nolint:gosec,unconvert // a block size is positive; its type differs between systems
 	switch {
 	case room < roomFail:
-		d.add("", "trail", roles.Fail, "make room", "%s has %d MiB left; when it is full nobody gets in", folder, room>>20)
+		d.add("", "trail", preflight.Fail, "make room", "%s has %d MiB left; when it is full nobody gets in", folder, room>>20)
 	case room < roomWarn:
-		d.add("", "trail", roles.Warn, "make room", "%s has %d MiB left; when it is full nobody gets in", folder, room>>20)
+		d.add("", "trail", preflight.Warn, "make room", "%s has %d MiB left; when it is full nobody gets in", folder, room>>20)
 	default:
-		d.add("", "trail", roles.OK, "", "%s can be written; %d GiB are left", file, room>>30)
+		d.add("", "trail", preflight.OK, "", "%s can be written; %d GiB are left", file, room>>30)
 	}
 }
 

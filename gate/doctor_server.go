@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/internal/upstream"
-	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 	"github.com/hourgate/hourgate/secrets"
 )
 
@@ -20,12 +20,12 @@ func (d *doctor) reach(ctx context.Context, i Integration) bool {
 	}
 	encryption, shown, err := server.Probe(ctx)
 	if err != nil {
-		d.add(i.Name, "server", roles.Fail, "docs/operations.md, \"The admin connection is lost\", goes through the reasons", "%v", err)
+		d.add(i.Name, "server", preflight.Fail, "docs/operations.md, \"The admin connection is lost\", goes through the reasons", "%v", err)
 		return false
 	}
-	d.add(i.Name, "server", roles.OK, "", "%s answers; TLS: %s", server.Address(), encryption)
+	d.add(i.Name, "server", preflight.OK, "", "%s answers; TLS: %s", server.Address(), encryption)
 	for _, note := range settings.Notes() {
-		d.add(i.Name, "ssl_mode", roles.Warn, "ssl_mode: verify-full", "%s", note)
+		d.add(i.Name, "ssl_mode", preflight.Warn, "ssl_mode: verify-full", "%s", note)
 	}
 	if len(shown) > 0 {
 		d.lasts(i.Name, "server's certificate", firstEnd(shown), "renew it at the server; on RDS: modify the instance's certificate authority")
@@ -49,13 +49,13 @@ func (d *doctor) lasts(integration, what string, cert *x509.Certificate, mend st
 	left := cert.NotAfter.Sub(d.now)
 	switch {
 	case d.now.Before(cert.NotBefore):
-		d.add(integration, what, roles.Fail, "the clock of this machine, or a certificate that has begun", "is not good before %s", cert.NotBefore.Format(time.RFC3339))
+		d.add(integration, what, preflight.Fail, "the clock of this machine, or a certificate that has begun", "is not good before %s", cert.NotBefore.Format(time.RFC3339))
 	case left <= 0:
-		d.add(integration, what, roles.Fail, mend, "ended on %s", cert.NotAfter.Format(time.RFC3339))
+		d.add(integration, what, preflight.Fail, mend, "ended on %s", cert.NotAfter.Format(time.RFC3339))
 	case left < 14*24*time.Hour:
-		d.add(integration, what, roles.Warn, mend, "ends in %d day(s), on %s", int(left.Hours()/24), cert.NotAfter.Format(time.RFC3339))
+		d.add(integration, what, preflight.Warn, mend, "ends in %d day(s), on %s", int(left.Hours()/24), cert.NotAfter.Format(time.RFC3339))
 	default:
-		d.add(integration, what, roles.OK, "", "good until %s", cert.NotAfter.Format(time.RFC3339))
+		d.add(integration, what, preflight.OK, "", "good until %s", cert.NotAfter.Format(time.RFC3339))
 	}
 }
 
@@ -67,7 +67,7 @@ func (d *doctor) secret(ctx context.Context, i Integration) bool {
 	}
 	source, err := secrets.Open(ctx, i.Secret.For(server.Address()))
 	if err != nil {
-		d.add(i.Name, "secret", roles.Fail, "", "%v", err)
+		d.add(i.Name, "secret", preflight.Fail, "", "%v", err)
 		return false
 	}
 	credential, err := source.Fetch(ctx, secrets.Current)
@@ -75,9 +75,9 @@ func (d *doctor) secret(ctx context.Context, i Integration) bool {
 		if errors.Is(err, secrets.ErrNoStage) {
 			err = errors.New("it has no current version")
 		}
-		d.add(i.Name, "secret", roles.Fail, "", "%s: %v", source, err)
+		d.add(i.Name, "secret", preflight.Fail, "", "%s: %v", source, err)
 		return false
 	}
-	d.add(i.Name, "secret", roles.OK, "", "%s has a credential of %s", source, credential.Username)
+	d.add(i.Name, "secret", preflight.OK, "", "%s has a credential of %s", source, credential.Username)
 	return true
 }

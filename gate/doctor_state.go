@@ -10,7 +10,7 @@ import (
 
 	"github.com/hourgate/hourgate/access/postgres"
 	"github.com/hourgate/hourgate/internal/upstream"
-	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 	"github.com/hourgate/hourgate/secrets"
 )
 
@@ -19,15 +19,15 @@ func (d *doctor) state(ctx context.Context) {
 	s := d.cfg.State
 	switch {
 	case s == nil:
-		d.add("", "state", roles.OK, "", "there is none: nobody can ask for access")
+		d.add("", "state", preflight.OK, "", "there is none: nobody can ask for access")
 	case s.File != "":
 		// SQLite writes further files beside it.
 		err := errors.Join(writable(s.File), writable(filepath.Join(filepath.Dir(s.File), ".doctor")))
 		if err != nil {
-			d.add("", "state", roles.Fail, "the gate's user must be able to write the file and its folder", "%v", err)
+			d.add("", "state", preflight.Fail, "the gate's user must be able to write the file and its folder", "%v", err)
 			return
 		}
-		status, detail := roles.OK, "can be written"
+		status, detail := preflight.OK, "can be written"
 		if _, err := os.Stat(s.File); errors.Is(err, os.ErrNotExist) {
 			detail = "will be made by the gate"
 		}
@@ -58,10 +58,10 @@ func (d *doctor) stateServer(ctx context.Context, i Integration) {
 	began := time.Now()
 	now, err := store.Now(ctx)
 	if err != nil {
-		d.add(i.Name, "state", roles.Fail, "", "%v", err)
+		d.add(i.Name, "state", preflight.Fail, "", "%v", err)
 		return
 	}
-	d.add(i.Name, "state", roles.OK, "", "the database %s answers", i.Database)
+	d.add(i.Name, "state", preflight.OK, "", "the database %s answers", i.Database)
 	within := time.Since(began) / 2
 	d.difference(i.Name, now.Sub(began.Add(within)), within)
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/policy"
-	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 )
 
 const (
@@ -230,9 +230,9 @@ type failure struct {
 }
 
 // failureOf is the first check that fails and that is about more than one of several databases; nil if none does.
-func failureOf(checks []roles.Check, database string) *failure {
+func failureOf(checks []preflight.Check, database string) *failure {
 	for _, c := range checks {
-		if c.Status == roles.Fail && (c.Database == "" || c.Database == database) {
+		if c.Status == preflight.Fail && (c.Database == "" || c.Database == database) {
 			reason := "its admin can't do the work (" + c.Name + ")"
 			if c.Name == "connection" || c.Name == "database" {
 				reason = "the gate can't log in to its server as the admin"

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 	"github.com/hourgate/hourgate/secrets"
 )
 
@@ -45,7 +46,7 @@ func (c *Config) Keeper(ctx context.Context, i Integration, trail roles.Trail) (
 }
 
 // Preflight looks at one integration's server, and at the databases on it that the policy names.
-func (c *Config) Preflight(ctx context.Context, i Integration, set *policy.Set) ([]roles.Check, error) {
+func (c *Config) Preflight(ctx context.Context, i Integration, set *policy.Set) ([]preflight.Check, error) {
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
 	keeper, err := c.Keeper(ctx, i, nil)
@@ -53,13 +54,13 @@ func (c *Config) Preflight(ctx context.Context, i Integration, set *policy.Set) 
 		return nil, err
 	}
 	defer keeper.Close(ctx) //nolint:errcheck // it has made no role
-	return keeper.Preflight(ctx, set.Databases(i.Name)), nil
+	return keeper.Preflight().Checks(ctx, set.Databases(i.Name)), nil
 }
 
-func (m *member) look(ctx context.Context, set *policy.Set) []roles.Check {
+func (m *member) look(ctx context.Context, set *policy.Set) []preflight.Check {
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
-	return m.keeper.Preflight(ctx, set.Databases(m.name))
+	return m.keeper.Preflight().Checks(ctx, set.Databases(m.name))
 }
 
 // preflight logs what `hourgate preflight` prints, except what is fine. It stops nobody: a server that is away or a
@@ -70,9 +71,9 @@ func (m *member) preflight(ctx context.Context, log *slog.Logger, set *policy.Se
 		switch {
 		case ctx.Err() != nil:
 			return
-		case c.Status == roles.Fail:
+		case c.Status == preflight.Fail:
 			log.Error("preflight check failed", "integration", name, "database", c.Database, "check", c.Name, "detail", c.Detail, "sql", c.SQL)
-		case c.Status == roles.Warn:
+		case c.Status == preflight.Warn:
 			log.Warn("preflight check has a warning", "integration", name, "database", c.Database, "check", c.Name, "detail", c.Detail, "sql", c.SQL)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
-	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 )
 
 // withReader runs a gate whose integration "shop" has a replica for its reader; Alice and Bob may read there. No role is on
@@ -64,8 +64,8 @@ func saysWhatReadersAre(t *testing.T, g *gatetest.Gate) {
 		"shop": "on the 1 reader(s) of this integration sessions end with a grant", "orders": "sessions on them do not end with a grant",
 	} {
 		found := ""
-		for _, check := range g.Gate.Fleet().Keeper(integration).Preflight(t.Context(), nil) {
-			if check.Name == "replicas" && check.Status == roles.Warn {
+		for _, check := range g.Gate.Fleet().Keeper(integration).Preflight().Checks(t.Context(), nil) {
+			if check.Name == "replicas" && check.Status == preflight.Warn {
 				found = check.Detail
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 )
 
 // named is a grant of named things.
@@ -171,7 +172,7 @@ func TestCreatorRole(t *testing.T) {
 			server := pgtest.New(t, major, pgtest.Options{})
 			f := newFixture(t, server.Database(t))
 			old := f.acquire(t, f.grant(policy.Admin, time.Hour)) // made by the admin itself
-			sql, err := f.SetupSQL(t.Context(), nil)
+			sql, err := f.Preflight().SetupSQL(t.Context(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -239,27 +240,27 @@ func TestPreflight(t *testing.T) {
 	eachMajor(t, func(t *testing.T, db *pgtest.Database) {
 		f := newFixture(t, db)
 		f.exec(t, "CREATE TABLE superusers (i int); CREATE FUNCTION gift() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'")
-		status := func() map[string]roles.Status {
-			found := make(map[string]roles.Status)
-			for _, c := range f.Preflight(t.Context(), []string{db.Name}) {
+		status := func() map[string]preflight.Status {
+			found := make(map[string]preflight.Status)
+			for _, c := range f.Preflight().Checks(t.Context(), []string{db.Name}) {
 				found[c.Name] = c.Status
 			}
 			return found
 		}
 		before := status()
-		for name, want := range map[string]roles.Status{
-			"connection": roles.OK, "createrole": roles.OK, "writer": roles.OK, "owners": roles.Warn, "public connect": roles.Warn,
-			"public temporary": roles.Warn, "security definer": roles.Warn, "terminate": roles.Warn, "max_prepared_transactions": roles.OK,
+		for name, want := range map[string]preflight.Status{
+			"connection": preflight.OK, "createrole": preflight.OK, "writer": preflight.OK, "owners": preflight.Warn, "public connect": preflight.Warn,
+			"public temporary": preflight.Warn, "security definer": preflight.Warn, "terminate": preflight.Warn, "max_prepared_transactions": preflight.OK,
 		} {
 			if before[name] != want {
 				t.Errorf("%s: got %q, want %q", name, before[name], want)
 			}
 		}
-		if create, stock := before["public create"] == roles.Warn, db.Server.Major < 15; create != stock {
+		if create, stock := before["public create"] == preflight.Warn, db.Server.Major < 15; create != stock {
 			t.Errorf("CREATE on public for everybody: found %t, want %t", create, stock)
 		}
 		f.exec(t, "ALTER TABLE superusers OWNER TO "+db.Owner)
-		for _, c := range f.Preflight(t.Context(), nil) {
+		for _, c := range f.Preflight().Checks(t.Context(), nil) {
 			for _, s := range c.SQL {
 				if c.Database != "" {
 					f.exec(t, s)
@@ -272,7 +273,7 @@ func TestPreflight(t *testing.T) {
 				t.Errorf("%s: still %s after its SQL was run", name, s)
 			}
 		}
-		if after["owners"] != roles.OK {
+		if after["owners"] != preflight.OK {
 			t.Errorf("owners: got %q after its SQL was run", after["owners"])
 		}
 	})

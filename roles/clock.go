@@ -51,22 +51,23 @@ func (k *Keeper) wakeAll() {
 }
 
 // watchLedger ends the roles that no running proxy answers for at the end of their grants.
-func (k *Keeper) watchLedger(ctx context.Context) {
+func (s *sweeper) watchLedger(ctx context.Context) {
+	k := s.k
 	for {
 		wait := clockCheck
 		var due []orphan
 		var next time.Time
 		var err error
 		if !k.unused() { // which has no roles of this deployment but those that its own sweep looks at, now and then
-			due, next, err = k.due(ctx)
+			due, next, err = s.due(ctx)
 		}
 		switch {
 		case err != nil && ctx.Err() == nil:
 			k.log.Warn("the ends of grants could not be read from the server, trying again", "error", err)
 		case len(due) > 0:
-			k.sweeping.Lock()
-			k.sweepAll(ctx, due)
-			k.sweeping.Unlock()
+			s.mu.Lock()
+			s.settle(ctx, due)
+			s.mu.Unlock()
 		case !next.IsZero():
 			wait = min(wait, max(time.Until(next), 10*time.Millisecond))
 		}
@@ -78,8 +79,9 @@ func (k *Keeper) watchLedger(ctx context.Context) {
 
 // due returns the roles of others that can log in, or sleep, although their grant is over, and when the next one's is. VALID UNTIL says
 // which to look at: nobody but the admin can change it. It has no fraction of a second; the entry does.
-func (k *Keeper) due(ctx context.Context) (due []orphan, next time.Time, err error) {
+func (s *sweeper) due(ctx context.Context) (due []orphan, next time.Time, err error) {
 	var near []orphan
+	k := s.k
 	err = k.pool.Use(ctx, func(c *admin.Conn) error {
 		rows, err := c.Query(ctx, `
 			SELECT r.oid, r.rolname::text, coalesce(d.description, ''), 1, r.rolcanlogin, true, clock_timestamp()

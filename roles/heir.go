@@ -13,6 +13,7 @@ import (
 	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/profile"
 )
 
 // A role that owns something lives until its grant's end, also when the process ends that made it: it is put to sleep, so
@@ -34,7 +35,7 @@ func (l *lease) sleep(told <-chan struct{}) bool {
 	if role.OID == 0 {
 		return false
 	}
-	owns, err := k.owns(ctx, role)
+	owns, err := ownsAnything(ctx, k.pool, role)
 	if err != nil {
 		k.log.Error("what a role owns could not be asked, so it is left for the next start to decide", "role", role.Name, "error", err)
 		return true
@@ -48,7 +49,7 @@ func (l *lease) sleep(told <-chan struct{}) bool {
 	}
 	asleep := role.Entry
 	asleep.Proxy = ""
-	if err := k.disable(ctx, role, asleep); err != nil {
+	if err := disable(ctx, k.pool, role, asleep); err != nil {
 		k.log.Error("role could not be put to sleep, the next start takes it over", "role", role.Name, "grant", role.Entry.Grant, "error", err)
 		return true
 	}
@@ -57,9 +58,9 @@ func (l *lease) sleep(told <-chan struct{}) bool {
 }
 
 // disable takes from the role the right to log in, gives its comment to whom the entry names, and ends its sessions.
-func (k *Keeper) disable(ctx context.Context, role ledger.Role, now ledger.Entry) error {
+func disable(ctx context.Context, pool *admin.Pool, role ledger.Role, now ledger.Entry) error {
 	name := admin.QuoteIdentifier(role.Name)
-	return k.pool.Use(ctx, func(c *admin.Conn) error {
+	return pool.Use(ctx, func(c *admin.Conn) error {
 		err := admin.Retry(ctx, func() error {
 			return ifOurs(ctx, c, role, "ALTER ROLE "+name+" NOLOGIN PASSWORD NULL", func() error {
 				_, err := c.Script(ctx, "COMMENT ON ROLE "+name+" IS "+admin.QuoteLiteral(now.Comment()))
@@ -112,11 +113,11 @@ func (k *Keeper) inherits(ctx context.Context, role ledger.Role, alive bool) (bo
 	}
 	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
 	defer cancel()
-	settling, err := k.settling(ctx, role)
-	if err != nil || settling {
+	begun, err := settling(ctx, k.pool, role)
+	if err != nil || begun {
 		return err != nil, err
 	}
-	owns, err := k.owns(ctx, role)
+	owns, err := ownsAnything(ctx, k.pool, role)
 	if err != nil || !owns {
 		return err != nil, err
 	}
@@ -126,19 +127,19 @@ func (k *Keeper) inherits(ctx context.Context, role ledger.Role, alive bool) (bo
 	}
 	k.mu.Lock()
 	current := k.leases[l.key]
-	k.start(l)
+	l.start()
 	k.mu.Unlock()
 	k.log.Info("role of another process taken over, since it owns something", "role", role.Name, "grant", role.Entry.Grant, "user", role.Entry.User)
 	if current != nil {
-		return true, k.share(ctx, role, current.identity())
+		return true, share(ctx, k.pool, role, current.identity())
 	}
 	return true, nil
 }
 
 // settling reports whether the role's end has begun: its connection limit is zero from then on. Nobody inherits it, though
 // its grant may live: somebody ended it by hand.
-func (k *Keeper) settling(ctx context.Context, role ledger.Role) (begun bool, err error) {
-	err = k.pool.Use(ctx, func(c *admin.Conn) error {
+func settling(ctx context.Context, pool *admin.Pool, role ledger.Role) (begun bool, err error) {
+	err = pool.Use(ctx, func(c *admin.Conn) error {
 		return c.QueryOne(ctx, "SELECT coalesce((SELECT rolconnlimit = 0 FROM pg_roles WHERE oid = $1), true)", []any{role.OID}, &begun)
 	})
 	return begun, err
@@ -154,7 +155,7 @@ func (k *Keeper) inherit(ctx context.Context, role ledger.Role, grant *policy.Gr
 	}
 	l.role.OID, l.role.Entry, l.backends.oid = role.OID, entry, role.OID
 	l.made, l.asleep, l.kept, l.retired, l.told = true, true, true, true, grant
-	return l, k.disable(ctx, role, entry)
+	return l, disable(ctx, k.pool, role, entry)
 }
 
 // heirs returns the grant under which a role of that entry goes on, or nil. A process without a policy believes until.
@@ -178,11 +179,11 @@ func (k *Keeper) heirs(e ledger.Entry) *policy.Grant {
 }
 
 // share lets the role that a person's sessions use already have what an older one of the same person and grant owns.
-func (k *Keeper) share(ctx context.Context, older, current ledger.Role) error {
+func share(ctx context.Context, pool *admin.Pool, older, current ledger.Role) error {
 	if current.OID == 0 {
 		return nil // it is being made, and looks for older ones itself
 	}
-	return k.pool.Use(ctx, func(c *admin.Conn) error {
+	return pool.Use(ctx, func(c *admin.Conn) error {
 		grant := "GRANT " + admin.QuoteIdentifier(older.Name) + " TO " + admin.QuoteIdentifier(current.Name)
 		if c.Version >= 160000 {
 			grant += " WITH INHERIT TRUE, SET TRUE"
@@ -205,26 +206,27 @@ func (k *Keeper) spare(key leaseKey, grant *policy.Grant) *lease {
 }
 
 // ready makes a role that is there fit for a log-in to the database: a new password if it has none, and admission.
-func (k *Keeper) ready(ctx context.Context, l *lease, database string) error {
+func (l *lease) ready(ctx context.Context, database string) error {
 	g := l.current()
 	if l.password == "" {
-		if err := k.awaken(ctx, l, g, database); err != nil {
+		if err := l.awaken(ctx, g, database); err != nil {
 			return fmt.Errorf("waking role %s: %w", l.identity().Name, err)
 		}
 	}
 	if l.lapsed() {
-		if err := k.tell(ctx, l, g); err != nil {
+		if err := l.tellNow(ctx, g); err != nil {
 			return fmt.Errorf("moving the end of role %s: %w", l.identity().Name, err)
 		}
 	}
 	if l.databases[database] {
 		return nil
 	}
-	return k.admit(ctx, l, g, database)
+	return l.admit(ctx, g, database)
 }
 
 // awaken gives the role a new password and, if it was put to sleep, the right to log in.
-func (k *Keeper) awaken(ctx context.Context, l *lease, g *policy.Grant, database string) error {
+func (l *lease) awaken(ctx context.Context, g *policy.Grant, database string) error {
+	k := l.keeper
 	password, verifier, err := newPassword()
 	if err != nil {
 		return err
@@ -234,7 +236,7 @@ func (k *Keeper) awaken(ctx context.Context, l *lease, g *policy.Grant, database
 		alter := "ALTER ROLE " + admin.QuoteIdentifier(role.Name) + " PASSWORD " + admin.QuoteLiteral(verifier)
 		if l.asleep {
 			alter += " LOGIN"
-			if err := k.checkRoles(ctx, c, g); err != nil {
+			if err := profile.CheckNamed(ctx, c, g); err != nil {
 				return err
 			}
 		} else if err := stillThere(ctx, c, role); err != nil {
@@ -285,9 +287,9 @@ func (l *lease) closed() bool {
 	return l.over
 }
 
-// orphanOf is a role that another process made for the person's grant and left, if it owns something; nobody else uses it.
-func (k *Keeper) orphanOf(ctx context.Context, c *admin.Conn, key leaseKey, g *policy.Grant) (role ledger.Role, found bool, err error) {
-	prefix := ledger.NamePrefix(key.user, key.grant)
+// orphan is a role that another process made for the person's grant and left, if it owns something; nobody else uses it.
+func (l *lease) orphan(ctx context.Context, c *admin.Conn, g *policy.Grant) (role ledger.Role, found bool, err error) {
+	k, prefix := l.keeper, ledger.NamePrefix(l.key.user, l.key.grant)
 	rows, err := c.Query(ctx, `
 		SELECT r.oid, r.rolname::text, d.description
 		  FROM pg_roles r JOIN pg_shdescription d ON d.classoid = 'pg_authid'::regclass AND d.objoid = r.oid
@@ -306,7 +308,7 @@ func (k *Keeper) orphanOf(ctx context.Context, c *admin.Conn, key leaseKey, g *p
 	candidates, err := pgx.CollectRows(rows, pgx.RowToStructByPos[candidate])
 	for _, o := range candidates {
 		e, ok := ledger.Parse(o.Comment)
-		if !ok || e.Deployment != k.cfg.Deployment || e.Integration != k.cfg.Integration || e.User != key.user || e.Grant != key.grant ||
+		if !ok || e.Deployment != k.cfg.Deployment || e.Integration != k.cfg.Integration || e.User != l.key.user || e.Grant != l.key.grant ||
 			e.Rights != g.Access.Fingerprint() || k.Live(o.Name) {
 			continue
 		}
@@ -333,22 +335,22 @@ func (k *Keeper) lives(ctx context.Context, c *admin.Conn, e ledger.Entry) (live
 
 // adopt makes a role that another process left the lease's own, able to log in with the verifier's password, and admits it
 // to the profile's database.
-func (k *Keeper) adopt(ctx context.Context, c *admin.Conn, l *lease, g *policy.Grant, p profile, role ledger.Role, verifier string) error {
-	name := admin.QuoteIdentifier(role.Name)
+func (l *lease) adopt(ctx context.Context, c *admin.Conn, g *policy.Grant, p profile.Profile, role ledger.Role, verifier string) error {
+	k, name := l.keeper, admin.QuoteIdentifier(role.Name)
 	admissions, err := admissions(ctx, c, g.Access, p, name)
 	if err != nil {
 		return err
 	}
 	now := ledger.Role{Name: role.Name, OID: role.OID, Entry: l.entry(g)}
 	alter := "ALTER ROLE " + name + " LOGIN PASSWORD " + admin.QuoteLiteral(verifier)
-	err = change(ctx, c, p.local(), heldRole(role, alter), func(rows [][][]byte) error {
+	err = change(ctx, c, p.Local(), heldRole(role, alter), func(rows [][][]byte) error {
 		if !sameEntry(rows, role.Entry) {
 			return errTaken
 		}
 		if _, err := c.Script(ctx, append(terms(role, g, now.Entry), admissions...)...); err != nil {
 			return err
 		}
-		return k.cfg.Trail.Append(tookOver(now, k.cfg.Integration, p.database, g))
+		return k.cfg.Trail.Append(tookOver(now, k.cfg.Integration, p.Database(), g))
 	})
 	if err == nil {
 		l.found(now)

@@ -15,6 +15,8 @@ import (
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/preflight"
+	"github.com/hourgate/hourgate/roles/profile"
 	"github.com/hourgate/hourgate/roles/settle"
 )
 
@@ -59,7 +61,9 @@ var (
 	// ErrGrantGone is returned by Acquire when the grant was withdrawn or changed after it was decided upon.
 	ErrGrantGone = errors.New("roles: the grant is gone")
 	// ErrNoObject is in the error of Acquire when a grant names objects that the database does not have.
-	ErrNoObject = errors.New("roles: the grant names what is not there")
+	ErrNoObject = profile.ErrNoObject
+	// ErrRoleRefused is in the error of Acquire when a grant names a role that reaches further than a grant may.
+	ErrRoleRefused = profile.ErrRoleRefused
 )
 
 const (
@@ -79,7 +83,9 @@ type Keeper struct {
 	metrics  *metrics
 	pool     *admin.Pool
 	settler  *settle.Settler
-	profiles profiles
+	profiles *profile.Profiles
+	readers  *readers
+	sweeper  *sweeper
 
 	mu       sync.Mutex
 	closed   bool
@@ -96,16 +102,7 @@ type Keeper struct {
 
 	unsettled atomic.Bool // a role of ours could not be settled, and is the sweep's now
 
-	sweeping sync.Mutex
-	suspects map[string]time.Time // roles of proxies that seem dead, and since when; belongs to sweeping
-
 	unwatch func() // the policy
-
-	readers     []*reader
-	turn        atomic.Uint32  // of the readers
-	watching    sync.WaitGroup // one for each reader that has roles to watch
-	readerCtx   context.Context
-	stopReaders context.CancelFunc
 }
 
 // New returns a keeper that has not talked to the server yet; see Run.
@@ -114,15 +111,14 @@ func New(cfg Config) *Keeper {
 	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
 	log := cfg.Logger.With("integration", cfg.Integration)
 	k := &Keeper{
-		cfg:      cfg,
-		proxy:    hex.EncodeToString(id[:]),
-		log:      log,
-		metrics:  cfg.Metrics.of(cfg.Integration),
-		leases:   make(map[leaseKey]*lease),
-		ours:     make(map[string]*lease),
-		suspects: make(map[string]time.Time),
-		opened:   make(chan struct{}, 1),
-		wanted:   make(chan struct{}, 1),
+		cfg:     cfg,
+		proxy:   hex.EncodeToString(id[:]),
+		log:     log,
+		metrics: cfg.Metrics.of(cfg.Integration),
+		leases:  make(map[leaseKey]*lease),
+		ours:    make(map[string]*lease),
+		opened:  make(chan struct{}, 1),
+		wanted:  make(chan struct{}, 1),
 	}
 	k.ending, k.end = context.WithCancel(context.Background())
 	k.pool = admin.NewPool(admin.Config{
@@ -132,7 +128,12 @@ func New(cfg Config) *Keeper {
 	k.settler = settle.New(settle.Config{
 		Integration: cfg.Integration, Deployment: cfg.Deployment, Pool: k.pool, Trail: cfg.Trail, Log: log, Metrics: k.metrics.settle,
 	})
-	k.openReaders()
+	k.profiles = profile.New(profile.Config{
+		Pool: k.pool, Home: cfg.Database, Log: log, LeftOut: k.metrics.leftOut,
+		Background: func(f func(context.Context)) { k.tended.Go(func() { f(k.ending) }) },
+	})
+	k.readers = newReaders(k)
+	k.sweeper = &sweeper{k: k, suspects: make(map[string]time.Time)}
 	k.unwatch = func() {}
 	if cfg.Policy != nil {
 		k.unwatch = cfg.Policy.Watch(k.apply)
@@ -153,7 +154,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	defer watching.Wait()
 	watching.Go(func() { k.watchSessions(ctx) })
 	watching.Go(func() { k.watchClock(ctx) })
-	watching.Go(func() { k.watchLedger(ctx) })
+	watching.Go(func() { k.sweeper.watchLedger(ctx) })
 	for away := true; ; {
 		away = k.rest(ctx) || away
 		err := k.ping(ctx)
@@ -174,7 +175,7 @@ func (k *Keeper) Run(ctx context.Context) {
 				k.log.Info("admin connection ready", "server", k.cfg.Server.Address())
 				reached = true
 			}
-			failed = unfinished(k.Sweep(ctx)) || k.suspicious()
+			failed = unfinished(k.Sweep(ctx)) || k.sweeper.suspicious()
 			lastSweep, away = time.Now(), false
 		}
 		if err == nil {
@@ -236,6 +237,11 @@ func covering(set *policy.Set, key leaseKey, old *policy.Grant) (grant *policy.G
 	return grant, lost
 }
 
+// Preflight looks at what the server and the admin are like.
+func (k *Keeper) Preflight() preflight.Server {
+	return preflight.Server{Pool: k.pool, Integration: k.cfg.Integration, Address: k.cfg.Server.Address(), Database: k.cfg.Database, Readers: len(k.cfg.Readers)}
+}
+
 // Database is the integration's default database.
 func (k *Keeper) Database() string { return k.cfg.Database }
 
@@ -270,10 +276,10 @@ func (k *Keeper) Close(ctx context.Context) error {
 	defer k.pool.Close()
 	select {
 	case <-settled:
-		return k.closeReaders(ctx)
+		return k.readers.close(ctx)
 	case <-ctx.Done():
 		k.nameLeft()
-		return errors.Join(context.Cause(ctx), k.closeReaders(ctx))
+		return errors.Join(context.Cause(ctx), k.readers.close(ctx))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/profile"
 )
 
 // leaseKey: one role for each person and grant, so that two people of one grant can't signal each other's backends.
@@ -84,12 +85,12 @@ func (k *Keeper) acquire(ctx context.Context, key leaseKey, grant *policy.Grant,
 		l.leave(!made || errors.Is(err, errRoleGone))
 		return nil, err
 	}
-	creates := k.profiles.get(k.profileOf(database, grant.Access)).creates.Load()
+	creates := k.profiles.Creates(profile.Of(database, grant.Access, k.cfg.Deployment))
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	lease := &Lease{login: upstream.Login{User: l.role.Name, Password: password, Database: database}, lease: l, creates: creates}
 	l.backends.oid = l.role.OID
-	k.watchOnReaders(l.role)
+	k.readers.watch(l.role)
 	l.backends.dialing[lease] = dial{began: time.Now()}
 	return lease, nil
 }
@@ -129,11 +130,11 @@ func (k *Keeper) join(key leaseKey, grant *policy.Grant, database string) (*leas
 	l = k.newLease(key, grant, ledger.NewRoleName(key.user, key.grant))
 	l.sessions = 1
 	k.leases[key] = l
-	k.start(l)
+	l.start()
 	return l, nil
 }
 
-// newLease returns a lease for a role of that name. The keeper's mutex is held, also for start.
+// newLease returns a lease for a role of that name. The keeper's mutex is held.
 func (k *Keeper) newLease(key leaseKey, grant *policy.Grant, name string) *lease {
 	l := &lease{
 		keeper: k, key: key, grant: grant, until: grant.Until,
@@ -147,8 +148,9 @@ func (k *Keeper) newLease(key leaseKey, grant *policy.Grant, name string) *lease
 	return l
 }
 
-// start begins the lease's life.
-func (k *Keeper) start(l *lease) {
+// start begins the lease's life. The keeper's mutex is held.
+func (l *lease) start() {
+	k := l.keeper
 	k.ours[l.role.Name] = l
 	k.metrics.live.Inc()
 	k.tended.Go(l.tend)
@@ -198,9 +200,9 @@ func (l *lease) enter(ctx context.Context, database string) (password string, ma
 		return "", l.made, err
 	}
 	defer release()
-	work := l.keeper.ready
+	work := l.ready
 	if !l.made {
-		work = l.keeper.provision
+		work = l.provision
 	}
 	if err := admin.Retry(ctx, func() error { return l.pastDeadConnections(ctx, database, work) }); err != nil {
 		return "", l.made, err
@@ -233,10 +235,10 @@ func (l *lease) identity() ledger.Role {
 // pastDeadConnections tries again where the server went away under a connection that seemed to work a moment ago: the
 // pool may hold as many of these as it holds connections. Once a COMMIT may have been sent, its outcome is not known, and
 // the role is given up.
-func (l *lease) pastDeadConnections(ctx context.Context, database string, work func(context.Context, *lease, string) error) error {
+func (l *lease) pastDeadConnections(ctx context.Context, database string, work func(context.Context, string) error) error {
 	var err error
 	for range admin.PoolSize + 1 {
-		if err = work(ctx, l, database); err == nil || !admin.Passing(err) || l.identity().OID != 0 && !l.made {
+		if err = work(ctx, database); err == nil || !admin.Passing(err) || l.identity().OID != 0 && !l.made {
 			break
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 )
 
 // An RDS-like server from 16 on, on which nobody may grant the master's role: what preflight prints for it, run by the
@@ -40,7 +41,7 @@ func TestTablesOfTheMaster(t *testing.T) {
 				t.Fatal("the master may grant itself: this is not like RDS")
 			}
 			var ran int
-			for _, check := range f.Preflight(t.Context(), nil) {
+			for _, check := range f.Preflight().Checks(t.Context(), nil) {
 				if check.Name != "owners" {
 					continue
 				}
@@ -92,8 +93,8 @@ func TestOwnersThatTheAdminIsNoMemberOf(t *testing.T) {
 			t.Error("a grant that names what nobody may grant was taken")
 		}
 		found := false
-		for _, c := range f.Preflight(t.Context(), nil) {
-			found = found || c.Name == "owners" && c.Status == roles.Warn && strings.Contains(c.Detail, stranger)
+		for _, c := range f.Preflight().Checks(t.Context(), nil) {
+			found = found || c.Name == "owners" && c.Status == preflight.Warn && strings.Contains(c.Detail, stranger)
 		}
 		if !found {
 			t.Error("preflight says nothing of the stranger")

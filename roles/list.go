@@ -24,7 +24,7 @@ type Listed struct {
 
 // List reads the roles of all deployments from the server.
 func (k *Keeper) List(ctx context.Context) ([]Listed, error) {
-	orphans, err := k.ledger(ctx)
+	orphans, err := readLedger(ctx, k.pool)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ var ErrNoRole = errors.New("roles: no role of this deployment")
 // Settle settles a role by name, also one that a proxy answers for: that proxy's sessions under it end, and its next one
 // gets another role.
 func (k *Keeper) Settle(ctx context.Context, name string) error {
-	orphans, err := k.ledger(ctx)
+	orphans, err := readLedger(ctx, k.pool)
 	if err != nil {
 		return err
 	}

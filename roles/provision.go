@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/audit"
@@ -17,6 +16,7 @@ import (
 	"github.com/hourgate/hourgate/internal/verifier"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles/ledger"
+	"github.com/hourgate/hourgate/roles/profile"
 )
 
 const (
@@ -45,29 +45,30 @@ func newPassword() (password, encoded string, err error) {
 }
 
 // provision makes the lease's role in one transaction on the database, with the record in the trail before COMMIT.
-func (k *Keeper) provision(ctx context.Context, l *lease, database string) error {
+func (l *lease) provision(ctx context.Context, database string) error {
+	k := l.keeper
 	started, g := time.Now(), l.current()
 	password, encoded, err := newPassword()
 	if err != nil {
 		return err
 	}
-	p := k.profileOf(database, g.Access)
-	err = k.withProfile(ctx, p, p.local() || len(g.Access.Roles) > 0, func(c *admin.Conn) error {
-		if err := k.checkRoles(ctx, c, g); err != nil {
+	p := profile.Of(database, g.Access, k.cfg.Deployment)
+	err = k.profiles.With(ctx, p, p.Local() || len(g.Access.Roles) > 0, func(c *admin.Conn) error {
+		if err := profile.CheckNamed(ctx, c, g); err != nil {
 			return err
 		}
-		if role, found, err := k.orphanOf(ctx, c, l.key, g); err != nil || found {
+		if role, found, err := l.orphan(ctx, c, g); err != nil || found {
 			if err == nil {
-				err = k.adopt(ctx, c, l, g, p, role, encoded)
+				err = l.adopt(ctx, c, g, p, role, encoded)
 			}
 			if !errors.Is(err, errTaken) {
 				return err
 			}
 		}
-		return k.makeRole(ctx, c, l, g, p, encoded)
+		return l.makeRole(ctx, c, g, p, encoded)
 	})
 	if err != nil {
-		return fmt.Errorf("making a role for grant %s on %s: %w", g.Name, k.cfg.Integration, k.provisionFailed(l, err))
+		return fmt.Errorf("making a role for grant %s on %s: %w", g.Name, k.cfg.Integration, l.provisionFailed(err))
 	}
 	l.password = password
 	l.heard(g)
@@ -75,43 +76,9 @@ func (k *Keeper) provision(ctx context.Context, l *lease, database string) error
 	return nil
 }
 
-// profileTries is how often a profile is made again that goes with its last member just when it gets another. Each time
-// somebody else has to be as quick.
-const profileTries = 10
-
-// withProfile runs fn where p's database can be worked on, with p in order. A profile that was removed meanwhile, by
-// another proxy or with its last member, is made again. local is whether fn needs that database itself.
-func (k *Keeper) withProfile(ctx context.Context, p profile, local bool, fn func(*admin.Conn) error) error {
-	database := p.database
-	if !local && k.profiles.get(p).checked.Load() != nil {
-		database = k.cfg.Database // memberships are the same from everywhere, and here a connection is warm
-	}
-	try := func() error {
-		return k.pool.In(ctx, database, func(c *admin.Conn) error {
-			if err := k.ensureProfile(ctx, c, p); err != nil {
-				return err
-			}
-			return fn(c)
-		})
-	}
-	for tries := 1; ; tries++ {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		k.profiles.forget(p)
-		database = p.database
-		if admin.SQLState(err) != pgerrcode.UndefinedObject || tries == profileTries {
-			return err
-		}
-	}
-}
-
-// local reports whether provisioning changes privileges in the database itself.
-func (p profile) local() bool { return p.level == policy.Admin || p.objects != "" }
-
 // provisionFailed takes back what the trail says of a role whose transaction did not commit after all.
-func (k *Keeper) provisionFailed(l *lease, err error) error {
+func (l *lease) provisionFailed(err error) error {
+	k := l.keeper
 	role := l.identity()
 	if role.OID == 0 {
 		return err
@@ -121,8 +88,8 @@ func (k *Keeper) provisionFailed(l *lease, err error) error {
 
 // makeRole is one transaction, which holds the lock where an ACL changes or where a profile may be removed just now. The
 // statements are the same on 13 to 18, but for the options of GRANT.
-func (k *Keeper) makeRole(ctx context.Context, c *admin.Conn, l *lease, g *policy.Grant, p profile, verifier string) error {
-	role := l.identity()
+func (l *lease) makeRole(ctx context.Context, c *admin.Conn, g *policy.Grant, p profile.Profile, verifier string) error {
+	k, role := l.keeper, l.identity()
 	role.Entry = l.entry(g)
 	name := admin.QuoteIdentifier(role.Name)
 	statements := []string{
@@ -142,13 +109,13 @@ func (k *Keeper) makeRole(ctx context.Context, c *admin.Conn, l *lease, g *polic
 	}
 	statements = append(statements, admissions...)
 	statements = append(statements, "SELECT oid FROM pg_roles WHERE rolname = "+admin.QuoteLiteral(role.Name))
-	return change(ctx, c, p.local(), statements, func(rows [][][]byte) error {
+	return change(ctx, c, p.Local(), statements, func(rows [][][]byte) error {
 		if role.OID, err = parseOID(rows); err != nil {
 			return err
 		}
 		l.found(role)
 		return k.cfg.Trail.Append(role.Record(audit.RoleMade, k.cfg.Integration, func(r *audit.Record) {
-			r.Database, r.Access, r.Until = p.database, g.Access.String(), g.Until
+			r.Database, r.Access, r.Until = p.Database(), g.Access.String(), g.Until
 		}))
 	})
 }
@@ -165,17 +132,18 @@ func (l *lease) found(role ledger.Role) {
 }
 
 // admit lets an existing role into one more database of its grant.
-func (k *Keeper) admit(ctx context.Context, l *lease, g *policy.Grant, database string) error {
-	p, name := k.profileOf(database, g.Access), l.identity().Name
-	err := k.withProfile(ctx, p, p.local() || len(g.Access.Roles) > 0, func(c *admin.Conn) error {
-		if err := k.checkRoles(ctx, c, g); err != nil {
+func (l *lease) admit(ctx context.Context, g *policy.Grant, database string) error {
+	k := l.keeper
+	p, name := profile.Of(database, g.Access, k.cfg.Deployment), l.identity().Name
+	err := k.profiles.With(ctx, p, p.Local() || len(g.Access.Roles) > 0, func(c *admin.Conn) error {
+		if err := profile.CheckNamed(ctx, c, g); err != nil {
 			return err
 		}
 		statements, err := admissions(ctx, c, g.Access, p, admin.QuoteIdentifier(name))
 		if err != nil {
 			return err
 		}
-		return change(ctx, c, p.local(), statements, func([][][]byte) error { return nil })
+		return change(ctx, c, p.Local(), statements, func([][][]byte) error { return nil })
 	})
 	if err != nil {
 		return fmt.Errorf("admitting role %s to database %s: %w", name, database, err)
@@ -199,8 +167,8 @@ func change(ctx context.Context, c *admin.Conn, exclusive bool, statements []str
 
 // admissions are the statements that let a role into one database: membership in the profile and in the roles that the
 // grant names, and for an ADMIN the right to create.
-func admissions(ctx context.Context, c *admin.Conn, access policy.Access, p profile, name string) ([]string, error) {
-	statements := []string{joinGroup(c, p.name(), name, false)}
+func admissions(ctx context.Context, c *admin.Conn, access policy.Access, p profile.Profile, name string) ([]string, error) {
+	statements := []string{joinGroup(c, p.Name(), name, false)}
 	for _, role := range access.Roles {
 		statements = append(statements, joinGroup(c, role, name, role == access.ActAs))
 	}
@@ -232,7 +200,7 @@ func joinGroup(c *admin.Conn, group, name string, act bool) string {
 }
 
 // grantCreate lets an ADMIN's role create: in a schema of its own, which bears its name, so that "$user" in search_path
-// finds it, and in those that the grant names. It goes to the role itself and never to a profile; see profile. A database
+// finds it, and in those that the grant names. It goes to the role itself and never to a profile; see profile.Profile. A database
 // in which the admin may not create schemas has no own one, which is not a reason to keep people out; see Preflight.
 func grantCreate(ctx context.Context, c *admin.Conn, access policy.Access, name string) ([]string, error) {
 	var own bool
@@ -250,7 +218,7 @@ func grantCreate(ctx context.Context, c *admin.Conn, access policy.Access, name 
 			  FROM pg_namespace WHERE nspname = $1`, []any{schema}, &everybody, &may)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			return nil, fmt.Errorf("%w: schema %s", ErrNoObject, schema)
+			return nil, fmt.Errorf("%w: schema %s", profile.ErrNoObject, schema)
 		case err != nil:
 			return nil, err
 		case everybody: // as in public on 13 and 14, whose owner the admin is not a member of

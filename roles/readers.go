@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -31,12 +32,26 @@ const (
 	readerClose   = 3 * time.Second        // how long Close waits for readers
 )
 
+// readers are those of one integration.
+type readers struct {
+	writer     *admin.Pool
+	deployment string
+	log        *slog.Logger
+	evict      func(ctx context.Context, c *admin.Conn, s seen, r ledger.Role) error
+
+	all      []*reader
+	turn     atomic.Uint32
+	watching sync.WaitGroup // one for each reader that has roles to watch
+	running  context.Context
+	stop     context.CancelFunc
+}
+
 // reader is a server that replays what is done on the writer. A role is made and ended on the writer only, and is known
 // here a moment later. Until this server has replayed the end, it would still let the role in, and the sessions here are
 // none of the writer's: so they are terminated here, again and again, until the role is gone from here too. Every role of
 // the integration is watched on every reader, since its password would be good on each of them.
 type reader struct {
-	k      *Keeper
+	of     *readers
 	server *upstream.Server
 	pool   *admin.Pool
 	log    *slog.Logger
@@ -59,30 +74,34 @@ type watch struct {
 	told     <-chan struct{} // closed when clients have been told of the end
 }
 
-func (k *Keeper) openReaders() {
-	k.readerCtx, k.stopReaders = context.WithCancel(context.Background())
+func newReaders(k *Keeper) *readers {
+	rs := &readers{writer: k.pool, deployment: k.cfg.Deployment, log: k.log, evict: k.evict}
+	rs.running, rs.stop = context.WithCancel(context.Background())
 	for _, of := range k.cfg.Readers {
 		log := k.log.With("reader", of.Server.Address())
-		k.readers = append(k.readers, &reader{
-			k: k, server: of.Server, log: log, roles: make(map[uint32]*watch), woken: make(chan struct{}, 1),
+		rs.all = append(rs.all, &reader{
+			of: rs, server: of.Server, log: log, roles: make(map[uint32]*watch), woken: make(chan struct{}, 1),
 			pool: admin.NewPool(admin.Config{
 				Integration: k.cfg.Integration, Database: k.cfg.Database, Application: ledger.Application(k.cfg.Deployment, k.proxy),
 				Server: of.Server, Secret: of.Secret, Log: log, Reader: true,
 			}),
 		})
 	}
+	return rs
 }
 
 // Reader returns the number of the reader that the next session should use, and false if there is none. Those that could
 // not be asked a moment ago are passed over while there are others.
-func (k *Keeper) Reader() (int, bool) {
-	if len(k.readers) == 0 {
+func (k *Keeper) Reader() (int, bool) { return k.readers.next() }
+
+func (rs *readers) next() (int, bool) {
+	if len(rs.all) == 0 {
 		return 0, false
 	}
-	first := int(k.turn.Add(1)) % len(k.readers)
-	for n := range k.readers {
-		at := (first + n) % len(k.readers)
-		r := k.readers[at]
+	first := int(rs.turn.Add(1)) % len(rs.all)
+	for n := range rs.all {
+		at := (first + n) % len(rs.all)
+		r := rs.all[at]
 		r.mu.Lock()
 		sound := time.Since(r.failed) > readerTimeout
 		r.mu.Unlock()
@@ -100,7 +119,7 @@ func (k *Keeper) AcquireOnReader(ctx context.Context, user string, grant *policy
 	if err != nil {
 		return nil, err
 	}
-	r := k.readers[n]
+	r := k.readers.all[n]
 	k.mu.Lock()
 	delete(l.lease.backends.dialing, l) // none of its backends is on the writer
 	k.mu.Unlock()
@@ -121,7 +140,7 @@ func (k *Keeper) AcquireOnReader(ctx context.Context, user string, grant *policy
 func (r *reader) await(ctx context.Context, role ledger.Role) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readerWait, ErrLagging)
 	defer cancel()
-	lsn, err := r.k.position(ctx)
+	lsn, err := position(ctx, r.of.writer)
 	if err != nil {
 		return fmt.Errorf("asking the writer where it is: %w", err)
 	}
@@ -148,8 +167,8 @@ func (r *reader) await(ctx context.Context, role ledger.Role) error {
 }
 
 // position is where the writer is in its log. What has been committed is before it.
-func (k *Keeper) position(ctx context.Context) (lsn string, err error) {
-	err = k.pool.Use(ctx, func(c *admin.Conn) error {
+func position(ctx context.Context, writer *admin.Pool) (lsn string, err error) {
+	err = writer.Use(ctx, func(c *admin.Conn) error {
 		return c.QueryOne(ctx, "SELECT pg_current_wal_lsn()::text", nil, &lsn)
 	})
 	return lsn, err
@@ -178,9 +197,9 @@ func (r *reader) asked(err error) {
 	r.failed = time.Now()
 }
 
-// watchOnReaders has a role that was made looked after on the readers.
-func (k *Keeper) watchOnReaders(role ledger.Role) {
-	for _, r := range k.readers {
+// watch has a role that was made looked after.
+func (rs *readers) watch(role ledger.Role) {
+	for _, r := range rs.all {
 		r.add(role)
 	}
 }
@@ -193,9 +212,9 @@ func (r *reader) add(role ledger.Role) *watch {
 		w = &watch{role: role, backends: newBackends()}
 		r.roles[role.OID] = w
 	}
-	if !r.running && r.k.readerCtx.Err() == nil {
+	if !r.running && r.of.running.Err() == nil {
 		r.running = true
-		r.k.watching.Go(r.run)
+		r.of.watching.Go(r.run)
 	}
 	return w
 }

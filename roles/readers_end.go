@@ -15,16 +15,15 @@ import (
 
 	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/roles/ledger"
-	"github.com/hourgate/hourgate/roles/settle"
 )
 
-// endOnReaders terminates what a role runs on the readers, now and until they have replayed its end. Clients hear from us
+// end terminates what a role runs on the readers, now and until they have replayed its end. Clients hear from us
 // why, if told is closed soon enough; nil waits for nothing. settled says that the writer is done with it, or has given up.
-func (k *Keeper) endOnReaders(role ledger.Role, told <-chan struct{}) (settled func(ctx context.Context)) {
-	if len(k.readers) == 0 || role.OID == 0 {
+func (rs *readers) end(role ledger.Role, told <-chan struct{}) (settled func(ctx context.Context)) {
+	if len(rs.all) == 0 || role.OID == 0 {
 		return func(context.Context) {}
 	}
-	for _, r := range k.readers {
+	for _, r := range rs.all {
 		w := r.add(role)
 		r.mu.Lock()
 		if w.ended.IsZero() {
@@ -35,11 +34,11 @@ func (k *Keeper) endOnReaders(role ledger.Role, told <-chan struct{}) (settled f
 		r.wake()
 	}
 	return func(ctx context.Context) {
-		lsn, err := k.position(ctx)
+		lsn, err := position(ctx, rs.writer)
 		if err != nil {
-			k.log.Warn("the writer did not say where it is, readers are watched until they don't let the role in", "role", role.Name, "error", err)
+			rs.log.Warn("the writer did not say where it is, readers are watched until they don't let the role in", "role", role.Name, "error", err)
 		}
-		for _, r := range k.readers {
+		for _, r := range rs.all {
 			r.mu.Lock()
 			if w := r.roles[role.OID]; w != nil {
 				w.settling, w.lsn = false, lsn
@@ -50,32 +49,14 @@ func (k *Keeper) endOnReaders(role ledger.Role, told <-chan struct{}) (settled f
 	}
 }
 
-// settle ends a role on the writer and on the readers. settled is what endOnReaders returned; nil has it called once it is
-// clear that the role is ours to end.
-func (k *Keeper) settle(ctx context.Context, x settle.End, settled func(context.Context)) error {
-	if len(k.readers) > 0 {
-		x.Elsewhere = func(ctx context.Context) {
-			if settled == nil {
-				settled = k.endOnReaders(x.Role, nil)
-			}
-			k.ridReaders(ctx, x.Role)
-		}
-	}
-	err := k.settler.Settle(ctx, x)
-	if settled != nil {
-		settled(ctx)
-	}
-	return err
-}
-
-// ridReaders terminates what a role runs on readers until they let it in no more, for a moment: once a reader has replayed
+// rid terminates what a role runs on readers until they let it in no more, for a moment: once a reader has replayed
 // the drop of the role, only who is a member of pg_signal_backend can terminate a session of it there. Readers that lag for
 // longer are pursued by their run.
-func (k *Keeper) ridReaders(ctx context.Context, role ledger.Role) {
+func (rs *readers) rid(ctx context.Context, role ledger.Role) {
 	ctx, cancel := context.WithTimeout(ctx, readerRid)
 	defer cancel()
 	var all sync.WaitGroup
-	for _, r := range k.readers {
+	for _, r := range rs.all {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				var signalled int
@@ -97,7 +78,7 @@ func (k *Keeper) ridReaders(ctx context.Context, role ledger.Role) {
 // run looks after the roles on the reader until there are none.
 func (r *reader) run() {
 	for {
-		wait, over := r.look(r.k.readerCtx)
+		wait, over := r.look(r.of.running)
 		if over {
 			return
 		}
@@ -105,7 +86,7 @@ func (r *reader) run() {
 		select {
 		case <-timer.C:
 		case <-r.woken:
-		case <-r.k.readerCtx.Done():
+		case <-r.of.running.Done():
 		}
 		timer.Stop()
 	}
@@ -206,9 +187,9 @@ func (r *reader) stillTelling(oid uint32) bool {
 	}
 }
 
-// letGoOnReaders has the readers forget a role that this process answers for no longer and that has not ended.
-func (k *Keeper) letGoOnReaders(role ledger.Role) {
-	for _, r := range k.readers {
+// letGo has the readers forget a role that this process answers for no longer and that has not ended.
+func (rs *readers) letGo(role ledger.Role) {
+	for _, r := range rs.all {
 		r.mu.Lock()
 		if w := r.roles[role.OID]; w != nil && w.ended.IsZero() {
 			delete(r.roles, role.OID)
@@ -272,7 +253,7 @@ func (r *reader) evictForeign(ctx context.Context, c *admin.Conn, alive []uint32
 	}
 	var errs []error
 	for _, f := range r.foreign(all, asked, time.Now()) {
-		errs = append(errs, r.k.evict(ctx, c, f.seen, f.role))
+		errs = append(errs, r.of.evict(ctx, c, f.seen, f.role))
 	}
 	return errors.Join(errs...)
 }
@@ -297,15 +278,15 @@ func (r *reader) foreign(all []seen, asked, answered time.Time) []foreignSession
 	return found
 }
 
-// sweepReaders ends, on the readers, the roles of this deployment that the writer does not have any more: a reader that
-// lagged when a gate died may still have them.
-func (k *Keeper) sweepReaders(ctx context.Context) error {
-	if len(k.readers) == 0 {
+// sweep ends, on the readers, the roles of this deployment that the writer does not have any more: a reader that
+// lagged when a gate died may still have them. live returns the roles of this process.
+func (rs *readers) sweep(ctx context.Context, live func() liveRoles) error {
+	if len(rs.all) == 0 {
 		return nil
 	}
 	var errs []error
-	known := make([]map[uint32]ledger.Role, len(k.readers))
-	for n, r := range k.readers {
+	known := make([]map[uint32]ledger.Role, len(rs.all))
+	for n, r := range rs.all {
 		var err error
 		known[n], err = r.ledger(ctx)
 		r.asked(err)
@@ -314,16 +295,16 @@ func (k *Keeper) sweepReaders(ctx context.Context) error {
 		}
 	}
 	// After the readers were asked: what is there and not here was dropped.
-	orphans, err := k.ledger(ctx)
+	orphans, err := readLedger(ctx, rs.writer)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	there, live := make(map[uint32]bool), k.live()
+	there, ours := make(map[uint32]bool), live()
 	for _, o := range orphans {
 		there[o.OID] = true
 	}
-	for n, r := range k.readers {
-		maps.DeleteFunc(known[n], func(oid uint32, role ledger.Role) bool { return there[oid] || live.oids[oid] || live.names[role.Name] })
+	for n, r := range rs.all {
+		maps.DeleteFunc(known[n], func(oid uint32, role ledger.Role) bool { return there[oid] || ours.oids[oid] || ours.names[role.Name] })
 		for _, role := range known[n] {
 			w := r.add(role)
 			r.mu.Lock()
@@ -364,7 +345,7 @@ func (r *reader) ledger(ctx context.Context) (map[uint32]ledger.Role, error) {
 		}
 		all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 		for _, o := range all {
-			if e, ok := ledger.Parse(o.Comment); ok && e.Deployment == r.k.cfg.Deployment && strings.HasPrefix(o.Name, "hg_") {
+			if e, ok := ledger.Parse(o.Comment); ok && e.Deployment == r.of.deployment && strings.HasPrefix(o.Name, "hg_") {
 				known[o.OID] = ledger.Role{Name: o.Name, OID: o.OID, Entry: e}
 			}
 		}
@@ -373,28 +354,28 @@ func (r *reader) ledger(ctx context.Context) (map[uint32]ledger.Role, error) {
 	return known, err
 }
 
-// closeReaders waits until the readers have nothing of ours any more, for a moment; the next start goes on.
-func (k *Keeper) closeReaders(ctx context.Context) error {
-	if len(k.readers) == 0 {
+// close waits until the readers have nothing of ours any more, for a moment; the next start goes on.
+func (rs *readers) close(ctx context.Context) error {
+	if len(rs.all) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, readerClose, errors.New("readers have not replayed the end of all roles: the next start goes on"))
 	defer cancel()
-	for _, r := range k.readers {
+	for _, r := range rs.all {
 		r.mu.Lock()
 		maps.DeleteFunc(r.roles, func(_ uint32, w *watch) bool { return w.ended.IsZero() }) // another process may go on with them
 		r.mu.Unlock()
 		r.wake()
 	}
 	done := make(chan struct{})
-	go func() { k.watching.Wait(); close(done) }()
+	go func() { rs.watching.Wait(); close(done) }()
 	var err error
 	select {
 	case <-done:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	k.stopReaders()
+	rs.stop()
 	<-done
 	return err
 }

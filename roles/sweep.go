@@ -32,47 +32,57 @@ type orphan struct {
 	Now      time.Time // the server's clock
 }
 
+// sweeper settles what no running proxy answers for.
+type sweeper struct {
+	k        *Keeper
+	mu       sync.Mutex           // held for a whole sweep
+	suspects map[string]time.Time // roles of proxies that seem dead, and since when
+}
+
 // Sweep settles every role of this deployment that no running proxy answers for: leftovers of a crash, tombstones,
 // roles that came back with a restored snapshot, roles that were renamed. Roles of other deployments, and what only has
 // a similar name, are left alone. Then it tidies the profiles. It returns an error if anything is left that a further
 // sweep should try.
-func (k *Keeper) Sweep(ctx context.Context) error {
-	k.sweeping.Lock()
-	defer k.sweeping.Unlock()
+func (k *Keeper) Sweep(ctx context.Context) error { return k.sweeper.sweep(ctx) }
+
+func (s *sweeper) sweep(ctx context.Context) error {
+	k := s.k
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	before := k.live()
-	orphans, err := k.ledger(ctx)
+	orphans, err := readLedger(ctx, k.pool)
 	if err != nil {
 		k.log.Error("sweep failed", "error", err)
 		return err
 	}
 	k.disown(before, orphans)
-	k.dropSuspects(orphans)
-	errs := k.sweepAll(ctx, orphans)
+	s.dropSuspects(orphans)
+	errs := s.settle(ctx, orphans)
 	if err := k.settler.Profiles(ctx); err != nil {
 		k.log.Error("profiles could not be tidied, trying again", "error", err)
 		errs = append(errs, err)
 	}
-	if err := k.sweepReaders(ctx); err != nil {
+	if err := k.readers.sweep(ctx, k.live); err != nil {
 		k.log.Error("readers could not be swept, trying again", "error", err)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// dropSuspects forgets suspects that are not on the server any more. k.sweeping is held.
-func (k *Keeper) dropSuspects(found []orphan) {
+// dropSuspects forgets suspects that are not on the server any more; the mutex is held.
+func (s *sweeper) dropSuspects(found []orphan) {
 	there := make(map[string]bool)
 	for _, o := range found {
 		there[o.Name] = true
 	}
-	maps.DeleteFunc(k.suspects, func(name string, _ time.Time) bool { return !there[name] })
+	maps.DeleteFunc(s.suspects, func(name string, _ time.Time) bool { return !there[name] })
 }
 
 // suspicious reports that there are suspects, which a sweep soon may settle.
-func (k *Keeper) suspicious() bool {
-	k.sweeping.Lock()
-	defer k.sweeping.Unlock()
-	return len(k.suspects) > 0
+func (s *sweeper) suspicious() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.suspects) > 0
 }
 
 // unfinished reports whether a sweep left something that is worth another try soon. What holds a tombstone is other
@@ -91,11 +101,11 @@ func unfinished(err error) bool {
 	return err != nil && !errors.As(err, &tombstone)
 }
 
-// ledger reads the ephemeral roles of all deployments from the server. A proxy lives if it has an admin connection; an
+// readLedger reads the ephemeral roles of all deployments from the server. A proxy lives if it has an admin connection; an
 // ephemeral role that gives itself such a connection's name does not count.
-func (k *Keeper) ledger(ctx context.Context) ([]orphan, error) {
+func readLedger(ctx context.Context, pool *admin.Pool) ([]orphan, error) {
 	var orphans []orphan
-	err := k.pool.Use(ctx, func(c *admin.Conn) error {
+	err := pool.Use(ctx, func(c *admin.Conn) error {
 		rows, err := c.Query(ctx, `
 			SELECT r.oid, r.rolname::text, coalesce(d.description, ''), coalesce(a.sessions, 0)::int, r.rolcanlogin, false, clock_timestamp()
 			  FROM pg_roles r
@@ -155,12 +165,12 @@ type liveRoles struct {
 }
 
 // orphaned decides whether the role is to be settled by us, now.
-func (k *Keeper) orphaned(o orphan, live liveRoles) (ledger.Role, bool) {
+func (s *sweeper) orphaned(o orphan, live liveRoles) (ledger.Role, bool) {
 	e, ok := ledger.Parse(o.Comment)
-	if !ok || e.Deployment != k.cfg.Deployment || live.names[o.Name] || live.oids[o.OID] {
+	if !ok || e.Deployment != s.k.cfg.Deployment || live.names[o.Name] || live.oids[o.OID] {
 		return ledger.Role{}, false
 	}
-	if e.Proxy != k.proxy && !k.abandoned(o, e) {
+	if e.Proxy != s.k.proxy && !s.abandoned(o, e) {
 		return ledger.Role{}, false
 	}
 	return ledger.Role{Name: o.Name, OID: o.OID, Entry: e}, true
@@ -168,41 +178,42 @@ func (k *Keeper) orphaned(o orphan, live liveRoles) (ledger.Role, bool) {
 
 // abandoned decides whether a role of another proxy is nobody's. Whoever is believed to be alive is believed until the
 // grant's end and the moment that it takes to end it, since everybody could claim to be that proxy.
-func (k *Keeper) abandoned(o orphan, e ledger.Entry) bool {
+func (s *sweeper) abandoned(o orphan, e ledger.Entry) bool {
 	overdue := o.Now.Sub(e.Until)
 	if o.Alive {
-		delete(k.suspects, o.Name)
+		delete(s.suspects, o.Name)
 		return overdue > aliveGrace && (o.CanLogin || overdue > settleTimeout)
 	}
-	since, known := k.suspects[o.Name]
+	since, known := s.suspects[o.Name]
 	if !known {
 		since = time.Now()
-		k.suspects[o.Name] = since
+		s.suspects[o.Name] = since
 	}
 	return o.Sessions == 0 || time.Since(since) >= suspectGrace || overdue >= 0
 }
 
-// sweepAll settles the orphans among the roles, together: their power is taken in one batch. k.sweeping is held.
-func (k *Keeper) sweepAll(ctx context.Context, found []orphan) []error {
-	live := k.live()
+// settle settles the orphans among the roles, together: their power is taken in one batch. The mutex is held.
+func (s *sweeper) settle(ctx context.Context, found []orphan) []error {
+	live := s.k.live()
 	roles, errs := make([]ledger.Role, len(found)), make([]error, len(found))
 	var settled sync.WaitGroup
 	for i, o := range found {
 		var ok bool
-		if roles[i], ok = k.orphaned(o, live); ok {
-			settled.Go(func() { errs[i] = k.sweepOne(ctx, roles[i], o) })
+		if roles[i], ok = s.orphaned(o, live); ok {
+			settled.Go(func() { errs[i] = s.settleOne(ctx, roles[i], o) })
 		}
 	}
 	settled.Wait()
 	for i, r := range roles {
 		if errs[i] == nil && r.OID != 0 {
-			delete(k.suspects, r.Name)
+			delete(s.suspects, r.Name)
 		}
 	}
 	return errs
 }
 
-func (k *Keeper) sweepOne(ctx context.Context, role ledger.Role, o orphan) error {
+func (s *sweeper) settleOne(ctx context.Context, role ledger.Role, o orphan) error {
+	k := s.k
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	if inherited, err := k.inherits(ctx, role, o.Alive && role.Entry.Proxy != k.proxy); inherited {

@@ -92,7 +92,7 @@ func (l *lease) keep() bool {
 	owns := false
 	var err error
 	if role.OID != 0 {
-		owns, err = k.owns(ctx, role)
+		owns, err = ownsAnything(ctx, k.pool, role)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -119,8 +119,8 @@ const ownsSQL = `
 	         WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1 AND d.deptype = 'o'
 	           AND d.classid <> 'pg_namespace'::regclass AND d.classid <> 'pg_default_acl'::regclass) > 0`
 
-func (k *Keeper) owns(ctx context.Context, role ledger.Role) (owns bool, err error) {
-	err = k.pool.Use(ctx, func(c *admin.Conn) error {
+func ownsAnything(ctx context.Context, pool *admin.Pool, role ledger.Role) (owns bool, err error) {
+	err = pool.Use(ctx, func(c *admin.Conn) error {
 		return c.QueryOne(ctx, ownsSQL, []any{role.OID, role.Name}, &owns)
 	})
 	return owns, err
@@ -184,12 +184,30 @@ func (l *lease) finish(told <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	if role := l.known(); role.OID != 0 {
-		if err := k.settle(ctx, settle.End{Role: role, Told: told}, k.endOnReaders(role, told)); err != nil {
+		if err := k.settle(ctx, settle.End{Role: role, Told: told}, k.readers.end(role, told)); err != nil {
 			k.unsettled.Store(true)
 			k.log.Error("role could not be settled, the sweep goes on", "role", role.Name, "grant", role.Entry.Grant, "error", err)
 		}
 	}
 	l.forget()
+}
+
+// settle ends a role on the writer and on the readers. settled is what readers.end returned; nil has it called once it is
+// clear that the role is ours to end.
+func (k *Keeper) settle(ctx context.Context, x settle.End, settled func(context.Context)) error {
+	if len(k.readers.all) > 0 {
+		x.Elsewhere = func(ctx context.Context) {
+			if settled == nil {
+				settled = k.readers.end(x.Role, nil)
+			}
+			k.readers.rid(ctx, x.Role)
+		}
+	}
+	err := k.settler.Settle(ctx, x)
+	if settled != nil {
+		settled(ctx)
+	}
+	return err
 }
 
 // known returns the role, whose OID is zero if it can't be on the server. Once a session has it, nothing is waited for:
@@ -211,7 +229,7 @@ func (l *lease) forget() {
 	k := l.keeper
 	k.mu.Lock()
 	delete(k.ours, l.role.Name)
-	k.letGoOnReaders(l.role)
+	k.readers.letGo(l.role)
 	k.mu.Unlock()
 	k.metrics.live.Dec()
 }

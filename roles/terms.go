@@ -70,7 +70,7 @@ func (l *lease) tell() {
 	k.tended.Go(func() {
 		ctx, cancel := context.WithTimeout(k.ending, tellTimeout)
 		defer cancel()
-		err := k.tell(ctx, l, l.current())
+		err := l.tellNow(ctx, l.current())
 		if err != nil && k.ending.Err() == nil && !l.closed() {
 			k.log.Warn("the server could not be told a grant's new end, trying again", "role", l.identity().Name, "error", err)
 			select {
@@ -85,12 +85,12 @@ func (l *lease) tell() {
 	})
 }
 
-// tell makes the role on the server, and its comment, have the grant's end and limits. It gives no right to log in, and
+// tellNow makes the role on the server, and its comment, have the grant's end and limits. It gives no right to log in, and
 // leaves a role alone that is being settled.
-func (k *Keeper) tell(ctx context.Context, l *lease, g *policy.Grant) error {
+func (l *lease) tellNow(ctx context.Context, g *policy.Grant) error {
 	role := l.identity()
 	statements := terms(role, g, l.entry(g))
-	err := k.pool.Use(ctx, func(c *admin.Conn) error {
+	err := l.keeper.pool.Use(ctx, func(c *admin.Conn) error {
 		return ifOurs(ctx, c, role, statements[0], func() error {
 			if l.closed() {
 				return ErrGrantGone

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hourgate/hourgate/gate"
-	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 )
 
 // errDoctor is the end of a doctor's visit with a fail; its lines have been printed.
@@ -29,7 +29,7 @@ func doctorCommand() *cobra.Command {
 			findings, err := gate.Doctor(cmd.Context(), file)
 			failing := false
 			for _, f := range findings {
-				failing = failing || f.Status == roles.Fail
+				failing = failing || f.Status == preflight.Fail
 				if err := printFinding(cmd, f, asJSON); err != nil {
 					return failed(err)
 				}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/hourgate/hourgate/gate"
 	"github.com/hourgate/hourgate/policy"
-	"github.com/hourgate/hourgate/roles"
+	"github.com/hourgate/hourgate/roles/preflight"
 )
 
 // errPreflight is the end of a preflight with a fail; its lines have been printed.
@@ -56,7 +56,7 @@ func runPreflight(ctx context.Context, out io.Writer, cfg gate.Config, set *poli
 			return &runtimeError{err}
 		}
 		for _, c := range checks {
-			failed = failed || c.Status == roles.Fail
+			failed = failed || c.Status == preflight.Fail
 			if err := printCheck(out, i.Name, c, asJSON); err != nil {
 				return &runtimeError{err}
 			}
@@ -68,11 +68,11 @@ func runPreflight(ctx context.Context, out io.Writer, cfg gate.Config, set *poli
 	return nil
 }
 
-func printCheck(out io.Writer, integration string, c roles.Check, asJSON bool) error {
+func printCheck(out io.Writer, integration string, c preflight.Check, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(out).Encode(struct {
 			Integration string `json:"integration"`
-			roles.Check
+			preflight.Check
 		}{integration, c})
 	}
 	place := integration

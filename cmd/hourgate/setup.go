@@ -35,7 +35,7 @@ func setupSQLCommand() *cobra.Command {
 					others = append(others, database)
 				}
 			}
-			sql, err := keeper.SetupSQL(cmd.Context(), others)
+			sql, err := keeper.Preflight().SetupSQL(cmd.Context(), others)
 			if err == nil {
 				_, err = fmt.Fprint(cmd.OutOrStdout(), sql)
 			}

@@ -1,4 +1,4 @@
-package roles
+package preflight
 
 import (
 	"context"
@@ -7,10 +7,10 @@ import (
 	"github.com/hourgate/hourgate/internal/admin"
 )
 
-// ServerClock compares the server's clock with ours: by how much the server's is ahead, and how far off that may be, which is half
+// Clock compares the server's clock with ours: by how much the server's is ahead, and how far off that may be, which is half
 // of the time that asking took.
-func (k *Keeper) ServerClock(ctx context.Context) (ahead, within time.Duration, err error) {
-	err = k.pool.Use(ctx, func(c *admin.Conn) error {
+func (s Server) Clock(ctx context.Context) (ahead, within time.Duration, err error) {
+	err = s.Pool.Use(ctx, func(c *admin.Conn) error {
 		var server time.Time
 		before := time.Now()
 		err := c.QueryOne(ctx, `SELECT clock_timestamp()`, nil, &server)

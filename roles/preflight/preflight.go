@@ -1,4 +1,4 @@
-package roles
+package preflight
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"github.com/hourgate/hourgate/roles/ledger"
 )
 
-//go:embed sql/preflight_database.sql
-var preflightDatabaseSQL string
+//go:embed sql/database.sql
+var databaseSQL string
 
 // Status is how a check ended.
 type Status string
@@ -36,32 +36,41 @@ type Check struct {
 	SQL      []string `json:"sql,omitempty"` // what mends it
 }
 
-// preflight collects checks over one connection.
-type preflight struct {
+// Server is the one that is looked at.
+type Server struct {
+	Pool        *admin.Pool
+	Integration string
+	Address     string // for people
+	Database    string // the integration's default database
+	Readers     int    // that the integration has
+}
+
+// look collects checks over one connection.
+type look struct {
 	c       *admin.Conn
-	readers int // that the integration has
+	readers int
 	checks  []Check
 }
 
-func (p *preflight) add(name string, status Status, detail string, sql ...string) {
+func (p *look) add(name string, status Status, detail string, sql ...string) {
 	p.checks = append(p.checks, Check{Name: name, Status: status, Detail: detail, SQL: sql})
 }
 
-// Preflight looks at what the admin can and cannot do on this server and what the databases' own set-up would let a tenant
+// Checks looks at what the admin can and cannot do on this server and what the databases' own set-up would let a tenant
 // do. It changes nothing. databases are those that grants name.
-func (k *Keeper) Preflight(ctx context.Context, databases []string) []Check {
-	p := &preflight{readers: len(k.cfg.Readers)}
-	err := k.pool.Use(ctx, func(c *admin.Conn) error {
+func (s Server) Checks(ctx context.Context, databases []string) []Check {
+	p := &look{readers: s.Readers}
+	err := s.Pool.Use(ctx, func(c *admin.Conn) error {
 		p.c = c
-		p.add("connection", OK, fmt.Sprintf("%s as %s, acting as %s", k.cfg.Server.Address(), c.Login, c.Acting))
+		p.add("connection", OK, fmt.Sprintf("%s as %s, acting as %s", s.Address, c.Login, c.Acting))
 		return p.server(ctx)
 	})
 	if err != nil {
 		p.add("connection", Fail, err.Error())
 		return p.checks
 	}
-	for _, database := range slices.Compact(slices.Sorted(slices.Values(append([]string{k.cfg.Database}, databases...)))) {
-		err := k.pool.In(ctx, database, func(c *admin.Conn) error {
+	for _, database := range slices.Compact(slices.Sorted(slices.Values(append([]string{s.Database}, databases...)))) {
+		err := s.Pool.In(ctx, database, func(c *admin.Conn) error {
 			p.c = c
 			return p.database(ctx, database)
 		})
@@ -94,7 +103,7 @@ const serverFactsSQL = `
 // fixedMinors are the first minor releases in which REASSIGN OWNED needs the right to SET ROLE (CVE-2026-120146).
 var fixedMinors = map[int]int{14: 25, 15: 20, 16: 16, 17: 12, 18: 7}
 
-func (p *preflight) server(ctx context.Context) error {
+func (p *look) server(ctx context.Context) error {
 	rows, err := p.c.Query(ctx, serverFactsSQL, ledger.ProfilePattern)
 	if err != nil {
 		return err
@@ -127,7 +136,7 @@ func (p *preflight) server(ctx context.Context) error {
 	return nil
 }
 
-func (p *preflight) version(f serverFacts) {
+func (p *look) version(f serverFacts) {
 	major, minor := p.c.Version/10000, p.c.Version%10000
 	fixed, known := fixedMinors[major]
 	switch {
@@ -144,7 +153,7 @@ func (p *preflight) version(f serverFacts) {
 	}
 }
 
-func (p *preflight) admin(f serverFacts) {
+func (p *look) admin(f serverFacts) {
 	user := admin.QuoteIdentifier(p.c.Acting)
 	if f.Super {
 		p.add("superuser", Warn, p.c.Acting+" is a superuser; Hourgate needs none", "ALTER ROLE "+user+" NOSUPERUSER;")
@@ -167,7 +176,7 @@ func (p *preflight) admin(f serverFacts) {
 	}
 }
 
-func (p *preflight) parameters(f serverFacts) {
+func (p *look) parameters(f serverFacts) {
 	if f.Prepared > 0 {
 		p.add("max_prepared_transactions", Warn, fmt.Sprintf("is %d: tenants can leave prepared transactions, which settling rolls back", f.Prepared),
 			"ALTER SYSTEM SET max_prepared_transactions = 0; -- and restart; on RDS in the parameter group")
@@ -188,13 +197,13 @@ func (p *preflight) parameters(f serverFacts) {
 	}
 }
 
-// databaseFinding is a row of preflight_database.sql.
+// databaseFinding is a row of database.sql.
 type databaseFinding struct {
 	Name, Status, Detail, SQL string
 }
 
-func (p *preflight) database(ctx context.Context, database string) error {
-	rows, err := p.c.Query(ctx, preflightDatabaseSQL, p.c.Acting, p.c.Version >= 160000)
+func (p *look) database(ctx context.Context, database string) error {
+	rows, err := p.c.Query(ctx, databaseSQL, p.c.Acting, p.c.Version >= 160000)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package roles
+package profile
 
 import (
 	"context"
@@ -13,8 +13,12 @@ import (
 	"github.com/hourgate/hourgate/roles/ledger"
 )
 
-// ErrRoleRefused is in the error of Acquire when a grant names a role that reaches further than a grant may.
-var ErrRoleRefused = errors.New("roles: a role that the grant names reaches too far")
+var (
+	// ErrNoObject is a grant that names objects or roles that the database does not have.
+	ErrNoObject = errors.New("roles: the grant names what is not there")
+	// ErrRoleRefused is a grant that names a role that reaches further than a grant may.
+	ErrRoleRefused = errors.New("roles: a role that the grant names reaches too far")
+)
 
 // group is one of the roles that a grant names, or one that these are members of.
 type group struct {
@@ -28,9 +32,9 @@ type group struct {
 	System     bool // pg_… or rds…
 }
 
-// checkRoles looks at the roles that the grant names, and at all that they are members of, as they are now: the policy's
-// deny-list knows names only.
-func (k *Keeper) checkRoles(ctx context.Context, c *admin.Conn, g *policy.Grant) error {
+// CheckNamed looks at the roles that the grant names, and at all that they are members of, as they are now: the policy's
+// deny-list knows names only. Errors: ErrNoObject, ErrRoleRefused, *admin.PrivilegeError, and those of the connection.
+func CheckNamed(ctx context.Context, c *admin.Conn, g *policy.Grant) error {
 	access := g.Access
 	if err := checkKeeper(ctx, c, g.KeepObjectsAs); err != nil {
 		return err
@@ -68,7 +72,7 @@ func (k *Keeper) checkRoles(ctx context.Context, c *admin.Conn, g *policy.Grant)
 			return fmt.Errorf("%w: role %s", ErrNoObject, name)
 		}
 	}
-	return k.mayGrant(ctx, c, access.Roles)
+	return mayGrant(ctx, c, access.Roles)
 }
 
 // handsOn is whether role r holds a privilege WITH GRANT OPTION on something in this database or on the server.
@@ -116,7 +120,7 @@ func (g group) refuse(dangerous bool) string {
 }
 
 // mayGrant is the error for roles that the admin can't grant.
-func (k *Keeper) mayGrant(ctx context.Context, c *admin.Conn, names []string) error {
+func mayGrant(ctx context.Context, c *admin.Conn, names []string) error {
 	if c.Version < 160000 {
 		return nil // CREATEROLE is enough
 	}

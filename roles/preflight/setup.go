@@ -1,4 +1,4 @@
-package roles
+package preflight
 
 import (
 	"context"
@@ -12,19 +12,19 @@ import (
 
 // SetupSQL is what a DBA runs once on the server so that roles are made by admin.CreatorRole and not by the admin's user: for
 // the server's major version, the owners in the databases, and what Hourgate has made there already. It changes nothing.
-func (k *Keeper) SetupSQL(ctx context.Context, databases []string) (string, error) {
+func (s Server) SetupSQL(ctx context.Context, databases []string) (string, error) {
 	var b strings.Builder
-	err := k.pool.Use(ctx, func(c *admin.Conn) error {
+	err := s.Pool.Use(ctx, func(c *admin.Conn) error {
 		options, login := "", admin.QuoteIdentifier(c.Login)
 		if c.Version >= 160000 {
 			options = " WITH INHERIT TRUE, SET TRUE"
 		}
 		fmt.Fprintf(&b, "-- Hourgate, integration %s (%s), PostgreSQL %d. To be run once by a superuser or, on RDS, by a member of\n"+
-			"-- rds_superuser who has ADMIN OPTION on the roles that are named. It may be run again.\n\n", k.cfg.Integration, k.cfg.Server.Address(), c.Version/10000)
+			"-- rds_superuser who has ADMIN OPTION on the roles that are named. It may be run again.\n\n", s.Integration, s.Address, c.Version/10000)
 		fmt.Fprintf(&b, "-- The creator of all roles of Hourgate. It stays when the admin's user is replaced.\n"+
 			"DO $$ BEGIN\n  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '%[1]s') THEN CREATE ROLE %[1]s NOLOGIN CREATEROLE; END IF;\nEND $$;\n"+
 			"GRANT %[1]s TO %[2]s%[3]s;\nGRANT pg_signal_backend TO %[1]s;\n", admin.CreatorRole, login, options)
-		made, err := k.lines(ctx, c, `SELECT quote_ident(rolname) FROM pg_roles WHERE rolname ~ '^(hg_|hourgate_)' AND rolname <> $1 ORDER BY 1`, admin.CreatorRole)
+		made, err := lines(ctx, c, `SELECT quote_ident(rolname) FROM pg_roles WHERE rolname ~ '^(hg_|hourgate_)' AND rolname <> $1 ORDER BY 1`, admin.CreatorRole)
 		if err != nil {
 			return err
 		}
@@ -36,17 +36,17 @@ func (k *Keeper) SetupSQL(ctx context.Context, databases []string) (string, erro
 		}
 		return nil
 	})
-	for _, database := range append([]string{k.cfg.Database}, databases...) {
+	for _, database := range append([]string{s.Database}, databases...) {
 		if err == nil {
-			err = k.pool.In(ctx, database, func(c *admin.Conn) error { return k.setupOwners(ctx, c, &b) })
+			err = s.Pool.In(ctx, database, func(c *admin.Conn) error { return setupOwners(ctx, c, &b) })
 		}
 	}
 	return b.String(), err
 }
 
 // setupOwners writes the memberships in a database's owners, which are what lets the creator grant on their objects.
-func (k *Keeper) setupOwners(ctx context.Context, c *admin.Conn, b *strings.Builder) error {
-	owners, err := k.lines(ctx, c, `
+func setupOwners(ctx context.Context, c *admin.Conn, b *strings.Builder) error {
+	owners, err := lines(ctx, c, `
 		SELECT quote_ident(r.rolname) FROM pg_roles r
 		 WHERE NOT rolsuper AND rolname !~ '^(hg_|hourgate_|pg_|rds)' AND rolname <> $1 AND oid IN (
 			SELECT relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -65,16 +65,16 @@ func (k *Keeper) setupOwners(ctx context.Context, c *admin.Conn, b *strings.Buil
 	for _, owner := range owners {
 		fmt.Fprintf(b, "GRANT %s TO %s%s;\n", owner, admin.CreatorRole, options)
 	}
-	return k.setupMasters(ctx, c, b)
+	return setupMasters(ctx, c, b)
 }
 
 // setupMasters explains what to do about owners that nobody but a superuser can grant, such as the master user on RDS from 16
 // on: a role has no ADMIN OPTION on itself.
-func (k *Keeper) setupMasters(ctx context.Context, c *admin.Conn, b *strings.Builder) error {
+func setupMasters(ctx context.Context, c *admin.Conn, b *strings.Builder) error {
 	if c.Version < 160000 {
 		return nil
 	}
-	masters, err := k.lines(ctx, c, `
+	masters, err := lines(ctx, c, `
 		SELECT quote_ident(r.rolname) FROM pg_roles r
 		 WHERE NOT rolsuper AND rolcanlogin AND rolname !~ '^(hg_|hourgate_|pg_|rds)'
 		   AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.roleid = r.oid AND m.admin_option)
@@ -91,7 +91,7 @@ func (k *Keeper) setupMasters(ctx context.Context, c *admin.Conn, b *strings.Bui
 	return err
 }
 
-func (k *Keeper) lines(ctx context.Context, c *admin.Conn, query string, args ...any) ([]string, error) {
+func lines(ctx context.Context, c *admin.Conn, query string, args ...any) ([]string, error) {
 	rows, err := c.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err

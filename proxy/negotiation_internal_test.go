@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/statements"
 )
 
 // maxFuzzed bounds the inputs of fuzz targets: longer ones only take time. It is beyond every limit on strangers.
@@ -67,9 +68,9 @@ func (w *wire) SetDeadline(time.Time) error      { return nil }
 func (w *wire) SetReadDeadline(time.Time) error  { return nil }
 func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
-// memoryTrail keeps the last record and their number.
+// memoryTrail keeps the last record and their number. It takes no statements.
 type memoryTrail struct {
-	nowhere
+	statements.Trail
 	records int
 	last    audit.Record
 }

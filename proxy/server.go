@@ -20,6 +20,7 @@ import (
 
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/peer"
+	"github.com/hourgate/hourgate/internal/statements"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -127,10 +128,7 @@ type Lease interface {
 // Trail takes records before the act; *audit.Trail is one.
 type Trail interface {
 	Append(audit.Record) error
-	// Statement records what a session asks for. It is called for each, and must be quick; ctx ends a wait for room.
-	Statement(ctx context.Context, s *audit.Statement) error
-	// Result records what became of it, and says whether there was room. It does not wait.
-	Result(r *audit.Result) bool
+	statements.Trail
 }
 
 // setDefaults fills in what is zero.

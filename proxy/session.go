@@ -23,6 +23,7 @@ import (
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/burst"
 	"github.com/hourgate/hourgate/internal/relay"
+	"github.com/hourgate/hourgate/internal/statements"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -341,10 +342,10 @@ func (s *session) relayMessages(ctx context.Context) error {
 
 	s.over = r.Run(ctx)
 	switch err := s.over.Err; {
-	case errors.Is(err, errTrailStatement):
+	case errors.Is(err, statements.ErrTrail):
 		s.server.metrics.trailErrors.Inc()
 		s.log.Error("session ended: a statement can't be recorded", "error", err)
-		return err
+		return errTrailStatement
 	case errors.Is(err, relay.ErrUpstreamGone):
 		return errUpstreamGone
 	case errors.Is(err, relay.ErrMessageLength):
@@ -362,14 +363,10 @@ func (s *session) watcher(ctx context.Context) relay.Watcher {
 	if limits.DiscardStatements {
 		return nil
 	}
-	w := &statements{
-		trail: s.server.cfg.Trail, ctx: ctx, who: audit.Statement{Session: s.id, User: s.user, Grant: s.decision.Grant.Name},
-		noValues: limits.DiscardParameters,
-	}
-	if !limits.DiscardResults {
-		w.answers = newAnswers(w.trail, s.id, s.began)
-	}
-	return w
+	return statements.New(ctx, statements.Config{
+		Trail: s.server.cfg.Trail, Session: s.id, User: s.user, Grant: s.decision.Grant.Name, Began: s.began,
+		DiscardParameters: limits.DiscardParameters, DiscardResults: limits.DiscardResults,
+	})
 }
 
 // drain ends the session when it is idle; the server's mutex is held.

@@ -1,9 +1,10 @@
-package proxy
+package statements
 
 import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 	"unicode/utf8"
@@ -12,13 +13,33 @@ import (
 	"github.com/hourgate/hourgate/internal/relay"
 )
 
-// statements is the watcher that tells the trail what a session asks for, from the messages on their way upstream. All of
+// Trail takes records; *audit.Trail is one.
+type Trail interface {
+	// Statement returns once the record outlives the process, or with an error, after which nothing may be done.
+	Statement(ctx context.Context, s *audit.Statement) error
+	// Result waits for nothing. It reports whether there was room for the record.
+	Result(r *audit.Result) bool
+}
+
+// ErrTrail is in the error of Request when a statement can't be recorded.
+var ErrTrail = errors.New("a statement can't be recorded")
+
+// Config is whose statements are recorded, and what of them.
+type Config struct {
+	Trail                Trail
+	Session, User, Grant string    // of every record
+	Began                time.Time // when the session did
+	DiscardParameters    bool      // parameters and arguments are not recorded
+	DiscardResults       bool      // what became of statements is not recorded
+}
+
+// Watcher tells the trail what a session asks for, from the messages on their way upstream. All of
 // a text is recorded, in parts if it is long; of Bind and FunctionCall also the values, unless noValues; and of COPY how
 // much was sent: see docs/decisions/0012 and 0024.
 //
 // A message that has arrived in part may have been sent on, since PostgreSQL does nothing before it has the whole. Its end
 // is not sent before all of it was recorded.
-type statements struct {
+type Watcher struct {
 	trail Trail
 	ctx   context.Context // ends a wait for the trail
 	who   audit.Statement // session, user and grant, which every record has
@@ -45,12 +66,24 @@ type statements struct {
 	unnamed []uint32 // types of the unnamed statement
 }
 
+// New returns a Watcher, which a relay uses. ctx ends a wait for the trail.
+func New(ctx context.Context, cfg Config) *Watcher {
+	w := &Watcher{
+		trail: cfg.Trail, ctx: ctx, who: audit.Statement{Session: cfg.Session, User: cfg.User, Grant: cfg.Grant},
+		noValues: cfg.DiscardParameters,
+	}
+	if !cfg.DiscardResults {
+		w.answers = newAnswers(cfg.Trail, cfg.Session, cfg.Began)
+	}
+	return w
+}
+
 // maxTyped is how many prepared statements of a session have their types remembered. They are only a help to whoever reads
 // binary values, and clients may prepare as many statements as they like.
 const maxTyped = 1000
 
 // Kinds are the messages that say what is asked for, and if results are recorded, all that are answered and what is said of them.
-func (s *statements) Kinds() (requests, replies string) {
+func (s *Watcher) Kinds() (requests, replies string) {
 	if s.answers != nil {
 		return "QPBFCdcfDES", answerKinds
 	}
@@ -58,13 +91,13 @@ func (s *statements) Kinds() (requests, replies string) {
 }
 
 // Reply takes a part of a message of the server's. It belongs to another goroutine than everything else here.
-func (s *statements) Reply(m *relay.Part) error {
+func (s *Watcher) Reply(m *relay.Part) error {
 	s.answers.reply(m)
 	return nil
 }
 
 // Request takes a part of a message. After an error nothing of the burst may go upstream.
-func (s *statements) Request(m *relay.Part) error {
+func (s *Watcher) Request(m *relay.Part) error {
 	s.at = m.At
 	if m.Kind == 'D' || m.Kind == 'E' || m.Kind == 'S' { // Describe, Execute, Sync
 		s.expect(m)
@@ -79,7 +112,7 @@ func (s *statements) Request(m *relay.Part) error {
 	return nil
 }
 
-func (s *statements) recordRequest(m *relay.Part) error {
+func (s *Watcher) recordRequest(m *relay.Part) error {
 	switch m.Kind {
 	case 'd': // CopyData
 		s.copied += int64(len(m.Bytes))
@@ -107,14 +140,14 @@ func (s *statements) recordRequest(m *relay.Part) error {
 	return s.gather(m)
 }
 
-func (s *statements) endCopy() error {
+func (s *Watcher) endCopy() error {
 	s.record = audit.Statement{Kind: audit.StatementCopyData, Length: s.copied}
 	s.copied = 0
 	return s.tell()
 }
 
 // call takes a part of a Bind or FunctionCall: first its head, whole or in held, then its values.
-func (s *statements) call(m *relay.Part) error {
+func (s *Watcher) call(m *relay.Part) error {
 	part := m.Bytes
 	if m.First {
 		s.held, s.headed, s.goes = s.held[:0], false, false
@@ -127,7 +160,7 @@ func (s *statements) call(m *relay.Part) error {
 		n, ok := s.head(m.Kind, part)
 		if !ok && m.Rest > 0 {
 			if len(s.held) > 2*audit.MaxStatementName+2 {
-				return fmt.Errorf("%w: a name is longer than %d bytes", errTrailStatement, audit.MaxStatementName)
+				return fmt.Errorf("%w: a name is longer than %d bytes", ErrTrail, audit.MaxStatementName)
 			}
 			return nil
 		}
@@ -151,7 +184,7 @@ func (s *statements) call(m *relay.Part) error {
 }
 
 // head reads what comes before the values and returns how long that is. What is cut short, PostgreSQL refuses.
-func (s *statements) head(kind byte, b []byte) (n int, ok bool) {
+func (s *Watcher) head(kind byte, b []byte) (n int, ok bool) {
 	if kind == 'F' {
 		s.record = audit.Statement{Kind: audit.StatementFunctionCall}
 		if len(b) < 4 {
@@ -167,7 +200,7 @@ func (s *statements) head(kind byte, b []byte) (n int, ok bool) {
 }
 
 // tellValues records the values so far, with the names or the OID the first time.
-func (s *statements) tellValues() error {
+func (s *Watcher) tellValues() error {
 	if s.goes {
 		s.record = audit.Statement{Kind: audit.StatementMoreValues}
 	}
@@ -177,7 +210,7 @@ func (s *statements) tellValues() error {
 }
 
 // declare remembers the types that a Parse declares for a statement: Int16 n, n × Int32.
-func (s *statements) declare(name, b []byte) {
+func (s *Watcher) declare(name, b []byte) {
 	var types []uint32
 	if len(name) == 0 {
 		types = s.unnamed[:0]
@@ -205,7 +238,7 @@ func (s *statements) declare(name, b []byte) {
 	}
 }
 
-func (s *statements) typesOf(name []byte) []uint32 {
+func (s *Watcher) typesOf(name []byte) []uint32 {
 	if s.record.Kind == audit.StatementFunctionCall {
 		return nil
 	}
@@ -216,7 +249,7 @@ func (s *statements) typesOf(name []byte) []uint32 {
 }
 
 // close forgets the types of a statement that is closed; of all, where its name comes in pieces.
-func (s *statements) close(m *relay.Part) {
+func (s *Watcher) close(m *relay.Part) {
 	if !m.First || m.Rest > 0 {
 		clear(s.types)
 		return
@@ -228,7 +261,7 @@ func (s *statements) close(m *relay.Part) {
 }
 
 // gather holds the parts of a message until there is enough for a record.
-func (s *statements) gather(m *relay.Part) (err error) {
+func (s *Watcher) gather(m *relay.Part) (err error) {
 	if m.First {
 		s.goes, s.over = false, false
 	}
@@ -273,7 +306,7 @@ func unfinished(b []byte) int {
 
 // message records a message, or as much of its beginning as matters or is there
 // (https://www.postgresql.org/docs/current/protocol-message-formats.html).
-func (s *statements) message(kind byte, body []byte, goesOn bool) error {
+func (s *Watcher) message(kind byte, body []byte, goesOn bool) error {
 	switch kind {
 	case 'Q': // Query: text
 		return s.text(audit.Statement{Kind: audit.StatementQuery, GoesOn: goesOn}, body)
@@ -290,7 +323,7 @@ func (s *statements) message(kind byte, body []byte, goesOn bool) error {
 }
 
 // text records a text, which ends at a NUL.
-func (s *statements) text(record audit.Statement, text []byte) error {
+func (s *Watcher) text(record audit.Statement, text []byte) error {
 	record.Text, _, s.over = bytes.Cut(text, []byte{0})
 	record.GoesOn = record.GoesOn && !s.over
 	s.record = record
@@ -298,7 +331,7 @@ func (s *statements) text(record audit.Statement, text []byte) error {
 }
 
 // tell sends the record to the trail.
-func (s *statements) tell() error {
+func (s *Watcher) tell() error {
 	r := &s.record
 	r.Session, r.User, r.Grant, r.At = s.who.Session, s.who.User, s.who.Grant, s.at
 	switch r.Kind {
@@ -310,7 +343,7 @@ func (s *statements) tell() error {
 		s.bound(r.Portal)
 	}
 	if err := s.trail.Statement(s.ctx, r); err != nil {
-		return fmt.Errorf("%w: %w", errTrailStatement, err)
+		return fmt.Errorf("%w: %w", ErrTrail, err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package proxy
+package statements
 
 import (
 	"bytes"
@@ -87,12 +87,12 @@ func vals(formats []uint16, values ...string) string {
 
 // watched is a watcher with the stream that it watches.
 type watched struct {
-	*statements
+	*Watcher
 	stream *relay.Frames
 }
 
 func watch(trail Trail) watched {
-	w := watched{statements: &statements{trail: trail, ctx: context.Background(), who: audit.Statement{Session: "s"}}}
+	w := watched{Watcher: &Watcher{trail: trail, ctx: context.Background(), who: audit.Statement{Session: "s"}}}
 	requests, _ := w.Kinds()
 	w.stream = relay.NewFrames(requests, w.Request)
 	return w
@@ -224,7 +224,7 @@ func TestStatementIsRecordedFirst(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	client, nearClient := net.Pipe()
 	server, nearServer := net.Pipe()
-	r := relay.New(nearClient, nearServer, &statements{trail: slowTrail{asked: asked, answer: answer}, who: audit.Statement{Session: "s"}})
+	r := relay.New(nearClient, nearServer, &Watcher{trail: slowTrail{asked: asked, answer: answer}, who: audit.Statement{Session: "s"}})
 	ended := make(chan struct{})
 	go func() { defer close(ended); r.Run(context.Background()); _ = nearServer.Close(); r.Wait() }()
 	go func() { _, _ = client.Write(request('Q', "SELECT 1\x00")) }()
@@ -261,11 +261,11 @@ func TestStatementsAfterAnError(t *testing.T) {
 	trail := &listTrail{}
 	w := watch(trail)
 	trail.err = errors.New("no space left on device")
-	if err := w.scan(join(request('Q', "SELECT 1\x00"), request('Q', "SELECT 2\x00"))); !errors.Is(err, errTrailStatement) {
+	if err := w.scan(join(request('Q', "SELECT 1\x00"), request('Q', "SELECT 2\x00"))); !errors.Is(err, ErrTrail) {
 		t.Errorf("got %v", err)
 	}
 	trail.err = nil
-	if err := w.scan(request('Q', "SELECT 3\x00")); !errors.Is(err, errTrailStatement) {
+	if err := w.scan(request('Q', "SELECT 3\x00")); !errors.Is(err, ErrTrail) {
 		t.Errorf("got %v", err)
 	}
 	if trail.list != nil {

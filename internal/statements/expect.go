@@ -1,4 +1,4 @@
-package proxy
+package statements
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ const (
 
 // expect tells the other half of a message that was recorded, once it is whole, so that the half knows what the server
 // answers.
-func (s *statements) expect(m *relay.Part) {
+func (s *Watcher) expect(m *relay.Part) {
 	r := question{kind: m.Kind, call: s.calls}
 	if m.Kind == 'E' { // Execute: portal, Int32 limit
 		body, ok := s.whole(m)
@@ -36,7 +36,7 @@ func (s *statements) expect(m *relay.Part) {
 }
 
 // whole puts a short message together, and says whether it is whole. Of a longer one it gives the beginning.
-func (s *statements) whole(m *relay.Part) ([]byte, bool) {
+func (s *Watcher) whole(m *relay.Part) ([]byte, bool) {
 	if m.First {
 		if m.Rest == 0 {
 			return m.Bytes, true
@@ -53,7 +53,7 @@ func (s *statements) whole(m *relay.Part) ([]byte, bool) {
 }
 
 // bound notes which call a portal belongs to.
-func (s *statements) bound(portal []byte) {
+func (s *Watcher) bound(portal []byte) {
 	if len(portal) == 0 {
 		s.portal = s.calls
 		return
@@ -76,7 +76,7 @@ func (s *statements) bound(portal []byte) {
 }
 
 // callOf is the call of a portal, 0 if that is not known: DECLARE makes portals, too.
-func (s *statements) callOf(portal []byte) uint32 {
+func (s *Watcher) callOf(portal []byte) uint32 {
 	if len(portal) == 0 {
 		return s.portal
 	}

@@ -1,4 +1,4 @@
-package proxy
+package statements
 
 import "sync/atomic"
 

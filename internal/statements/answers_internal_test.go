@@ -1,4 +1,4 @@
-package proxy
+package statements
 
 import (
 	"context"
@@ -32,14 +32,14 @@ func (r *resultTrail) Result(res *audit.Result) bool {
 
 // watchedBoth is a watcher with both streams.
 type watchedBoth struct {
-	*statements
+	*Watcher
 	up, down *relay.Frames
 	clock    time.Time
 }
 
 func watchBoth(trail Trail) *watchedBoth {
 	began := time.Now()
-	s := &statements{trail: trail, ctx: context.Background(), who: audit.Statement{Session: "s"}, answers: newAnswers(trail, "s", began)}
+	s := &Watcher{trail: trail, ctx: context.Background(), who: audit.Statement{Session: "s"}, answers: newAnswers(trail, "s", began)}
 	requests, replies := s.Kinds()
 	return &watchedBoth{s, relay.NewFrames(requests, s.Request), relay.NewFrames(replies, s.Reply), began}
 }

@@ -1,4 +1,4 @@
-package proxy
+package statements
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func benchmarkWatcher(b *testing.B, asks []byte, results bool) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := &statements{trail: trail, ctx: context.Background(), who: audit.Statement{Session: "00c0ffee00c0ffee", User: "alice@example.com", Grant: "inc-4711"}}
+	s := &Watcher{trail: trail, ctx: context.Background(), who: audit.Statement{Session: "00c0ffee00c0ffee", User: "alice@example.com", Grant: "inc-4711"}}
 	if results {
 		s.answers = newAnswers(trail, "00c0ffee00c0ffee", time.Now())
 	}

@@ -6,23 +6,25 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/hourgate/hourgate/internal/strangers"
 )
 
 // setThrottles says how failures are slowed down.
 func (s *Server) setThrottles() {
 	// Three slips of the hand are free; after some more, guessing a password takes ten seconds a try.
-	s.guesses = throttle{free: 3, first: 250 * time.Millisecond, longest: 10 * time.Second}
+	s.guesses = strangers.Throttle{Free: 3, First: 250 * time.Millisecond, Longest: 10 * time.Second}
 	// Many people may share an address, so it never waits for long, whatever one of them does.
-	s.strangers = throttle{free: 20, first: 100 * time.Millisecond, longest: 2 * time.Second}
+	s.strangers = strangers.Throttle{Free: 20, First: 100 * time.Millisecond, Longest: 2 * time.Second}
 	// A CancelRequest with a wrong key is a guess at one of 2³² at least: the process ID is no secret.
-	s.cancelGuesses = throttle{free: 20, first: 100 * time.Millisecond, longest: 10 * time.Second}
+	s.cancelGuesses = strangers.Throttle{Free: 20, First: 100 * time.Millisecond, Longest: 10 * time.Second}
 }
 
 // SetLimits changes what clients may take, for connections to come. Those that are there already count against a new bound.
 func (s *Server) SetLimits(l Limits) {
 	l.setDefaults()
 	s.limits.Store(&l)
-	s.unauthenticated.bound(l.MaxUnauthenticated, l.MaxUnauthenticatedPerAddress)
+	s.unauthenticated.Bound(l.MaxUnauthenticated, l.MaxUnauthenticatedPerAddress)
 }
 
 // admit finds out where the client is, and lets it in unless too many wait there, or in all, that have not
@@ -43,12 +45,12 @@ func (s *session) admit() error {
 			s.log = s.server.log.With("session", s.id, "remote_addr", addr.String())
 		}
 	}
-	s.network = network(s.remote.Addr())
-	if !s.server.unauthenticated.enter(s.network) {
+	s.network = strangers.Network(s.remote.Addr())
+	if !s.server.unauthenticated.Enter(s.network) {
 		s.server.metrics.refused.WithLabelValues("too_many_unauthenticated").Inc()
 		return errDisconnect
 	}
-	s.authenticated = sync.OnceFunc(func() { s.server.unauthenticated.leave(s.network) })
+	s.authenticated = sync.OnceFunc(func() { s.server.unauthenticated.Leave(s.network) })
 	return nil
 }
 
@@ -64,7 +66,7 @@ func (s *session) behindBalancer() bool {
 }
 
 // slowDown makes a network wait from which many have failed. It is a wait only, and no turn: many people may share it.
-func (s *session) slowDown() error { return s.pause(s.server.strangers.wait(s.network)) }
+func (s *session) slowDown() error { return s.pause(s.server.strangers.Wait(s.network)) }
 
 // guessPatience is the longest time that a guess waits for its turn.
 const guessPatience = 30 * time.Second
@@ -76,7 +78,7 @@ var errTooManyGuesses = errors.New("too many guesses at once")
 // that don't.
 func (s *session) takeTurn() error {
 	left := time.Until(s.began.Add(s.server.limits.Load().LoginTimeout))
-	wait, ok := s.server.guesses.reserve(s.guessKey(), min(guessPatience, max(left, 0)))
+	wait, ok := s.server.guesses.Reserve(s.guessKey(), min(guessPatience, max(left, 0)))
 	if !ok {
 		return s.authenticationFailed(errTooManyGuesses)
 	}

@@ -102,7 +102,7 @@ func (s *session) exchangeSCRAM() error {
 	if err != nil || !conversation.Valid() {
 		return s.authenticationFailed(err)
 	}
-	s.server.guesses.succeeded(s.guessKey())
+	s.server.guesses.Succeeded(s.guessKey())
 
 	// client ← AuthenticationSASLFinal, AuthenticationOk
 	if s.policy.Certificate(s.startup.user) != "" {
@@ -247,7 +247,7 @@ func validMechanism(mechanism, data string, binding bool) bool {
 
 // authenticationFailed is the same for every way to fail.
 func (s *session) authenticationFailed(err error) error {
-	s.server.strangers.failed(s.network)
+	s.server.strangers.Failed(s.network)
 	s.log.Info("authentication failed", "user", printable(s.startup.user), "error", err)
 	told := wrongPassword(s.startup.user)
 	if strings.HasPrefix(s.startup.user, roleNames) { // known to this gate or not

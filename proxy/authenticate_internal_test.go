@@ -84,7 +84,7 @@ func newSASLServer(t testing.TB) *saslServer {
 	}
 	s.Server = &Server{cfg: Config{Policy: policy.NewLive(set), Integrations: noIntegrations{}}, log: slog.New(slog.DiscardHandler)}
 	s.SetLimits(Limits{})
-	s.guesses.free, s.strangers.free = math.MaxInt, math.MaxInt // waiting is not the question
+	s.guesses.Free, s.strangers.Free = math.MaxInt, math.MaxInt // waiting is not the question
 	return s
 }
 

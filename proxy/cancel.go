@@ -116,7 +116,7 @@ func backendPID(ctx context.Context, conn *pgconn.PgConn) (uint32, error) {
 // nothing of what came of it.
 func (s *session) cancelTarget(ctx context.Context) error {
 	// The turn is taken first: many connections together may not guess oftener than one.
-	if _, ok := s.server.cancelGuesses.reserve(s.network, 0); !ok {
+	if _, ok := s.server.cancelGuesses.Reserve(s.network, 0); !ok {
 		s.server.metrics.cancels.WithLabelValues("throttled").Inc()
 		return errDisconnect
 	}
@@ -125,7 +125,7 @@ func (s *session) cancelTarget(ctx context.Context) error {
 		s.server.metrics.cancels.WithLabelValues("unknown").Inc()
 		return errDisconnect
 	}
-	s.server.cancelGuesses.returned(s.network)
+	s.server.cancelGuesses.Returned(s.network)
 	ctx, cancel := context.WithTimeout(ctx, cancelTimeout)
 	defer cancel()
 	result := "forwarded"

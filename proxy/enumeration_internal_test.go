@@ -63,7 +63,7 @@ users:
 		t.Fatal(err)
 	}
 	// The waits are the same for everybody; see TestGuessing. Here they would only take time.
-	server.guesses.free, server.strangers.free = math.MaxInt, math.MaxInt
+	server.guesses.Free, server.strangers.Free = math.MaxInt, math.MaxInt
 	return &guesser{server: server, users: [2]string{"alice", "mallo"}}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/burst"
 	"github.com/hourgate/hourgate/internal/relay"
+	"github.com/hourgate/hourgate/internal/strangers"
 )
 
 // farewellTimeout bounds the last message to a client and the end of its TLS. With the relay's grace for a message that is
@@ -144,7 +145,7 @@ func (s *session) recordEnd(r *refusal, err error) {
 	}
 	write := s.server.cfg.Trail.Append
 	if event == audit.SessionRefused {
-		write = func(r audit.Record) error { return s.server.refusals.record(r, s.network, s.user != "") }
+		write = func(r audit.Record) error { return s.server.refusals.Record(r, s.network, s.user != "") }
 	}
 	if err := write(record); err != nil {
 		s.server.metrics.trailErrors.Inc()
@@ -169,12 +170,12 @@ func (s *session) record(event audit.Event) audit.Record {
 	r := audit.Record{
 		Event: event,
 		Subject: audit.Subject{
-			Session: s.id, RemoteAddr: s.remote.String(), User: s.user, Application: claim(s.startup.application),
-			Integration: s.decision.Integration, Database: s.decision.Database, Requested: claim(s.requestedDatabase()),
+			Session: s.id, RemoteAddr: s.remote.String(), User: s.user, Application: strangers.Claim(s.startup.application),
+			Integration: s.decision.Integration, Database: s.decision.Database, Requested: strangers.Claim(s.requestedDatabase()),
 		},
 	}
 	if s.user == "" {
-		r.User = claim(s.startup.user)
+		r.User = strangers.Claim(s.startup.user)
 	} else {
 		r.Detail = map[string]string{"authentication": s.proof}
 	}

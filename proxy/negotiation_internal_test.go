@@ -19,6 +19,7 @@ import (
 
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/statements"
+	"github.com/hourgate/hourgate/internal/strangers"
 )
 
 // maxFuzzed bounds the inputs of fuzz targets: longer ones only take time. It is beyond every limit on strangers.
@@ -143,20 +144,10 @@ func startupServer(trail Trail) *Server {
 		log: slog.New(slog.DiscardHandler),
 	}
 	s.SetLimits(Limits{})
-	s.refusals = refusals{append: trail.Append}
+	s.refusals = strangers.Refusals{Append: trail.Append}
 	s.metrics = newMetrics(prometheus.NewRegistry(), s.relayedBytes)
 	s.identity.Store(&identity{tls: new(tls.Config)})
 	return s
-}
-
-// forget makes the next refusal the first of its kind, which is recorded.
-func (r *refusals) forget() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.timer != nil {
-		r.timer.Stop()
-	}
-	r.since = time.Time{}
 }
 
 var noTLS = new(tls.Config)
@@ -218,8 +209,8 @@ func FuzzNegotiation(f *testing.F) {
 		if loopback {
 			remote.IP = net.IPv4(127, 0, 0, 1)
 		}
+		server.refusals.Flush() // so that the next one is the first of its kind, which is recorded
 		*trail = memoryTrail{}
-		server.refusals.forget()
 		w := &wire{remote: remote, in: stream, cuts: cuts}
 		s, err := startUp(server, w, encrypted)
 		checkPhase(t, want, w, s, err)

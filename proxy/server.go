@@ -21,6 +21,7 @@ import (
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/peer"
 	"github.com/hourgate/hourgate/internal/statements"
+	"github.com/hourgate/hourgate/internal/strangers"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -154,10 +155,10 @@ type Server struct {
 	identity   atomic.Pointer[identity]
 	limits     atomic.Pointer[Limits]
 
-	unauthenticated                   admission
-	guesses, strangers, cancelGuesses throttle
+	unauthenticated                   strangers.Admission
+	guesses, strangers, cancelGuesses strangers.Throttle
 	aheadCredits                      aheadCredits
-	refusals                          refusals
+	refusals                          strangers.Refusals
 
 	unwatch func() // the policy
 
@@ -188,7 +189,7 @@ func New(cfg Config) (*Server, error) {
 	s.metrics = newMetrics(cfg.Registry, s.relayedBytes)
 	s.setThrottles()
 	s.SetLimits(cfg.Limits)
-	s.refusals = refusals{append: cfg.Trail.Append, failed: func(err error) {
+	s.refusals = strangers.Refusals{Append: cfg.Trail.Append, Failed: func(err error) {
 		s.metrics.trailErrors.Inc()
 		s.log.Error("refusals could not be recorded", "error", err)
 	}}
@@ -358,7 +359,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	go func() { s.running.Wait(); close(ended) }()
 	select {
 	case <-ended:
-		s.refusals.flush()
+		s.refusals.Flush()
 		return nil
 	case <-ctx.Done():
 		return errors.Join(context.Cause(ctx), s.Close())
@@ -370,7 +371,7 @@ func (s *Server) Close() error {
 	defer s.unwatch()
 	s.stopAccepting(func(session *session) { session.end(errShutdown) })
 	s.running.Wait()
-	s.refusals.flush()
+	s.refusals.Flush()
 	return nil
 }
 

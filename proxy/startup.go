@@ -165,7 +165,7 @@ const plaintextMemory = 15 * time.Second
 // failed, and shows its user the last error only: that must be the one that matters.
 func (s *session) refusePlaintext(asked startup) error {
 	s.startup.user, s.startup.database, s.startup.application = asked.user, asked.database, asked.application
-	if asked.user != "" && s.server.guesses.lately(s.guessKey(), plaintextMemory) {
+	if asked.user != "" && s.server.guesses.Lately(s.guessKey(), plaintextMemory) {
 		return errWrongPasswordBefore(asked.user)
 	}
 	return errPlaintext

@@ -1,4 +1,4 @@
-package proxy
+package strangers
 
 import (
 	"errors"
@@ -22,10 +22,10 @@ const (
 	maxRefusalKeys = 200 // networks that are counted by themselves; the rest together. Users are as many as the policy has
 )
 
-// refusals is the trail for refusals.
-type refusals struct {
-	append func(audit.Record) error
-	failed func(error) // is told of an error that nobody waits for
+// Refusals is the trail for refusals.
+type Refusals struct {
+	Append func(audit.Record) error
+	Failed func(error) // is told of an error that nobody waits for
 
 	mu    sync.Mutex
 	since time.Time // when the window began; zero when there is none
@@ -43,8 +43,8 @@ type refusalCount struct {
 	sample        audit.Record // what all of them have
 }
 
-// record writes a record, or counts it. network is where the client is; known says that it has authenticated.
-func (r *refusals) record(record audit.Record, network string, known bool) error {
+// Record writes a record, or counts it. network is where the client is; known says that it has authenticated.
+func (r *Refusals) Record(record audit.Record, network string, known bool) error {
 	key := refusalKey{network, record.Cause}
 	if known {
 		key.who = record.User
@@ -52,17 +52,17 @@ func (r *refusals) record(record audit.Record, network string, known bool) error
 	if !r.count(key, &record, network, known) {
 		return nil
 	}
-	return r.append(record)
+	return r.Append(record)
 }
 
 // count says whether the record is to be written.
-func (r *refusals) count(key refusalKey, record *audit.Record, network string, known bool) bool {
+func (r *Refusals) count(key refusalKey, record *audit.Record, network string, known bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	if r.since.IsZero() {
 		r.since, r.whole, r.keys, r.seen = now, 0, 0, make(map[refusalKey]*refusalCount)
-		r.timer = time.AfterFunc(refusalWindow, r.flush)
+		r.timer = time.AfterFunc(refusalWindow, r.Flush)
 	}
 	c := r.seen[key]
 	crowd := c == nil && !known && r.keys >= maxRefusalKeys
@@ -94,8 +94,8 @@ func (r *refusals) count(key refusalKey, record *audit.Record, network string, k
 	return true
 }
 
-// flush records what was only counted and ends the window.
-func (r *refusals) flush() {
+// Flush records what was only counted and ends the window.
+func (r *Refusals) Flush() {
 	r.mu.Lock()
 	seen, since := r.seen, r.since
 	r.seen, r.since = nil, time.Time{}
@@ -109,19 +109,19 @@ func (r *refusals) flush() {
 			continue
 		}
 		c.sample.Count, c.sample.Since = c.all-c.recorded, since
-		errs = append(errs, r.append(c.sample))
+		errs = append(errs, r.Append(c.sample))
 	}
 	if err := errors.Join(errs...); err != nil {
-		r.failed(err)
+		r.Failed(err)
 	}
 }
 
 // maxClaim is how many bytes of a name that a client claims are recorded. PostgreSQL's own names are no longer.
 const maxClaim = 63
 
-// claim is what a client says as it is recorded: control characters escaped as in a Go string, and cut with a mark. So it
+// Claim is what a client says as it is recorded: control characters escaped as in a Go string, and cut with a mark. So it
 // takes little room, and does nothing to the terminal of whoever reads it.
-func claim(s string) string {
+func Claim(s string) string {
 	if len(s) <= maxClaim && printableText(s) {
 		return s
 	}

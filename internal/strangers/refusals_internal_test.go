@@ -1,4 +1,4 @@
-package proxy
+package strangers
 
 import (
 	"encoding/json"
@@ -20,7 +20,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var mu sync.Mutex // the window's timer writes too
 			var written []audit.Record
-			r := refusals{append: func(r audit.Record) error {
+			r := Refusals{Append: func(r audit.Record) error {
 				mu.Lock()
 				defer mu.Unlock()
 				written = append(written, r)
@@ -28,7 +28,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 			}}
 			refuse := func(user, network, cause string, known bool) {
 				record := audit.Record{Event: audit.SessionRefused, Subject: audit.Subject{User: user, RemoteAddr: network + ":1"}, Outcome: audit.Outcome{Cause: cause}}
-				if err := r.record(record, network, known); err != nil {
+				if err := r.Record(record, network, known); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -80,7 +80,7 @@ func TestClaim(t *testing.T) {
 		{strings.Repeat("x", 64), strings.Repeat("x", 63) + "… (64 bytes)"},
 		{strings.Repeat("x", 62) + "é", strings.Repeat("x", 62) + "… (64 bytes)"},
 	} {
-		if got := claim(tt.sent); got != tt.want {
+		if got := Claim(tt.sent); got != tt.want {
 			t.Errorf("%q: got %q, want %q", tt.sent, got, tt.want)
 		}
 	}
@@ -90,7 +90,7 @@ func FuzzClaim(f *testing.F) {
 	f.Add("alice\n")
 	f.Add(strings.Repeat("\xff", 70))
 	f.Fuzz(func(t *testing.T, s string) {
-		if got := claim(s); len(got) > 10*maxClaim+40 || !utf8.ValidString(got) || strings.ContainsAny(got, "\n\r\x00\x1b") {
+		if got := Claim(s); len(got) > 10*maxClaim+40 || !utf8.ValidString(got) || strings.ContainsAny(got, "\n\r\x00\x1b") {
 			t.Errorf("%q became %q", s, got)
 		}
 	})

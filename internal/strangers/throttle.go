@@ -1,4 +1,4 @@
-package proxy
+package strangers
 
 import (
 	"net/netip"
@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Limits on what strangers can do. None of them bounds what an honest client does.
+// Limits on what a throttle remembers. None of them bounds what an honest client does.
 const (
 	// throttleEntries bounds the memory of a throttle. An attacker with more addresses than that makes it forget, and
 	// is then held back by the limits on connections only.
@@ -16,12 +16,13 @@ const (
 	forgiveAfter = 10 * time.Minute
 )
 
-// throttle makes whoever fails wait longer and longer, by a key such as an address. It holds nobody up who has not
+// Throttle makes whoever fails wait longer and longer, by a key such as an address. It holds nobody up who has not
 // failed, and remembers a bounded number of keys: when one generation is full, the one before is forgotten.
-type throttle struct {
-	free     int           // failures that cost nothing
-	first    time.Duration // wait after the next one; it doubles with each further one
-	longest  time.Duration
+type Throttle struct {
+	Free    int           // failures that cost nothing
+	First   time.Duration // Wait after the next one; it doubles with each further one
+	Longest time.Duration // wait, however many there were
+
 	now      func() time.Time // for tests; nil is time.Now
 	mu       sync.Mutex
 	young    map[string]failures
@@ -34,7 +35,7 @@ type failures struct {
 	last  time.Time // may be a turn that is still to come
 }
 
-func (t *throttle) clock() time.Time {
+func (t *Throttle) clock() time.Time {
 	if t.now != nil {
 		return t.now()
 	}
@@ -42,7 +43,7 @@ func (t *throttle) clock() time.Time {
 }
 
 // wait is how long the key has to wait from now until its next try.
-func (t *throttle) wait(key string) time.Duration {
+func (t *Throttle) Wait(key string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.clock()
@@ -50,19 +51,19 @@ func (t *throttle) wait(key string) time.Duration {
 }
 
 // left is how long somebody with these failures has to wait.
-func (t *throttle) left(f failures, now time.Time) time.Duration {
-	if f.count <= t.free {
+func (t *Throttle) left(f failures, now time.Time) time.Duration {
+	if f.count <= t.Free {
 		return 0
 	}
-	delay := t.longest
-	if doublings := f.count - t.free - 1; doublings < 16 {
-		delay = min(t.first<<doublings, t.longest)
+	delay := t.Longest
+	if doublings := f.count - t.Free - 1; doublings < 16 {
+		delay = min(t.First<<doublings, t.Longest)
 	}
 	return max(0, f.last.Add(delay).Sub(now))
 }
 
-// failed counts a failure of the key.
-func (t *throttle) failed(key string) {
+// Failed counts a failure of the key.
+func (t *Throttle) Failed(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.clock()
@@ -70,10 +71,10 @@ func (t *throttle) failed(key string) {
 	t.put(key, failures{f.count + 1, now})
 }
 
-// reserve takes the key's next turn, and says how long that is to be waited for. The turn counts as a failure, unless
-// succeeded or returned is called: of those who come together, each has to wait for the ones before. If the turn is
+// Reserve takes the key's next turn, and says how long that is to be waited for. The turn counts as a failure, unless
+// Succeeded or Returned is called: of those who come together, each has to wait for the ones before. If the turn is
 // further away than patience, none is taken.
-func (t *throttle) reserve(key string, patience time.Duration) (wait time.Duration, ok bool) {
+func (t *Throttle) Reserve(key string, patience time.Duration) (wait time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.clock()
@@ -85,8 +86,8 @@ func (t *throttle) reserve(key string, patience time.Duration) (wait time.Durati
 	return wait, true
 }
 
-// returned gives back a turn that was no failure.
-func (t *throttle) returned(key string) {
+// Returned gives back a turn that was no failure.
+func (t *Throttle) Returned(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if f := t.find(key, t.clock()); f.count > 0 {
@@ -94,8 +95,8 @@ func (t *throttle) returned(key string) {
 	}
 }
 
-// lately reports that the key has failed within a time.
-func (t *throttle) lately(key string, within time.Duration) bool {
+// Lately reports that the key has failed within a time.
+func (t *Throttle) Lately(key string, within time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.clock()
@@ -104,14 +105,14 @@ func (t *throttle) lately(key string, within time.Duration) bool {
 }
 
 // succeeded forgets the failures of the key.
-func (t *throttle) succeeded(key string) {
+func (t *Throttle) Succeeded(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.young, key)
 	delete(t.old, key)
 }
 
-func (t *throttle) find(key string, now time.Time) failures {
+func (t *Throttle) find(key string, now time.Time) failures {
 	f, ok := t.young[key]
 	if !ok {
 		f = t.old[key]
@@ -122,7 +123,7 @@ func (t *throttle) find(key string, now time.Time) failures {
 	return f
 }
 
-func (t *throttle) put(key string, f failures) {
+func (t *Throttle) put(key string, f failures) {
 	capacity := t.capacity
 	if capacity == 0 {
 		capacity = throttleEntries / 2
@@ -136,9 +137,9 @@ func (t *throttle) put(key string, f failures) {
 	t.young[key] = f
 }
 
-// network is the part of an address that counts as one stranger: an IPv4 address, or the /64 that an IPv6 host can
+// Network is the part of an address that counts as one stranger: an IPv4 address, or the /64 that an IPv6 host can
 // choose from freely.
-func network(addr netip.Addr) string {
+func Network(addr netip.Addr) string {
 	addr = addr.Unmap()
 	if addr.Is4() {
 		return addr.String()
@@ -150,22 +151,23 @@ func network(addr netip.Addr) string {
 	return prefix.String()
 }
 
-// admission counts the connections that have not authenticated, in all and for each network.
-type admission struct {
+// Admission counts the connections that have not authenticated, in all and for each network.
+type Admission struct {
 	inAll, each int // limits
 	mu          sync.Mutex
 	total       int
 	networks    map[string]int
 }
 
-func (a *admission) bound(inAll, each int) {
+// Bound sets how many there may be, in all and of each network.
+func (a *Admission) Bound(inAll, each int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.inAll, a.each = inAll, each
 }
 
-// enter counts a connection, unless there are too many. leave takes it back.
-func (a *admission) enter(network string) bool {
+// Enter counts a connection, unless there are too many.
+func (a *Admission) Enter(network string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.total >= a.inAll || a.networks[network] >= a.each {
@@ -179,7 +181,8 @@ func (a *admission) enter(network string) bool {
 	return true
 }
 
-func (a *admission) leave(network string) {
+// Leave takes back what Enter has counted.
+func (a *Admission) Leave(network string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.total--

@@ -12,13 +12,14 @@ import (
 	"github.com/hourgate/hourgate/access/desk"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/proxy"
+	wire "github.com/hourgate/hourgate/proxy/console"
 )
 
 // console fits the desk to the proxy: it is database "hourgate".
 type console struct{ desk *desk.Desk }
 
 // Open implements proxy.Console.
-func (c console) Open(_ context.Context, who proxy.Info) (proxy.ConsoleSession, error) {
+func (c console) Open(_ context.Context, who proxy.Info) (wire.Handler, error) {
 	actor := access.Actor{Name: who.User, Operator: who.Operator}
 	if err := c.desk.Admit(actor); err != nil {
 		return nil, consoleError(err)
@@ -31,19 +32,19 @@ type consoleSession struct {
 	who  access.Actor
 }
 
-// Describe implements proxy.ConsoleSession.
-func (s *consoleSession) Describe(sql string) (proxy.Description, error) {
+// Describe implements wire.Handler.
+func (s *consoleSession) Describe(sql string) (wire.Description, error) {
 	parameters, columns, err := s.desk.Describe(sql)
-	return proxy.Description{Parameters: parameters, Columns: columns}, consoleError(err)
+	return wire.Description{Parameters: parameters, Columns: columns}, consoleError(err)
 }
 
-// Run implements proxy.ConsoleSession.
-func (s *consoleSession) Run(ctx context.Context, sql string, args []*string, notice func(text string)) (proxy.Result, error) {
+// Run implements wire.Handler.
+func (s *consoleSession) Run(ctx context.Context, sql string, args []*string, notice func(text string)) (wire.Result, error) {
 	result, err := s.desk.Run(ctx, s.who, sql, args, notice)
-	return proxy.Result{Rows: result.Rows}, consoleError(err)
+	return wire.Result{Rows: result.Rows}, consoleError(err)
 }
 
-// Close implements proxy.ConsoleSession.
+// Close implements wire.Handler.
 func (s *consoleSession) Close() {}
 
 func consoleError(err error) error {
@@ -51,7 +52,7 @@ func consoleError(err error) error {
 	if !errors.As(err, &told) {
 		return err
 	}
-	return &proxy.ConsoleError{Code: told.Code, Message: told.Message, Detail: told.Detail, Hint: told.Hint}
+	return &wire.Error{Code: told.Code, Message: told.Message, Detail: told.Detail, Hint: told.Hint}
 }
 
 // deskSessions fits the proxy's sessions to the desk.

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/xdg-go/scram"
 
+	"github.com/hourgate/hourgate/internal/strangers"
 	"github.com/hourgate/hourgate/internal/verifier"
 )
 
@@ -129,7 +130,7 @@ func firstStep(conversation *scram.ServerConversation, message string) (challeng
 // isUser says who the client has proved to be, and how.
 func (s *session) isUser(name, proof string) {
 	s.user, s.proof = name, proof
-	s.log = s.log.With("user", printable(name))
+	s.log = s.log.With("user", strangers.Printable(name))
 }
 
 // newConversation looks the verifier up by the StartupMessage's user; the name inside the SCRAM messages is ignored, as
@@ -248,7 +249,7 @@ func validMechanism(mechanism, data string, binding bool) bool {
 // authenticationFailed is the same for every way to fail.
 func (s *session) authenticationFailed(err error) error {
 	s.server.strangers.Failed(s.network)
-	s.log.Info("authentication failed", "user", printable(s.startup.user), "error", err)
+	s.log.Info("authentication failed", "user", strangers.Printable(s.startup.user), "error", err)
 	told := wrongPassword(s.startup.user)
 	if strings.HasPrefix(s.startup.user, roleNames) { // known to this gate or not
 		told.hint = "Roles on the server have no log-in at the gate. Connect with your own user name: it is given a role."

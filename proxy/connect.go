@@ -131,8 +131,8 @@ func (s *session) upstreamParameters() map[string]string {
 // for a session that is being relayed.
 func (s *session) cancelUpstream(ctx context.Context) error {
 	if s.console {
-		if cancel := s.cancelConsole.Load(); cancel != nil {
-			(*cancel)()
+		if c := s.wire.Load(); c != nil {
+			c.Cancel()
 		}
 		return nil
 	}

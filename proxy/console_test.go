@@ -17,14 +17,15 @@ import (
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/proxy"
+	"github.com/hourgate/hourgate/proxy/console"
 )
 
 // testConsole knows a few statements.
 type testConsole struct{ closed chan struct{} }
 
-func (c testConsole) Open(_ context.Context, who proxy.Info) (proxy.ConsoleSession, error) {
+func (c testConsole) Open(_ context.Context, who proxy.Info) (console.Handler, error) {
 	if who.User == bob {
-		return nil, &proxy.ConsoleError{Code: pgerrcode.InvalidAuthorizationSpecification, Message: "no console for bob"}
+		return nil, &console.Error{Code: pgerrcode.InvalidAuthorizationSpecification, Message: "no console for bob"}
 	}
 	return testConsoleSession{c, who}, nil
 }
@@ -36,35 +37,35 @@ type testConsoleSession struct {
 
 func (c testConsoleSession) Close() { c.closed <- struct{}{} }
 
-func (testConsoleSession) Describe(sql string) (proxy.Description, error) {
+func (testConsoleSession) Describe(sql string) (console.Description, error) {
 	switch word, _, _ := strings.Cut(sql, " "); word {
 	case "whoami", "wait":
-		return proxy.Description{Columns: []string{"who"}}, nil
+		return console.Description{Columns: []string{"who"}}, nil
 	case "echo":
-		return proxy.Description{Parameters: 2, Columns: []string{"a", "b"}}, nil
+		return console.Description{Parameters: 2, Columns: []string{"a", "b"}}, nil
 	case "do", "panic", "break":
-		return proxy.Description{}, nil
+		return console.Description{}, nil
 	}
-	return proxy.Description{}, &proxy.ConsoleError{Code: pgerrcode.SyntaxError, Message: "syntax error", Hint: "Say whoami."}
+	return console.Description{}, &console.Error{Code: pgerrcode.SyntaxError, Message: "syntax error", Hint: "Say whoami."}
 }
 
-func (c testConsoleSession) Run(ctx context.Context, sql string, args []*string, notice func(string)) (proxy.Result, error) {
+func (c testConsoleSession) Run(ctx context.Context, sql string, args []*string, notice func(string)) (console.Result, error) {
 	switch word, rest, _ := strings.Cut(sql, " "); word {
 	case "whoami":
-		return proxy.Result{Rows: [][]*string{{&c.who.User}}}, nil
+		return console.Result{Rows: [][]*string{{&c.who.User}}}, nil
 	case "echo":
-		return proxy.Result{Rows: [][]*string{args, {nil, nil}, args}}, nil
+		return console.Result{Rows: [][]*string{args, {nil, nil}, args}}, nil
 	case "do":
 		notice("done: " + rest)
-		return proxy.Result{Tag: "DO"}, nil
+		return console.Result{Tag: "DO"}, nil
 	case "wait":
 		notice("waiting")
 		<-ctx.Done()
-		return proxy.Result{}, ctx.Err()
+		return console.Result{}, ctx.Err()
 	case "panic":
 		panic("console")
 	}
-	return proxy.Result{}, errors.New(secretText)
+	return console.Result{}, errors.New(secretText)
 }
 
 func startConsole(t *testing.T) (*gate, chan struct{}) {

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/hourgate/hourgate/internal/strangers"
 	"github.com/hourgate/hourgate/policy"
 )
 
@@ -80,7 +81,7 @@ func (s *startup) setPetition(name, value string) error {
 		}
 		p.reason = value
 	case "access":
-		p.access = printable(value)
+		p.access = strangers.Printable(value)
 	case "for":
 		d, err := time.ParseDuration(value)
 		if err != nil || d <= 0 {
@@ -102,7 +103,7 @@ func (s *startup) setPetition(name, value string) error {
 func invalidPetition(name, want string) *refusal {
 	return &refusal{
 		code: pgerrcode.InvalidParameterValue, reason: "parameter",
-		message: fmt.Sprintf("invalid value or name of parameter %q", printable(name)), detail: want,
+		message: fmt.Sprintf("invalid value or name of parameter %q", strangers.Printable(name)), detail: want,
 	}
 }
 

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/internal/descriptors"
+	"github.com/hourgate/hourgate/internal/strangers"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
@@ -175,7 +175,7 @@ func protocolViolation(detail string) *refusal {
 func wrongPassword(user string) *refusal {
 	return &refusal{
 		code: pgerrcode.InvalidPassword, reason: "authentication",
-		message: fmt.Sprintf("password authentication failed for user %q", printable(user)),
+		message: fmt.Sprintf("password authentication failed for user %q", strangers.Printable(user)),
 	}
 }
 
@@ -193,12 +193,12 @@ func unsupportedParameter(name string) *refusal {
 	if !knownSettings()[name] {
 		return &refusal{
 			code: pgerrcode.UndefinedObject, reason: "parameter",
-			message: fmt.Sprintf("unrecognized configuration parameter %q", printable(name)),
+			message: fmt.Sprintf("unrecognized configuration parameter %q", strangers.Printable(name)),
 		}
 	}
 	return &refusal{
 		code: pgerrcode.FeatureNotSupported, reason: "parameter",
-		message: fmt.Sprintf("startup parameter %q is not let through", printable(name)),
+		message: fmt.Sprintf("startup parameter %q is not let through", strangers.Printable(name)),
 		hint:    "Leave it out, or use SET once you are connected.",
 	}
 }
@@ -207,7 +207,7 @@ func unsupportedParameter(name string) *refusal {
 func invalidName(name string) *refusal {
 	return &refusal{
 		code: pgerrcode.InvalidName, reason: "parameter",
-		message: fmt.Sprintf("invalid configuration parameter name %q", printable(name)),
+		message: fmt.Sprintf("invalid configuration parameter name %q", strangers.Printable(name)),
 		detail:  "Custom parameter names must be two or more simple identifiers separated by dots.",
 	}
 }
@@ -216,7 +216,7 @@ func invalidName(name string) *refusal {
 func roleRefused(name string) *refusal {
 	return &refusal{
 		code: pgerrcode.InsufficientPrivilege, reason: "parameter",
-		message: fmt.Sprintf("permission denied to set role %q", printable(name)),
+		message: fmt.Sprintf("permission denied to set role %q", strangers.Printable(name)),
 		hint:    "Leave the parameter role out, or name a role of your grant.",
 	}
 }
@@ -330,22 +330,4 @@ func (r *refusal) response() *pgproto3.ErrorResponse {
 		Severity: "FATAL", SeverityUnlocalized: "FATAL",
 		Code: r.code, Message: r.message, Detail: r.detail, Hint: r.hint,
 	}
-}
-
-// printable keeps a name that a stranger sent from forging lines or breaking the encoding of a message.
-func printable(s string) string {
-	if !utf8.ValidString(s) {
-		s = strings.ToValidUTF8(s, "?")
-	}
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, s)
-	for len(s) > 63 { // an identifier's length; whole characters only
-		_, size := utf8.DecodeLastRuneInString(s)
-		s = s[:len(s)-size]
-	}
-	return s
 }

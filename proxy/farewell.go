@@ -157,10 +157,10 @@ func (s *session) recordEnd(r *refusal, err error) {
 func (s *session) asked() []any {
 	var attrs []any
 	if s.user == "" && s.startup.user != "" {
-		attrs = append(attrs, "claimed_user", printable(s.startup.user))
+		attrs = append(attrs, "claimed_user", strangers.Printable(s.startup.user))
 	}
 	if s.decision.Grant == nil && s.startup.user != "" {
-		attrs = append(attrs, "requested_database", printable(s.requestedDatabase()))
+		attrs = append(attrs, "requested_database", strangers.Printable(s.requestedDatabase()))
 	}
 	return attrs
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+
+	"github.com/hourgate/hourgate/internal/strangers"
 )
 
 // allowedParameters are the settings that drivers and people send at startup and that a session may set for itself later
@@ -129,7 +131,7 @@ func (s *startup) setOptions(options string) error {
 		// PostgreSQL reads dashes in names given this way as underscores (ParseLongOption, guc.c).
 		name = strings.ReplaceAll(lowerASCII(name), "-", "_")
 		if !ok || !hasValue || name == "" {
-			return protocolViolation(fmt.Sprintf("invalid command-line argument for server process: %s", printable(args[i])))
+			return protocolViolation(fmt.Sprintf("invalid command-line argument for server process: %s", strangers.Printable(args[i])))
 		}
 		if err := s.setting(name, value); err != nil {
 			return err

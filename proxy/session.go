@@ -26,6 +26,7 @@ import (
 	"github.com/hourgate/hourgate/internal/statements"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
+	"github.com/hourgate/hourgate/proxy/console"
 )
 
 // session is one client connection from accept to its last record. Its fields belong to the goroutine that runs it, unless
@@ -50,7 +51,7 @@ type session struct {
 	relay     *relay.Relay // belongs to the server's mutex until it is set
 	over      relay.End    // how the relay ended, once it has
 
-	cancelConsole atomic.Pointer[func()] // ends the statement that the console runs; nil if it runs none
+	wire atomic.Pointer[console.Conn] // of a session with the gate itself
 }
 
 // clientSide is the client: where it is, what it has said, and who it turned out to be.

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/hourgate/hourgate/internal/burst"
+	"github.com/hourgate/hourgate/internal/strangers"
 )
 
 // Codes of the messages that have no type byte;
@@ -262,7 +263,7 @@ func splitParameters(b []byte) ([]parameter, error) {
 		}
 		key := lowerASCII(string(name))
 		if seen[key] {
-			return nil, protocolViolation(fmt.Sprintf("startup parameter %q comes twice", printable(key)))
+			return nil, protocolViolation(fmt.Sprintf("startup parameter %q comes twice", strangers.Printable(key)))
 		}
 		seen[key] = true
 		pairs = append(pairs, parameter{string(name), string(value)})

@@ -2,12 +2,8 @@ package strangers
 
 import (
 	"errors"
-	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/hourgate/hourgate/audit"
 )
@@ -114,39 +110,4 @@ func (r *Refusals) Flush() {
 	if err := errors.Join(errs...); err != nil {
 		r.Failed(err)
 	}
-}
-
-// maxClaim is how many bytes of a name that a client claims are recorded. PostgreSQL's own names are no longer.
-const maxClaim = 63
-
-// Claim is what a client says as it is recorded: control characters escaped as in a Go string, and cut with a mark. So it
-// takes little room, and does nothing to the terminal of whoever reads it.
-func Claim(s string) string {
-	if len(s) <= maxClaim && printableText(s) {
-		return s
-	}
-	part := s
-	if len(part) > maxClaim {
-		n := maxClaim
-		for n > maxClaim-utf8.UTFMax && !utf8.RuneStart(s[n]) { // whole characters
-			n--
-		}
-		part = part[:n]
-	}
-	if !printableText(part) {
-		part = strings.TrimSuffix(strings.TrimPrefix(strconv.Quote(part), `"`), `"`)
-	}
-	if len(s) > maxClaim {
-		part += fmt.Sprintf("… (%d bytes)", len(s))
-	}
-	return part
-}
-
-func printableText(s string) bool {
-	for _, r := range s {
-		if r == utf8.RuneError || !strconv.IsPrint(r) {
-			return false
-		}
-	}
-	return true
 }

@@ -42,7 +42,7 @@ func (t *Throttle) clock() time.Time {
 	return time.Now()
 }
 
-// wait is how long the key has to wait from now until its next try.
+// Wait is how long the key has to wait from now until its next try.
 func (t *Throttle) Wait(key string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,7 +104,7 @@ func (t *Throttle) Lately(key string, within time.Duration) bool {
 	return f.count > 0 && now.Sub(f.last) < within
 }
 
-// succeeded forgets the failures of the key.
+// Succeeded forgets the failures of the key.
 func (t *Throttle) Succeeded(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,4 +1,4 @@
-package proxy
+package console
 
 import "strings"
 
@@ -107,7 +107,7 @@ func dollarLength(text string) int {
 }
 
 // housekeeping answers statements that clients send by themselves and that mean nothing here. own says that this is one.
-func (c *console) housekeeping(sql string) (d Description, r Result, own bool) {
+func (c *Conn) housekeeping(sql string) (d Description, r Result, own bool) {
 	words := strings.Fields(strings.ToUpper(sql))
 	if len(words) == 0 {
 		return d, r, false
@@ -153,7 +153,7 @@ func setting(name string) (value string, known bool) {
 	case "transaction_read_only":
 		return "off", true
 	}
-	for _, p := range consoleParameters {
+	for _, p := range parameters {
 		if strings.EqualFold(p.Name, name) {
 			return p.Value, true
 		}
@@ -162,7 +162,7 @@ func setting(name string) (value string, known bool) {
 }
 
 // follow keeps the transaction's status as a client expects it after a statement of this tag.
-func (c *console) follow(tag string) {
+func (c *Conn) follow(tag string) {
 	switch tag {
 	case "BEGIN", "START TRANSACTION":
 		c.status = 'T'

@@ -1,4 +1,4 @@
-package proxy
+package console
 
 import (
 	"context"
@@ -8,84 +8,86 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/hourgate/hourgate/internal/strangers"
 )
 
-// maxConsoleNames bounds what a session may prepare and bind.
-const maxConsoleNames = 1000
+// maxNames bounds what a session may prepare and bind.
+const maxNames = 1000
 
-// consoleStatement is a prepared statement of the console.
-type consoleStatement struct {
+// statement is a prepared one.
+type statement struct {
 	sql         string // one statement, or none
 	description Description
 	types       []uint32 // of the parameters, as the client named them; 0 where it did not
 }
 
-// consolePortal is a statement with its arguments, and what is left of its result.
-type consolePortal struct {
-	statement *consoleStatement
+// portal is a statement with its arguments, and what is left of its result.
+type portal struct {
+	statement *statement
 	args      []*string
 	result    *Result // nil until it was run
 }
 
-func (c *console) parse(body []byte) error {
+func (c *Conn) parse(body []byte) error {
 	var m pgproto3.Parse
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Parse message"}
+		return &Error{Code: pgerrcode.ProtocolViolation, Message: "invalid Parse message"}
 	}
 	statements := splitStatements(m.Query)
 	switch {
 	case len(statements) > 1:
-		return &ConsoleError{Code: pgerrcode.SyntaxError, Message: "cannot insert multiple commands into a prepared statement"}
+		return &Error{Code: pgerrcode.SyntaxError, Message: "cannot insert multiple commands into a prepared statement"}
 	case m.Name != "" && c.prepared[m.Name] != nil:
-		return &ConsoleError{Code: pgerrcode.DuplicatePreparedStatement, Message: fmt.Sprintf("prepared statement %q already exists", printable(m.Name))}
-	case len(c.prepared) >= maxConsoleNames:
-		return &ConsoleError{Code: pgerrcode.InsufficientResources, Message: "too many prepared statements"}
+		return &Error{Code: pgerrcode.DuplicatePreparedStatement, Message: fmt.Sprintf("prepared statement %q already exists", strangers.Printable(m.Name))}
+	case len(c.prepared) >= maxNames:
+		return &Error{Code: pgerrcode.InsufficientResources, Message: "too many prepared statements"}
 	}
-	statement := &consoleStatement{types: m.ParameterOIDs}
+	prepared := &statement{types: m.ParameterOIDs}
 	if len(statements) == 1 {
-		statement.sql = statements[0]
-		d, _, own := c.housekeeping(statement.sql)
+		prepared.sql = statements[0]
+		d, _, own := c.housekeeping(prepared.sql)
 		if !own {
 			var err error
-			if d, err = c.handler.Describe(statement.sql); err != nil {
+			if d, err = c.cfg.Handler.Describe(prepared.sql); err != nil {
 				return err
 			}
 		}
-		statement.description = d
+		prepared.description = d
 	}
-	c.prepared[m.Name] = statement
+	c.prepared[m.Name] = prepared
 	c.put(&pgproto3.ParseComplete{})
 	return nil
 }
 
-func (c *console) bind(body []byte) error {
+func (c *Conn) bind(body []byte) error {
 	var m pgproto3.Bind
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Bind message"}
+		return &Error{Code: pgerrcode.ProtocolViolation, Message: "invalid Bind message"}
 	}
-	statement := c.prepared[m.PreparedStatement]
+	prepared := c.prepared[m.PreparedStatement]
 	switch {
-	case statement == nil:
-		return &ConsoleError{Code: pgerrcode.InvalidSQLStatementName, Message: fmt.Sprintf("prepared statement %q does not exist", printable(m.PreparedStatement))}
-	case len(m.Parameters) != statement.description.Parameters:
-		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: fmt.Sprintf("bind message supplies %d parameters, but the statement requires %d",
-			len(m.Parameters), statement.description.Parameters)}
-	case len(c.portals) >= maxConsoleNames:
-		return &ConsoleError{Code: pgerrcode.InsufficientResources, Message: "too many portals"}
+	case prepared == nil:
+		return &Error{Code: pgerrcode.InvalidSQLStatementName, Message: fmt.Sprintf("prepared statement %q does not exist", strangers.Printable(m.PreparedStatement))}
+	case len(m.Parameters) != prepared.description.Parameters:
+		return &Error{Code: pgerrcode.ProtocolViolation, Message: fmt.Sprintf("bind message supplies %d parameters, but the statement requires %d",
+			len(m.Parameters), prepared.description.Parameters)}
+	case len(c.portals) >= maxNames:
+		return &Error{Code: pgerrcode.InsufficientResources, Message: "too many portals"}
 	}
-	portal := &consolePortal{statement: statement}
+	bound := &portal{statement: prepared}
 	for i, value := range m.Parameters {
 		var oid uint32
-		if i < len(statement.types) {
-			oid = statement.types[i]
+		if i < len(prepared.types) {
+			oid = prepared.types[i]
 		}
 		text, err := argument(value, oid, format(m.ParameterFormatCodes, i))
 		if err != nil {
 			return err
 		}
-		portal.args = append(portal.args, text)
+		bound.args = append(bound.args, text)
 	}
-	c.portals[m.DestinationPortal] = portal
+	c.portals[m.DestinationPortal] = bound
 	c.put(&pgproto3.BindComplete{})
 	return nil
 }
@@ -119,40 +121,40 @@ func argument(value []byte, oid uint32, format int16) (*string, error) {
 			text = strconv.FormatInt(int64(binary.BigEndian.Uint64(value)), 10) //nolint:gosec // two's complement
 		case oid == 0 || oid == textOID || oid == 1043 || oid == 705: // text, varchar, unknown
 		default:
-			return nil, &ConsoleError{Code: pgerrcode.FeatureNotSupported, Message: fmt.Sprintf("binary parameters of type %d can't be read here", oid), Hint: "Pass text."}
+			return nil, &Error{Code: pgerrcode.FeatureNotSupported, Message: fmt.Sprintf("binary parameters of type %d can't be read here", oid), Hint: "Pass text."}
 		}
 	}
 	return &text, nil
 }
 
-func (c *console) describe(body []byte) error {
+func (c *Conn) describe(body []byte) error {
 	var m pgproto3.Describe
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Describe message"}
+		return &Error{Code: pgerrcode.ProtocolViolation, Message: "invalid Describe message"}
 	}
-	var statement *consoleStatement
+	var prepared *statement
 	if m.ObjectType == 'S' {
-		if statement = c.prepared[m.Name]; statement == nil {
-			return &ConsoleError{Code: pgerrcode.InvalidSQLStatementName, Message: fmt.Sprintf("prepared statement %q does not exist", printable(m.Name))}
+		if prepared = c.prepared[m.Name]; prepared == nil {
+			return &Error{Code: pgerrcode.InvalidSQLStatementName, Message: fmt.Sprintf("prepared statement %q does not exist", strangers.Printable(m.Name))}
 		}
-		c.put(&pgproto3.ParameterDescription{ParameterOIDs: statement.parameterTypes()})
+		c.put(&pgproto3.ParameterDescription{ParameterOIDs: prepared.parameterTypes()})
 	} else {
-		portal := c.portals[m.Name]
-		if portal == nil {
-			return &ConsoleError{Code: pgerrcode.InvalidCursorName, Message: fmt.Sprintf("portal %q does not exist", printable(m.Name))}
+		bound := c.portals[m.Name]
+		if bound == nil {
+			return &Error{Code: pgerrcode.InvalidCursorName, Message: fmt.Sprintf("portal %q does not exist", strangers.Printable(m.Name))}
 		}
-		statement = portal.statement
+		prepared = bound.statement
 	}
-	if statement.description.Columns == nil {
+	if prepared.description.Columns == nil {
 		c.put(&pgproto3.NoData{})
 	} else {
-		c.put(rowDescription(statement.description.Columns))
+		c.put(rowDescription(prepared.description.Columns))
 	}
 	return nil
 }
 
 // parameterTypes are text, unless the client has said otherwise.
-func (s *consoleStatement) parameterTypes() []uint32 {
+func (s *statement) parameterTypes() []uint32 {
 	types := make([]uint32, s.description.Parameters)
 	for i := range types {
 		types[i] = textOID
@@ -163,15 +165,15 @@ func (s *consoleStatement) parameterTypes() []uint32 {
 	return types
 }
 
-func (c *console) execute(ctx context.Context, body []byte) error {
+func (c *Conn) execute(ctx context.Context, body []byte) error {
 	var m pgproto3.Execute
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Execute message"}
+		return &Error{Code: pgerrcode.ProtocolViolation, Message: "invalid Execute message"}
 	}
 	portal := c.portals[m.Portal]
 	switch {
 	case portal == nil:
-		return &ConsoleError{Code: pgerrcode.InvalidCursorName, Message: fmt.Sprintf("portal %q does not exist", printable(m.Portal))}
+		return &Error{Code: pgerrcode.InvalidCursorName, Message: fmt.Sprintf("portal %q does not exist", strangers.Printable(m.Portal))}
 	case portal.statement.sql == "":
 		c.put(&pgproto3.EmptyQueryResponse{})
 		return nil
@@ -200,10 +202,10 @@ func (c *console) execute(ctx context.Context, body []byte) error {
 	return nil
 }
 
-func (c *console) close(body []byte) error {
+func (c *Conn) close(body []byte) error {
 	var m pgproto3.Close
 	if m.Decode(body) != nil {
-		return &ConsoleError{Code: pgerrcode.ProtocolViolation, Message: "invalid Close message"}
+		return &Error{Code: pgerrcode.ProtocolViolation, Message: "invalid Close message"}
 	}
 	if m.ObjectType == 'S' {
 		delete(c.prepared, m.Name)

@@ -1,4 +1,4 @@
-package proxy
+package console
 
 import (
 	"context"
@@ -13,30 +13,30 @@ import (
 )
 
 // fail tells the client of an error, after which the session goes on. What the session must not survive is returned.
-func (c *console) fail(ctx context.Context, err error) error {
-	var told *ConsoleError
+func (c *Conn) fail(ctx context.Context, err error) error {
+	var told *Error
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, errTrailStatement):
+	case errors.As(err, new(recordError)):
 		return err
 	case !errors.As(err, &told):
-		c.log.Error("console statement failed", "error", err)
-		told = &ConsoleError{Code: pgerrcode.InternalError, Message: "internal error, session " + c.id, Hint: "Tell the operators of this gate the session's name."}
+		c.cfg.Log.Error("console statement failed", "error", err)
+		told = &Error{Code: pgerrcode.InternalError, Message: "internal error, session " + c.cfg.Session, Hint: "Tell the operators of this gate the session's name."}
 	}
 	if c.status == 'T' {
 		c.status = 'E'
 	}
 	c.put(&pgproto3.ErrorResponse{
-		Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: told.code(), Message: told.Message, Detail: told.Detail, Hint: told.Hint,
+		Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: told.SQLState(), Message: told.Message, Detail: told.Detail, Hint: told.Hint,
 	})
 	return c.flush()
 }
 
-func (c *console) ready() { c.put(&pgproto3.ReadyForQuery{TxStatus: c.status}) }
+func (c *Conn) ready() { c.put(&pgproto3.ReadyForQuery{TxStatus: c.status}) }
 
 // put adds a message to those that flush sends.
-func (c *console) put(m pgproto3.BackendMessage) {
+func (c *Conn) put(m pgproto3.BackendMessage) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if b, err := m.Encode(c.out); err == nil { // it fails for messages beyond 1 GiB
@@ -44,14 +44,14 @@ func (c *console) put(m pgproto3.BackendMessage) {
 	}
 }
 
-// consoleWriteTimeout bounds how long a client may take to read an answer.
-const consoleWriteTimeout = 30 * time.Second
+// writeTimeout bounds how long a client may take to read an answer.
+const writeTimeout = 30 * time.Second
 
-func (c *console) flush() error {
+func (c *Conn) flush() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	_ = c.client.SetWriteDeadline(time.Now().Add(consoleWriteTimeout))
-	_, err := c.client.Write(c.out)
+	_ = c.cfg.Client.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_, err := c.cfg.Client.Write(c.out)
 	c.out = c.out[:0]
 	if err != nil {
 		return relay.ErrClientGone

@@ -1,4 +1,4 @@
-package proxy
+package console
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ type parrot struct{}
 
 func (parrot) Describe(sql string) (Description, error) {
 	if strings.Contains(sql, "FAIL") {
-		return Description{}, &ConsoleError{Message: "no"}
+		return Description{}, &Error{Message: "no"}
 	}
 	return Description{Parameters: strings.Count(sql, "$"), Columns: []string{"said"}}, nil
 }
@@ -57,10 +57,10 @@ func (d *deaf) SetWriteDeadline(time.Time) error { return nil }
 // converse sends a client's bytes to a console, and returns what came back and how it ended.
 func converse(input []byte) (output []byte, err error) {
 	client := &deaf{says: bytes.NewReader(input)}
-	s := &session{server: &Server{log: slog.New(slog.DiscardHandler)}, clientSide: clientSide{client: client}, log: slog.New(slog.DiscardHandler)}
-	s.server.limits.Store(&Limits{DiscardStatements: true})
-	c := &console{session: s, handler: parrot{}, status: 'I', prepared: make(map[string]*consoleStatement), portals: make(map[string]*consolePortal)}
-	err = c.loop(context.Background())
+	err = New(Config{
+		Client: client, Handler: parrot{}, Log: slog.New(slog.DiscardHandler), MaxMessage: 1 << 20,
+		Record: func(context.Context, string) error { return nil },
+	}).Serve(context.Background())
 	return client.heard.Bytes(), err
 }
 

@@ -49,6 +49,6 @@ func (c *Config) limits() proxy.Limits {
 		MaxUnauthenticated: int(c.Limits.Unauthenticated), MaxUnauthenticatedPerAddress: int(c.Limits.UnauthenticatedPerAddress),
 		MaxConnections:    c.connections(),
 		DiscardStatements: !c.Audit.Statements, DiscardParameters: !c.Audit.Parameters,
-		DiscardResults: !c.Audit.Results,
+		DiscardResults: !c.Audit.Results, StatementsWait: c.Audit.Sync,
 	}
 }

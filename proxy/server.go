@@ -91,6 +91,8 @@ type Limits struct {
 	DiscardParameters bool
 	// DiscardResults keeps what became of statements out of the trail: command tag, rows, time, SQLSTATE. Default: it is recorded.
 	DiscardResults bool
+	// StatementsWait says that the trail waits for the disk with each statement. Default: it waits only when something is wrong.
+	StatementsWait bool
 }
 
 // Integrations are the guarded servers. They may change while sessions run; a session keeps the one that it began with.

@@ -366,7 +366,7 @@ func (s *session) watcher(ctx context.Context) relay.Watcher {
 	}
 	return statements.New(ctx, statements.Config{
 		Trail: s.server.cfg.Trail, Session: s.id, User: s.user, Grant: s.decision.Grant.Name, Began: s.began,
-		DiscardParameters: limits.DiscardParameters, DiscardResults: limits.DiscardResults,
+		DiscardParameters: limits.DiscardParameters, DiscardResults: limits.DiscardResults, Waits: limits.StatementsWait,
 	})
 }
 

@@ -6,11 +6,14 @@
 package burst
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // Size is that of a buffer, in bytes: no burst is longer. Half as much costs 1.04 times the processor time for bulk, and
@@ -24,7 +27,8 @@ var buffers = sync.Pool{New: func() any { return new([Size]byte) }}
 type Conn struct {
 	net.Conn
 	raw    syscall.RawConn
-	hinted bool // the kernel says what is left to read
+	seat   atomic.Pointer[seat] // nil while Go's poller has the connection: see Join
+	hinted bool                 // the kernel says what is left to read
 
 	// These belong to Receive's goroutine.
 	receiving bool
@@ -93,6 +97,9 @@ const unknown = -1 // number of bytes
 // readNow reads without waiting.
 func (c *Conn) readNow(b []byte) (int, error) {
 	n, left, errno := c.read(c.fd, b)
+	if s := c.seat.Load(); s != nil && errno == 0 {
+		left = s.left(n, len(b))
+	}
 	c.left, c.empty = left, left == 0
 	switch {
 	case errno == syscall.EAGAIN:
@@ -136,6 +143,9 @@ func (c *Conn) exhausted() bool {
 func (c *Conn) Write(b []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if s := c.seat.Load(); s != nil {
+		return s.write(b)
+	}
 	c.rest, c.failure = b, nil
 	err := c.raw.Write(c.attempt)
 	if err == nil {
@@ -173,7 +183,49 @@ func OpenReserve(c net.Conn) {
 }
 
 // SyscallConn gives access to the socket, for options and for what the kernel knows of it.
-func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	if s := c.seat.Load(); s != nil {
+		return s, nil
+	}
+	return c.raw, nil
+}
+
+// control calls f with the descriptor, unless it is closed.
+func (c *Conn) control(f func(fd uintptr)) {
+	raw, _ := c.SyscallConn()
+	_ = raw.Control(f)
+}
+
+// SetDeadline is that of net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline is that of net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	if s := c.seat.Load(); s != nil {
+		s.setReadDeadline(t)
+		return nil
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// SetWriteDeadline is that of net.Conn.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if s := c.seat.Load(); s != nil {
+		s.setWriteDeadline(t)
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// Close is that of net.Conn.
+func (c *Conn) Close() error {
+	if s := c.seat.Load(); s != nil {
+		return s.close()
+	}
+	return c.Conn.Close()
+}
 
 // Cut ends both directions of c at once, without waiting for whoever reads from it or writes to it: they see the end. What
 // was written arrives. c has to be closed later all the same.
@@ -183,11 +235,15 @@ func Cut(c net.Conn) {
 		_ = c.Close()
 		return
 	}
-	_ = socket.raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
+	socket.control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
 }
 
 func (c *Conn) opError(call string, errno syscall.Errno) error {
-	return &net.OpError{Op: call, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: os.NewSyscallError(call, errno)}
+	return c.wrap(call, os.NewSyscallError(call, errno))
+}
+
+func (c *Conn) wrap(call string, err error) error {
+	return &net.OpError{Op: call, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
 // Next says how to go on after a burst.
@@ -204,6 +260,13 @@ const (
 	Look
 )
 
+// Panic is a panic of the function that Receive calls, if a loop has called it (see Join). Receive panics with it in the
+// goroutine that it was called by.
+type Panic struct {
+	Value any
+	Stack []byte
+}
+
 // Receive calls each with what has arrived, whenever something has, until each returns Stop. err is why nothing more
 // comes; os.ErrDeadlineExceeded can be got over by another deadline. b is valid until each returns and is never empty
 // unless err is set.
@@ -216,8 +279,12 @@ func Receive(c net.Conn, each func(b []byte, err error) Next) {
 		receiveWaiting(c, each)
 		return
 	}
-	r := receiver{plain: c, socket: socket, each: each}
+	r := receiver{plain: c, socket: socket, each: each, seated: socket.seat.Load() != nil}
 	socket.receiving, socket.layered = true, c != net.Conn(socket)
+	if s := socket.seat.Load(); s != nil {
+		s.serveAll(&r)
+		return
+	}
 	turn := r.turn
 	for r.next = Wait; r.next != Stop; {
 		// All work is done within turn: between two calls of raw.Read, the news that something has arrived could be lost.
@@ -245,11 +312,15 @@ type receiver struct {
 	socket *Conn
 	each   func([]byte, error) Next
 	next   Next
+	seated bool // turns have to be short, since others wait for theirs
+	more   bool // there may be more to read than the last turn has
 }
 
-// turn empties the socket and returns whether that was the last time; if not, it is called again when more has arrived.
+// turn empties the socket, or in a loop takes a burst, and returns whether that was the last time; if not, it is called
+// again when more has arrived.
 func (r *receiver) turn(fd uintptr) (done bool) {
 	r.socket.fd, r.socket.left, r.socket.empty, r.socket.certain = fd, unknown, false, false
+	r.more = false
 	buf := buffers.Get().(*[Size]byte)
 	defer buffers.Put(buf)
 	for {
@@ -264,6 +335,9 @@ func (r *receiver) turn(fd uintptr) (done bool) {
 			}
 		}
 		switch {
+		case r.seated:
+			r.more = !wait
+			return false // a loop is told of everything, so there is no need to look
 		case wait && r.next == Look && !r.socket.certain:
 			r.socket.empty = false
 		case wait:

@@ -76,11 +76,33 @@ var kinds = map[string]func(testing.TB) (near, far net.Conn){
 		near, far := pair(t)
 		return secure(t, layer{near}, far)
 	},
+	"TCP in a loop": func(t testing.TB) (net.Conn, net.Conn) {
+		near, far := pair(t)
+		return inLoop(t, near), far
+	},
+	"TLS in a loop": func(t testing.TB) (net.Conn, net.Conn) {
+		near, far := pair(t)
+		secured, farSecured := secure(t, near, far)
+		return inLoop(t, secured), farSecured
+	},
 	"pipe": func(t testing.TB) (net.Conn, net.Conn) {
 		near, far := net.Pipe()
 		t.Cleanup(func() { _ = near.Close(); _ = far.Close() })
 		return burst.Wrap(near), far
 	},
+}
+
+// inLoop has a loop serve a connection, beside another one, where the system has loops.
+func inLoop(t testing.TB, near net.Conn) net.Conn {
+	t.Helper()
+	beside, _ := pair(t)
+	burst.Join(near, beside)
+	_ = near.SetDeadline(time.Now().Add(patience))
+	t.Cleanup(func() {
+		_ = near.Close()
+		_ = beside.Close()
+	})
+	return near
 }
 
 type layer struct{ net.Conn }

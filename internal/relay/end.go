@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+
+	"github.com/hourgate/hourgate/internal/burst"
 )
 
 // Why a relay ends by itself. A watcher's error and the cause of the context are the others; see [End].
@@ -38,7 +40,11 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
 // Caught is to be deferred. It hands a panic to then as a *PanicError.
 func Caught(then func(error)) {
-	if value := recover(); value != nil {
+	switch value := recover().(type) {
+	case nil:
+	case *burst.Panic:
+		then(&PanicError{Value: value.Value, Stack: value.Stack})
+	default:
 		then(&PanicError{Value: value, Stack: debug.Stack()})
 	}
 }

@@ -17,9 +17,12 @@ import (
 // can follow it. After that the connection is closed in the middle of the message.
 const endGrace = 200 * time.Millisecond
 
-// Watcher sees messages as they pass. Each of its two methods is called by one goroutine, Request by another than Reply.
-// Both must be quick: the session waits for them.
+// Watcher sees messages as they pass. Request is called for one part after the other, and so is Reply, but both may be
+// called at once. Both must be quick: the session waits for them.
 type Watcher interface {
+	// Waits says that Request or Reply wait, for a disk, as a rule. Then the session gets goroutines of its own. If they wait
+	// once in a while only, sessions that share a loop are held up for up to 20 ms. It is asked once.
+	Waits() bool
 	// Kinds are the types of the messages that it wants to see. It is asked once.
 	Kinds() (requests, replies string)
 	// Request sees a part of a message of the client's. No byte of the burst that it came in has gone upstream yet. An
@@ -30,8 +33,8 @@ type Watcher interface {
 	Reply(*Part) error
 }
 
-// Relay passes bytes both ways and follows the messages in them. Each direction has one goroutine: the caller's writes to
-// the client and nothing else does. Its exported methods may be called from any goroutine.
+// Relay passes bytes both ways and follows the messages in them. Bursts of one direction come one after the other; the
+// direction from upstream writes to the client and nothing else does. Its exported methods may be called from any goroutine.
 type Relay struct {
 	client, upstream net.Conn
 	watcher          Watcher // or nil
@@ -46,12 +49,12 @@ type Relay struct {
 	notice           atomic.Pointer[[]byte] // messages to be put to the client at the next boundary
 	toUpstreamEnded  sync.WaitGroup
 
-	// These belong to the goroutine that writes to the client.
+	// These belong to the direction that writes to the client.
 	writable bool      // no write has failed
 	end      time.Time // of the grace for the rest of a message; zero before the session's end
 }
 
-// direction is one of the two streams. The frames belong to the goroutine that relays it.
+// direction is one of the two streams. The frames belong to whoever relays it at the moment.
 type direction struct {
 	Frames
 	bytes atomic.Int64 // that have passed
@@ -73,6 +76,9 @@ func New(client, upstream net.Conn, watcher Watcher) *Relay {
 // Run relays until one side ends or ctx does. When it returns, nothing of the relay writes to the client any more, and
 // nothing that it would still write upstream arrives. A watcher that has not returned yet may keep one goroutine: see Wait.
 func (r *Relay) Run(ctx context.Context) End {
+	if r.watcher == nil || !r.watcher.Waits() {
+		burst.Join(r.client, r.upstream)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	r.toUpstreamEnded.Go(func() {
 		defer Caught(cancel)

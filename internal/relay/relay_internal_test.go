@@ -177,6 +177,8 @@ type recorder struct {
 
 var errWatcher = errors.New("the watcher says no")
 
+func (w *recorder) Waits() bool { return false }
+
 func (w *recorder) Kinds() (requests, replies string) { return "Q", "CZ" }
 
 func (w *recorder) Request(m *Part) error { return w.see(&w.requests, m) }
@@ -342,6 +344,7 @@ func TestPanicEndsTheRelay(t *testing.T) {
 
 type panicky struct{}
 
+func (panicky) Waits() bool                       { return false }
 func (panicky) Kinds() (requests, replies string) { return "Q", "C" }
 func (panicky) Request(*Part) error               { panic("watcher") }
 func (panicky) Reply(*Part) error                 { panic("watcher") }
@@ -376,6 +379,7 @@ func TestWatcherThatHangs(t *testing.T) {
 
 type hanging struct{ asked, goOn chan struct{} }
 
+func (hanging) Waits() bool                       { return false }
 func (hanging) Kinds() (requests, replies string) { return "Q", "" }
 func (hanging) Reply(*Part) error                 { return nil }
 

@@ -31,6 +31,7 @@ type Config struct {
 	Began                time.Time // when the session did
 	DiscardParameters    bool      // parameters and arguments are not recorded
 	DiscardResults       bool      // what became of statements is not recorded
+	Waits                bool      // the trail takes the time of a disk for each
 }
 
 // Watcher tells the trail what a session asks for, from the messages on their way upstream. All of
@@ -45,6 +46,7 @@ type Watcher struct {
 	who   audit.Statement // session, user and grant, which every record has
 
 	noValues bool // parameters and arguments are not recorded
+	waits    bool // the trail takes the time of a disk
 
 	at     time.Time       // when the burst came that holds the part being seen
 	record audit.Statement // the next one
@@ -70,7 +72,7 @@ type Watcher struct {
 func New(ctx context.Context, cfg Config) *Watcher {
 	w := &Watcher{
 		trail: cfg.Trail, ctx: ctx, who: audit.Statement{Session: cfg.Session, User: cfg.User, Grant: cfg.Grant},
-		noValues: cfg.DiscardParameters,
+		noValues: cfg.DiscardParameters, waits: cfg.Waits,
 	}
 	if !cfg.DiscardResults {
 		w.answers = newAnswers(cfg.Trail, cfg.Session, cfg.Began)
@@ -81,6 +83,9 @@ func New(ctx context.Context, cfg Config) *Watcher {
 // maxTyped is how many prepared statements of a session have their types remembered. They are only a help to whoever reads
 // binary values, and clients may prepare as many statements as they like.
 const maxTyped = 1000
+
+// Waits says whether each statement waits for the disk.
+func (s *Watcher) Waits() bool { return s.waits }
 
 // Kinds are the messages that say what is asked for, and if results are recorded, all that are answered and what is said of them.
 func (s *Watcher) Kinds() (requests, replies string) {

@@ -342,6 +342,7 @@ func (s *session) relayMessages(ctx context.Context) error {
 	s.server.mu.Unlock()
 
 	s.over = r.Run(ctx)
+	s.server.cancels.remove(s) // before anybody is told that the session is over
 	switch err := s.over.Err; {
 	case errors.Is(err, statements.ErrTrail):
 		s.server.metrics.trailErrors.Inc()

@@ -43,10 +43,12 @@ const (
 // Decide returns the grant under which the request may go ahead at now, or the denial.
 //
 // A database is named as integration (for its default database), as integration/database or database@integration, which
-// URLs of JDBC can carry (of an integration in one of the person's grants), or by its name alone when
-// the person's live grants cover it on one integration only. An integration in any of the person's grants, ended ones
-// too, goes before a database of that name: when a grant on it ends, a script must not find itself elsewhere. Of
-// several grants for one database one counts, they are never added up: the one that allows most (ADMIN, READ_WRITE,
+// URLs of JDBC can carry (of an integration in one of the person's grants), or by its name alone when the person's live
+// grants cover it on one integration only. An integration in any of the person's grants, ended ones too, goes before a
+// database of that name: when a grant on it ends, a script must not find itself elsewhere. An integration that a tag calls so
+// comes after all of these, live or not, unless the policy trusts the tag.
+//
+// Of several grants for one database one counts, they are never added up: the one that allows most (ADMIN, READ_WRITE,
 // READ_ONLY, named roles, named objects), then the one that ends last, then the first by name.
 //
 // Where an integration has readers, integration/ro and integration/ro/database are its databases there, under the same
@@ -89,12 +91,9 @@ func (s *Set) decide(r Request, now time.Time) Decision {
 	if l, locked := s.Locked(r.User, "", "", now); locked {
 		return deniedByLock(l)
 	}
-	wanted, known := s.named(r)
-	if !known {
-		var several bool
-		if wanted, several = s.bare(r, now); several {
-			return s.ambiguous(r, now)
-		}
+	wanted, known, several := s.place(r, now)
+	if several {
+		return s.ambiguous(r, now)
 	}
 	if g := s.best(r.User, wanted, now); g != nil {
 		if l, locked := s.Locked("", "", g.Integration, now); locked {
@@ -108,21 +107,47 @@ func (s *Set) decide(r Request, now time.Time) Decision {
 	return s.denied(r, now, func(g *Grant) (string, bool) { return r.Database, slices.Contains(g.Databases, r.Database) })
 }
 
+// place returns what r means, whether or not a grant for it is live. known says that it names an integration.
+func (s *Set) place(r Request, now time.Time) (wanted pair, known, several bool) {
+	if wanted, known = s.named(r); known {
+		return wanted, true, false
+	}
+	if wanted, several = s.bare(r, now); several || wanted != (pair{}) {
+		return wanted, false, several
+	}
+	for g := range s.grantsOf(r.User) {
+		if slices.Contains(g.Databases, r.Database) {
+			return pair{}, false, false
+		}
+	}
+	wanted, known = s.called(r.User, r.Database, true)
+	return wanted, known, false
+}
+
 // named returns what r names by integration, if it does.
 func (s *Set) named(r Request) (wanted pair, ok bool) {
 	if integration, database, ok := strings.Cut(r.Database, "/"); ok {
 		return pair{integration, database}, true
 	}
-	for g := range s.grantsOf(r.User) {
-		if g.Integration == r.Database {
-			return pair{g.Integration, s.defaults[g.Integration]}, true
-		}
+	if wanted, ok := s.called(r.User, r.Database, false); ok {
+		return wanted, true
 	}
 	if at := strings.LastIndexByte(r.Database, '@'); at >= 0 {
 		for g := range s.grantsOf(r.User) {
 			if g.Integration == r.Database[at+1:] {
 				return pair{g.Integration, r.Database[:at]}, true
 			}
+		}
+	}
+	return pair{}, false
+}
+
+// called returns the default database of the integration of that name in the person's grants, if there is one: of those whose
+// names an untrusted tag says, or of the others.
+func (s *Set) called(user, name string, claimed bool) (wanted pair, ok bool) {
+	for g := range s.grantsOf(user) {
+		if g.Integration == name && s.claimed[name] == claimed {
+			return pair{name, s.defaults[name]}, true
 		}
 	}
 	return pair{}, false

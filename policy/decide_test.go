@@ -116,7 +116,7 @@ func TestDenials(t *testing.T) {
 		grant("wide-too", "bob", "READ_ONLY", "orders-prod: a", "", "17:00"),
 		grant("namesake", "orders", "READ_ONLY", "orders-prod: orders", "", "17:00"),
 	)
-	offers := "You may connect to: orders-prod (until 2026-11-22 17:00:00 UTC), orders-prod/analytics (until 2026-11-22 20:00:00 UTC)."
+	offers := "You may connect to: analytics (until 2026-11-22 20:00:00 UTC), orders-prod (until 2026-11-22 17:00:00 UTC)."
 	nothing := "You have no live grant. Ask for one: Hourgate gives access for a limited time only."
 	for _, tt := range []struct {
 		name, user, database, at string
@@ -131,13 +131,13 @@ func TestDenials(t *testing.T) {
 			Reason:  policy.Expired,
 			Message: `no live grant for "orders-prod"`,
 			Detail:  "Grant inc-4211 on orders-prod (database orders) ended at 2026-11-22 17:00:00 UTC.",
-			Hint:    "You may connect to: orders-prod/analytics (until 2026-11-22 20:00:00 UTC).",
+			Hint:    "You may connect to: analytics (until 2026-11-22 20:00:00 UTC).",
 		}},
 		{"ended, by the database's name", "alice", "orders", "17:30", policy.Decision{
 			Reason:  policy.Expired,
 			Message: `no live grant for "orders"`,
 			Detail:  "Grant inc-4211 on orders-prod (database orders) ended at 2026-11-22 17:00:00 UTC.",
-			Hint:    "You may connect to: orders-prod/analytics (until 2026-11-22 20:00:00 UTC).",
+			Hint:    "You may connect to: analytics (until 2026-11-22 20:00:00 UTC).",
 		}},
 		{"the one of two that ended last", "alice", "analytics", "22:00", policy.Decision{
 			Reason:  policy.Expired,
@@ -181,9 +181,9 @@ func TestDenials(t *testing.T) {
 		{"more offers than a hint should have", "bob", "x", "13:00", policy.Decision{
 			Reason:  policy.NoGrant,
 			Message: `no live grant for "x"`,
-			Hint: "You may connect to: billing/a (until 2026-11-22 17:00:00 UTC), billing/b (until 2026-11-22 17:00:00 UTC), " +
-				"billing/c (until 2026-11-22 17:00:00 UTC), billing/d (until 2026-11-22 17:00:00 UTC), " +
-				"billing/e (until 2026-11-22 17:00:00 UTC) and 3 more.",
+			Hint: "You may connect to: a@billing (until 2026-11-22 17:00:00 UTC), a@orders-prod (until 2026-11-22 17:00:00 UTC), " +
+				"b (until 2026-11-22 17:00:00 UTC), c (until 2026-11-22 17:00:00 UTC), " +
+				"d (until 2026-11-22 17:00:00 UTC) and 3 more.",
 		}},
 		{"hostile name", "carol", "a\x00\"\n\xff\x1b[2J", "13:00", policy.Decision{
 			Reason:  policy.NoGrant,

@@ -87,14 +87,25 @@ func (s *Set) offers(user string, now time.Time) string {
 	}
 	var offers []string
 	for p, g := range usable {
-		name := p.integration
-		if p.database != s.defaults[p.integration] {
-			name += "/" + p.database
-		}
-		offers = append(offers, fmt.Sprintf("%s (until %s)", name, clock(g.Until)))
+		offers = append(offers, fmt.Sprintf("%s (until %s)", s.short(user, p, now), clock(g.Until)))
 	}
 	slices.Sort(offers)
 	return fmt.Sprintf("You may connect to: %s.", enumerate(offers))
+}
+
+// short is the shortest name of a place for this person that every client can carry, which a slash is not in a URL of JDBC:
+// the integration, or the database alone where that means the same place, or both.
+func (s *Set) short(user string, p pair, now time.Time) string {
+	names := []string{p.database, p.database + "@" + p.integration}
+	if p.database == s.defaults[p.integration] {
+		names = []string{p.integration, p.database, p.database + "@" + p.integration}
+	}
+	for _, name := range names {
+		if meant, _, _ := s.place(Request{User: user, Database: name}, now); meant == p {
+			return name
+		}
+	}
+	return p.integration + "/" + p.database
 }
 
 // usable returns what user may connect to now, with the grant that counts for each.

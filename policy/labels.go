@@ -54,6 +54,19 @@ func (c *checker) distrusted(tags []string) string {
 	return ""
 }
 
+// claimed returns the integrations that are called so by a tag that is not trusted. Their names must not stand in the way of
+// others: whoever can tag a server of a sandbox would have people of both led there who want a production database of that
+// name.
+func (c *checker) claimed() map[string]bool {
+	names := make(map[string]bool)
+	for name, tags := range c.known.NameTags {
+		if c.distrusted(tags) != "" {
+			names[name] = true
+		}
+	}
+	return names
+}
+
 // integration looks up what a grant or flow calls by its name. absent says, of a name that is no mistake, why it means
 // nothing now.
 func (c *checker) integration(name string) (database string, known bool, absent string) {

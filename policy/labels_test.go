@@ -108,6 +108,51 @@ grants: [{name: read, users: [bob], integration: bills, access: READ_ONLY, until
 	}
 }
 
+// Whoever can tag a sandbox's server gives it a name that people use for a database of production, and gets nobody there.
+func TestNamesThatLeadAstray(t *testing.T) {
+	now := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
+	// Both are names that Bob types: the one for a database on orders-prod, the other for that and the integration.
+	for _, name := range []string{"reports", "reports@orders-prod"} {
+		set := func(trusted string) *policy.Set {
+			s, err := policy.Parse([]policy.Source{{File: "p.yaml", Data: []byte(trusted + `
+users: [{name: bob}]
+grants:
+  - {name: play, users: [bob], labels: {kind: sandbox}, access: READ_WRITE, until: 2030-01-01T00:00:00Z}
+  - {name: read, users: [bob], integration: orders-prod, databases: [reports], access: READ_ONLY, until: 2029-01-01T00:00:00Z}
+`)}}, map[string]string{"orders-prod": "orders", name: "postgres"}, policy.Known{
+				Labels:   map[string]policy.Labels{name: {"kind": {Value: "sandbox"}}},
+				NameTags: map[string][]string{name: {"hourgate-name"}},
+				Open:     true,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		to := func(s *policy.Set, database string, at time.Time) string {
+			d := s.Decide(policy.Request{User: "bob", Database: database}, at)
+			return d.Integration + "/" + d.Database + " " + string(d.Reason)
+		}
+		s := set("")
+		if got := to(s, name, now); got != "orders-prod/reports " {
+			t.Errorf("%s leads to %s", name, got)
+		}
+		if got := to(s, name+"/postgres", now); got != name+"/postgres " {
+			t.Errorf("said in full it leads to %s", got)
+		}
+		if got := to(set("trusted_tags: [hourgate-name]"), name, now); got != name+"/postgres " {
+			t.Errorf("with the tag trusted %s leads to %s", name, got)
+		}
+		if got := to(s, name, now.AddDate(2, 6, 0)); got != "/ expired" {
+			t.Errorf("after the grant's end %s leads to %s", name, got)
+		}
+		want := "You may connect to: postgres (until 2030-01-01 00:00:00 UTC), reports (until 2029-01-01 00:00:00 UTC)."
+		if got := s.Decide(policy.Request{User: "bob", Database: "x"}, now).Hint; got != want {
+			t.Errorf("offers %q, want %q", got, want)
+		}
+	}
+}
+
 // While integrations come and go, a name that none has stops nobody from changing the rest of the policy.
 func TestNamesThatAreGone(t *testing.T) {
 	s := labelled(t, `

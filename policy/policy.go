@@ -136,6 +136,7 @@ type Set struct {
 	flows     map[string]*Flow
 	notes     []string        // what means nothing now
 	readers   map[string]bool // integrations that have readers
+	claimed   map[string]bool // integrations whose names a tag says that is not trusted
 	overlay   Overlay
 
 	disabled map[string]bool     // users

@@ -133,6 +133,7 @@ func (c *checker) build(files []decoded, all content) *Set {
 	}
 	set := newSet(all, c.member, c.integrations)
 	set.notes, set.readers, set.warnings = c.notes, maps.Clone(c.known.Readers), slices.Concat(c.unknown, c.warnings)
+	set.claimed = c.claimed()
 	return set
 }
 

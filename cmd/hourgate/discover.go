@@ -65,6 +65,7 @@ func load(cmd *cobra.Command, file string) (gate.Config, *policy.Set, error) {
 	return cfg, set, nil
 }
 
+// printReport prints a table. What tags and files say stays within its line.
 func printReport(out io.Writer, r discover.Report) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "INTEGRATION\tFOUND AS\tSERVER\tREADERS\tLABELS\tSECRET\tREADY")
@@ -73,12 +74,13 @@ func printReport(out io.Writer, r discover.Report) error {
 		if i.NotReady != "" {
 			ready = "no: " + i.NotReady
 		}
-		fmt.Fprintf(table, "%s\t%s, %s\t%s\t%d\t%s\t%s\t%s\n", i.Name, i.Identifier, i.Place, server(i.Writer), len(i.Readers), labelText(i.Labels), secretOf(i), ready)
+		fmt.Fprintf(table, "%s\t%s, %s\t%s\t%d\t%s\t%s\t%s\n",
+			visible(i.Name), visible(i.Identifier), visible(i.Place.String()), visible(server(i.Writer)), len(i.Readers), visible(labelText(i.Labels)), visible(secretOf(i)), visible(ready))
 	}
 	err := table.Flush()
 	fmt.Fprintf(out, "\n%d integration(s), %d server(s) left out\n", len(r.Integrations), len(r.LeftOut))
 	for _, l := range r.LeftOut {
-		fmt.Fprintf(out, "  %s, %s: %s\n", l.Identifier, l.Place, l.Why)
+		fmt.Fprintf(out, "  %s, %s: %s\n", visible(l.Identifier), visible(l.Place.String()), visible(l.Why))
 	}
 	for _, s := range r.Status {
 		if s.Err != nil {

@@ -49,7 +49,7 @@ func integrationsListCommand() *cobra.Command {
 				if s.NotReady != "" {
 					ready = "no: " + s.NotReady
 				}
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", s.Name, s.Place, s.Server, ready)
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", visible(s.Name), visible(s.Place), visible(s.Server), visible(ready))
 				for _, line := range s.SQL {
 					fmt.Fprintf(table, "\t\t\t    %s\n", line)
 				}

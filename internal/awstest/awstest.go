@@ -227,7 +227,7 @@ func text(name, value string) string {
 func tagList(tags map[string]string) string {
 	var b strings.Builder
 	for key, value := range tags {
-		b.WriteString("<Tag>" + text("Key", key) + "<Value>" + value + "</Value></Tag>")
+		b.WriteString("<Tag>" + text("Key", key) + text("Value", value) + "</Tag>")
 	}
 	return "<TagList>" + b.String() + "</TagList>"
 }

@@ -196,7 +196,7 @@ func (c *AWSRDS) integration(d *database, p Place) (i Integration, leave string)
 	i.Secret, why = c.secret(d)
 	switch {
 	case d.missing:
-		i.NotReady = "it was missing from the last answer of AWS"
+		i.NotReady = missingNow
 	case slices.Contains(unreachable, d.status):
 		i.NotReady = fmt.Sprintf("the %s is %s", d.noun(), d.status)
 	case d.endpoint.Port == 0:
@@ -259,7 +259,7 @@ func (c *AWSRDS) secret(d *database) (s secrets.Config, why string) {
 		return s, from + " names the secret of the master user, who may do everything on the server: make a user for Hourgate, or set allow_master_secret"
 	}
 	if parts := strings.Split(id, ":"); parts[0] == "arn" {
-		if len(parts) != 7 || parts[2] != "secretsmanager" || parts[5] != "secret" || !secretName.MatchString(parts[6]) {
+		if len(parts) != 7 || parts[2] != "secretsmanager" || parts[5] != "secret" || !regionName.MatchString(parts[3]) || !secretName.MatchString(parts[6]) {
 			return s, from + " is not the ARN of a secret"
 		}
 		if parts[4] != d.account {

@@ -118,7 +118,9 @@ func (r *region) poll(ctx context.Context) answer {
 			defer r.mu.Unlock()
 			state := r.kinds[kind]
 			if err == nil {
-				a.unsure = state.take(databases) || a.unsure
+				if state.take(databases) {
+					a.again = confirmPause
+				}
 			}
 			place := r.place
 			place.Kind = kind
@@ -136,12 +138,13 @@ func (r *region) poll(ctx context.Context) answer {
 // take keeps an answer. What is missing from it for the first time stays for another round, marked: the service has
 // forgotten servers for a moment before. unsure reports whether there is any.
 func (s *kindState) take(now []database) (unsure bool) {
-	there := make(map[string]bool, len(now))
+	there, taken := make(map[string]bool, len(now)), make(map[string]bool, len(now))
 	for _, d := range now {
-		there[d.key()] = true
+		there[d.key()], taken[d.identifier] = true, true
 	}
 	for _, d := range s.databases {
-		if !there[d.key()] && !d.missing {
+		// Another one of its identifier stands in its place: it is gone, and its name is free for that.
+		if !there[d.key()] && !taken[d.identifier] && !d.missing {
 			d.missing, unsure = true, true
 			now = append(now, d)
 		}

@@ -148,7 +148,8 @@ func (p *problems) interval(path string, d time.Duration) {
 }
 
 var (
-	regionName = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-[0-9]+$`)
+	// A region's name becomes part of the host name that is asked, also one that a tag's ARN says.
+	regionName = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-[0-9]{1,2}$`)
 	roleARN    = regexp.MustCompile(`^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$`)
 )
 

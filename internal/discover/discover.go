@@ -29,8 +29,8 @@ type source interface {
 type answer struct {
 	found   []Integration // with the names that they ask for
 	leftOut []LeftOut
-	status  []Status // one for each kind
-	unsure  bool     // something was missing for the first time: ask again soon
+	status  []Status      // one for each kind
+	again   time.Duration // something was missing for the first time: how soon to ask again; 0 if nothing was
 }
 
 const (
@@ -137,8 +137,8 @@ func (d *Discovery) follow(ctx context.Context, n int, asked, update func()) {
 	sleep(ctx, time.Duration(n)*spread)
 	for ctx.Err() == nil {
 		wait := time.Duration(float64(s.pause()) * (0.9 + 0.2*rand.Float64()))
-		if unsure := d.ask(ctx, n); unsure {
-			wait = min(wait, confirmPause)
+		if again := d.ask(ctx, n); again > 0 {
+			wait = min(wait, again)
 		}
 		asked()
 		update()
@@ -183,13 +183,13 @@ func (d *Discovery) Report() Report {
 }
 
 // ask asks the nth source and keeps its answer.
-func (d *Discovery) ask(ctx context.Context, n int) (unsure bool) {
+func (d *Discovery) ask(ctx context.Context, n int) (again time.Duration) {
 	within, cancel := context.WithTimeoutCause(ctx, pollTimeout, fmt.Errorf("no answer within %v", pollTimeout))
 	defer cancel()
 	began := time.Now()
 	a := d.sources[n].poll(within)
 	if ctx.Err() != nil {
-		return false // a failure now says nothing
+		return 0 // a failure now says nothing
 	}
 	d.mu.Lock()
 	before := d.answers[n]
@@ -197,7 +197,7 @@ func (d *Discovery) ask(ctx context.Context, n int) (unsure bool) {
 	d.mu.Unlock()
 	d.tell(before, &a)
 	d.metrics.asked(a.status, time.Since(began))
-	return a.unsure
+	return a.again
 }
 
 // tell logs what fails, each failure once, and its end.

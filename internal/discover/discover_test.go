@@ -187,6 +187,7 @@ func TestSecrets(t *testing.T) {
 		{name: "managed by RDS", tags: tagged(), managed: master, change: func(c *discover.AWSRDS) { allow(c); c.Secret.RDSManaged = true }, id: master, inRegion: "eu-west-1"},
 		{name: "managed, but there is none", tags: tagged(), change: func(c *discover.AWSRDS) { allow(c); c.Secret.RDSManaged = true }, why: "RDS manages none"},
 		{name: "another account's", tags: tagged("hourgate-secret", strings.Replace(own, "111111111111", "222222222222", 1)), why: "of account 222222222222"},
+		{name: "a host of the tagger's own", tags: tagged("hourgate-secret", strings.Replace(own, "eu-central-1", "x.evil.example/", 1)), why: "not the ARN of a secret"},
 		{name: "no secret at all", tags: tagged("hourgate-secret", "arn:aws:s3:::bucket"), why: "not the ARN of a secret"},
 		{name: "no name", tags: tagged("hourgate-secret", "pass word"), why: "neither the name of a secret nor an ARN"},
 	}
@@ -416,6 +417,40 @@ func TestNamesAreNotTaken(t *testing.T) {
 	s.Change(func() { thief.Created = young.AddDate(1, 0, 0) })
 	if got := find(t, once(t, rdsConfig(both)), "orders").Identifier; got != "first" {
 		t.Errorf("orders is %s", got)
+	}
+}
+
+// A server that is replaced within one interval, as Terraform does it, is another one, and has the name at once.
+func TestServerThatIsReplaced(t *testing.T) {
+	s := awstest.New(t)
+	old := s.Add(ireland, awstest.Instance{ID: "orders", Tags: tagged()})
+	w := watch(t, discover.Options{}, rdsConfig(nil))
+	id := w.until(t, "orders", named("orders"))[0].ID
+	s.Change(func() { old.Resource, old.Created = "db-NEW", old.Created.AddDate(0, 1, 0) })
+	w.until(t, "the new one under the name", func(all []discover.Integration) bool {
+		return slices.Equal(names(all), []string{"orders"}) && all[0].ID != id && all[0].NotReady == ""
+	})
+}
+
+// Whatever tags say, it is data: it makes no name that can't be written, and no label or secret that was not meant.
+func TestTagsThatAreHostile(t *testing.T) {
+	s := awstest.New(t)
+	s.Add(ireland, awstest.Instance{ID: "lines", Tags: tagged("hourgate-name", "a\nb")})
+	s.Add(ireland, awstest.Instance{ID: "hidden", Tags: tagged("hourgate-name", "or\u202eders")})
+	s.Add(ireland, awstest.Instance{ID: "spaced", Tags: tagged("hourgate-name", " orders")})
+	s.Add(ireland, awstest.Instance{ID: "long", Tags: tagged("hourgate-name", strings.Repeat("x", 129))})
+	const yaml = `"]}, {users: [*a], team: 'x' # <>&`
+	s.Add(ireland, awstest.Instance{ID: "yaml", Tags: tagged("hourgate-name", yaml, "env", "prod\n  team: orders", "team", `{tag:env}{account}*`)})
+	r := once(t, rdsConfig(nil))
+	for identifier, want := range map[string]string{"lines": "control characters", "hidden": "control characters", "spaced": "begin or end", "long": "128 bytes"} {
+		if got := why(r, identifier); !strings.Contains(got, want) || strings.ContainsAny(got, "\n\u202e") {
+			t.Errorf("%s was left out because %q, want %q", identifier, got, want)
+		}
+	}
+	i := find(t, r, yaml)
+	want := map[string]discover.Label{"env": {Value: "prod\n  team: orders", Tags: []string{"env"}}, "team": {Value: "{tag:env}{account}*", Tags: []string{"team"}}}
+	if diff := cmp.Diff(want, i.Labels); diff != "" {
+		t.Errorf("labels: %s", diff)
 	}
 }
 

@@ -38,7 +38,8 @@ type entry struct {
 	Secret         secrets.Config          `yaml:"secret"`
 }
 
-// fileSource is a file that another program writes. A file that can't be used changes nothing: the last list stays.
+// fileSource is a file that another program writes. A file that can't be used changes nothing: the last list stays. What is
+// not in the list any more stays for another look, because half a list of YAML may be a list too.
 type fileSource struct {
 	cfg     *File
 	log     *slog.Logger
@@ -47,8 +48,10 @@ type fileSource struct {
 	last    answer
 }
 
-// settleDelay lets the writer finish.
-const settleDelay = 100 * time.Millisecond
+const (
+	settleDelay = 100 * time.Millisecond // lets the writer finish
+	relookPause = 2 * time.Second        // until what is missing is looked for again
+)
 
 func newFileSource(c *File, log *slog.Logger) *fileSource {
 	f := &fileSource{cfg: c, log: log, wake: make(chan struct{}, 1)}
@@ -104,14 +107,31 @@ func (f *fileSource) poll(context.Context) answer {
 	place := Place{Source: "file", File: f.cfg.Path, Kind: List}
 	found, err := readList(f.cfg.Path, place)
 	status := Status{Place: place, Err: err}
+	f.last.again = 0
 	if err == nil {
-		f.last.found, status.Asked = found, time.Now()
+		f.take(found)
+		status.Asked = time.Now()
 	} else if len(f.last.status) > 0 {
 		status.Asked = f.last.status[0].Asked
 	}
 	status.Found = len(f.last.found)
 	f.last.status = []Status{status}
 	return f.last
+}
+
+// take keeps a list, and for one more look what it does not have any more.
+func (f *fileSource) take(now []Integration) {
+	there, taken := make(map[string]bool, len(now)), make(map[string]bool, len(now))
+	for _, i := range now {
+		there[i.ID], taken[i.Name] = true, true
+	}
+	for _, i := range f.last.found {
+		if !there[i.ID] && !taken[i.Name] && i.NotReady != missingNow {
+			i.NotReady, f.last.again = missingNow, relookPause
+			now = append(now, i)
+		}
+	}
+	f.last.found = now
 }
 
 // readList reads the whole file, or nothing of it.

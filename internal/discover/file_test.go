@@ -1,16 +1,20 @@
 package discover_test
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hourgate/hourgate/internal/discover"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/upstream"
 )
 
@@ -83,7 +87,69 @@ func TestFile(t *testing.T) {
 		}
 	}
 	put(t, path, "[]")
+	w.until(t, "both missing", func(all []discover.Integration) bool {
+		return len(all) == 2 && all[0].NotReady != "" && all[1].NotReady != ""
+	})
 	w.until(t, "nothing", func(all []discover.Integration) bool { return len(all) == 0 })
+}
+
+// Half a list of YAML may be a list. What it lacks is still known when the rest is there.
+func TestFileThatIsHalfWritten(t *testing.T) {
+	t.Parallel()
+	const first, second = "- {name: a, hostname: h, database: d, secret: {env: X}}\n", "- {name: b, hostname: h, database: d, secret: {env: X}}\n"
+	path, entry := fileEntry(t, first+second)
+	w := watch(t, discover.Options{}, entry)
+	w.until(t, "both", named("a", "b"))
+	if err := os.WriteFile(path, []byte(first), 0o600); err != nil { // no rename: it is written in place
+		t.Fatal(err)
+	}
+	all := w.until(t, "b is missing", func(all []discover.Integration) bool { return len(all) == 2 && all[1].NotReady != "" })
+	if all[0].NotReady != "" {
+		t.Errorf("a: %s", all[0].NotReady)
+	}
+	if err := os.WriteFile(path, []byte(first+second), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.until(t, "b is there again", func(all []discover.Integration) bool { return len(all) == 2 && all[1].NotReady == "" })
+	// One that has another's name now stands in its place.
+	put(t, path, first+"- {name: b, id: other, hostname: h, database: d, secret: {env: X}}\n")
+	w.until(t, "the other b", func(all []discover.Integration) bool {
+		return slices.Equal(names(all), []string{"a", "b"}) && all[1].Identifier == "other" && all[1].NotReady == ""
+	})
+}
+
+// Whatever stands in the file's place, the last list stays, and nobody waits for it.
+func TestThingsThatAreNoFile(t *testing.T) {
+	t.Parallel()
+	path, entry := fileEntry(t, listed)
+	w := watch(t, discover.Options{}, entry)
+	w.until(t, "orders", named("orders"))
+	for want, make := range map[string]func() error{
+		"no such file":       func() error { return nil },
+		"not a regular file": func() error { return syscall.Mkfifo(path, 0o600) },
+		"larger than 8 MiB":  func() error { return os.WriteFile(path, bytes.Repeat([]byte("- {}\n"), 2<<20), 0o600) },
+		"the file is empty":  func() error { return os.WriteFile(path, nil, 0o600) },
+	} {
+		if err := errors.Join(os.RemoveAll(path), make()); err != nil {
+			t.Fatal(err)
+		}
+		eventually.True(t, want, func() bool {
+			err := w.Report().Failures()
+			return err != nil && strings.Contains(err.Error(), want)
+		})
+		if got := names(w.Report().Integrations); !slices.Equal(got, []string{"orders"}) {
+			t.Errorf("%s: %v", want, got)
+		}
+	}
+	// As Kubernetes mounts a ConfigMap: a link to a link, the inner one of which is replaced.
+	folder := filepath.Dir(path)
+	if err := errors.Join(
+		os.RemoveAll(path), os.Mkdir(filepath.Join(folder, "v1"), 0o700), os.WriteFile(filepath.Join(folder, "v1", "list.yaml"), []byte(strings.ReplaceAll(listed, "name: orders", "name: mounted")), 0o600),
+		os.Symlink("v1", filepath.Join(folder, "now")), os.Symlink("now/list.yaml", path),
+	); err != nil {
+		t.Fatal(err)
+	}
+	w.until(t, "the mounted one", named("mounted"))
 }
 
 func TestFileInJSON(t *testing.T) {

@@ -13,6 +13,10 @@ import (
 	"github.com/hourgate/hourgate/secrets"
 )
 
+// missingNow is why nobody is let in on a server that the last answer did not have. It stays for one more answer, because
+// sources forget servers for a moment.
+const missingNow = "it was missing from the last answer"
+
 // Integration is one server that was found. It is immutable once handed out.
 type Integration struct {
 	ID   string // the server's own identity; what it is told apart by, whatever it is called

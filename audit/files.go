@@ -20,26 +20,25 @@ var notRotated = regexp.MustCompile(`\.(spool(\.new)?|torn-\d+|cli(\..*)?|new)$`
 // Files returns the files of a trail, the oldest first: the one at path, and those next to it that rotation has left, whose
 // names begin with its name and a dot or a dash. They may be compressed, with names that end in ".gz".
 func Files(path string) ([]string, error) {
-	var found []string
+	first := make(map[string]uint64)
+	// The one at path is read before the others are listed: who renames it meanwhile makes it one of them.
 	for _, pattern := range []string{path, path + ".*", path + "-*"} {
 		names, err := filepath.Glob(pattern)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, names...)
-	}
-	first := make(map[string]uint64)
-	for _, name := range found {
-		if notRotated.MatchString(name[len(path):]) {
-			continue
-		}
-		r, err := firstRecord(name)
-		switch {
-		case errors.Is(err, io.EOF): // empty
-		case err != nil && name == path:
-			return nil, err
-		case err == nil:
-			first[name] = r.Seq
+		for _, name := range names {
+			if notRotated.MatchString(name[len(path):]) {
+				continue
+			}
+			r, err := firstRecord(name)
+			switch {
+			case errors.Is(err, io.EOF): // empty
+			case err != nil && name == path:
+				return nil, err
+			case err == nil:
+				first[name] = r.Seq
+			}
 		}
 	}
 	var files []string

@@ -47,37 +47,61 @@ func Follow(ctx context.Context, file string, from uint64) iter.Seq2[Record, err
 }
 
 type follower struct {
-	path  string
-	next  uint64 // number of the next record to yield
-	seen  bool   // a record was read; prev is its hash
-	prev  string
-	over  bool // nobody wants more
-	yield func(Record, error) bool
+	path   string
+	next   uint64 // number of the next record to yield
+	seen   bool   // a record was read; prev is its hash
+	prev   string
+	missed int  // looks in a row at which the next record was in none of the files
+	begins bool // nothing of the file was read yet
+	over   bool // nobody wants more
+	yield  func(Record, error) bool
 }
 
-// find returns the file that the next record is in, or will be; "" when there is none yet.
+// looks is how often a record must be in none of the files. A folder that is listed while a file is renamed may show neither of
+// its names.
+const looks = 3
+
+// errTakenAway is a record that is in none of the files, though later ones are.
+var errTakenAway = errors.New("they were taken away before they were read")
+
+// find returns the file that the next record is in, or will be; "" when that can't be told yet. Somebody who has read nothing
+// yet begins with the first record that there is.
 func (f *follower) find() (string, error) {
-	files, err := Files(f.path)
-	if errors.Is(err, os.ErrNotExist) {
+	name, first, err := f.look()
+	if err != nil || first <= f.next {
+		f.missed = 0
+		return name, err
+	}
+	if f.missed++; f.missed < looks {
 		return "", nil
 	}
-	if err != nil {
-		return "", err
+	if f.seen {
+		return "", fmt.Errorf("records %d to %d are in none of the files: %w", f.next, first-1, errTakenAway)
 	}
-	found := ""
+	f.next = first
+	return name, nil
+}
+
+// look returns the last file that begins with the next record or before it, or else the first file, and the number of its
+// first record.
+func (f *follower) look() (found string, first uint64, err error) {
+	files, err := Files(f.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", 0, nil
+	}
+	if err != nil {
+		return "", 0, err
+	}
 	for _, name := range files {
 		r, err := firstRecord(name)
 		if err != nil {
-			return "", nil // it was moved just now
+			return "", 0, nil // it was moved just now
 		}
-		switch {
-		case r.Seq <= f.next || found == "" && !f.seen:
-			found = name
-		case found == "":
-			return "", fmt.Errorf("records %d to %d are in none of the files: they were taken away before they were read", f.next, r.Seq-1)
+		if found == "" || r.Seq <= f.next {
+			found, first = name, r.Seq
 		}
 	}
-	return found, nil
+	return found, first, nil
 }
 
 // read yields the records of a file until the next one is in another file.
@@ -92,18 +116,21 @@ func (f *follower) read(ctx context.Context, name string) error {
 	defer in.Close()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
+	f.begins = true
 	var rest []byte
 	chunk := make([]byte, 64<<10)
 	for {
 		n, err := in.Read(chunk)
 		rest = append(rest, chunk[:n]...)
-		if rest, err = f.lines(rest, err); err != nil && !errors.Is(err, io.EOF) || f.over {
+		rest, err = f.lines(rest, err)
+		switch {
+		case errors.Is(err, errOther):
+			return nil
+		case err != nil && !errors.Is(err, io.EOF) || f.over:
 			return err
-		}
-		if len(rest) > MaxRecord+1 {
+		case len(rest) > MaxRecord+1:
 			return errLong
-		}
-		if n > 0 {
+		case n > 0:
 			continue
 		}
 		if len(rest) == 0 {
@@ -118,6 +145,9 @@ func (f *follower) read(ctx context.Context, name string) error {
 		}
 	}
 }
+
+// errOther is a file that has another one's name now.
+var errOther = errors.New("not the file that was looked for")
 
 // sameFile says whether a name leads to an open file.
 func sameFile(in io.Reader, name string) bool {
@@ -139,6 +169,10 @@ func (f *follower) lines(b []byte, readErr error) ([]byte, error) {
 		line := b[:end]
 		b = b[end+1:]
 		r, err := parseLine(line)
+		if err == nil && f.begins && r.Seq > f.next {
+			return nil, errOther
+		}
+		f.begins = false
 		if err == nil && f.seen && r.Seq >= f.next {
 			err = follows(r, f.next-1, f.prev)
 		}

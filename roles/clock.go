@@ -78,7 +78,7 @@ func (s *sweeper) watchLedger(ctx context.Context) {
 }
 
 // due returns the roles of others that can log in, or sleep, although their grant is over, and when the next one's is. VALID UNTIL says
-// which to look at: nobody but the admin can change it. It has no fraction of a second; the entry does.
+// which to look at: nobody but the admin can change it. Its fraction has fewer digits than the entry's.
 func (s *sweeper) due(ctx context.Context) (due []orphan, next time.Time, err error) {
 	var near []orphan
 	k := s.k

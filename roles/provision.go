@@ -94,7 +94,7 @@ func (l *lease) makeRole(ctx context.Context, c *admin.Conn, g *policy.Grant, p 
 	name := admin.QuoteIdentifier(role.Name)
 	statements := []string{
 		fmt.Sprintf("CREATE ROLE %s LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT CONNECTION LIMIT %d VALID UNTIL %s PASSWORD %s",
-			name, sessionLimit(g)+connectionReserve, admin.QuoteLiteral(g.Until.UTC().Format(time.RFC3339)), admin.QuoteLiteral(verifier)),
+			name, sessionLimit(g)+connectionReserve, validUntil(g), admin.QuoteLiteral(verifier)),
 		fmt.Sprintf("COMMENT ON ROLE %s IS %s", name, admin.QuoteLiteral(role.Entry.Comment())),
 		c.Join(name),
 	}

@@ -43,11 +43,16 @@ func settings(g *policy.Grant, name string) []string {
 	return statements
 }
 
+// validUntil is the grant's end as PostgreSQL knows it, to the microsecond: up to then log-ins are to succeed.
+func validUntil(g *policy.Grant) string {
+	return admin.QuoteLiteral(g.Until.UTC().Format("2006-01-02T15:04:05.999999Z07:00"))
+}
+
 // terms are the statements that make a role that is there have the grant's end and limits.
 func terms(role ledger.Role, g *policy.Grant, entry ledger.Entry) []string {
 	name := admin.QuoteIdentifier(role.Name)
 	statements := []string{
-		fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d VALID UNTIL %s", name, sessionLimit(g)+connectionReserve, admin.QuoteLiteral(g.Until.UTC().Format(time.RFC3339))),
+		fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d VALID UNTIL %s", name, sessionLimit(g)+connectionReserve, validUntil(g)),
 		fmt.Sprintf("COMMENT ON ROLE %s IS %s", name, admin.QuoteLiteral(entry.Comment())),
 	}
 	for setting, d := range limits(g) {

@@ -199,11 +199,11 @@ func TestPolicyReload(t *testing.T) {
 func TestGrantMovesItsEnd(t *testing.T) {
 	t.Parallel()
 	soon := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
-	g := gatetest.Start(t, pgtest.Start(t, 17).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1", "until", soon(2*time.Second))})
+	g := gatetest.Start(t, pgtest.Start(t, 17).Database(t), gatetest.Options{Grants: gatetest.Grant("inc-1", "until", soon(5*time.Second))})
 	conn := g.Connect(t, "orders")
 	g.SetGrants(t, gatetest.Grant("inc-1", "until", soon(time.Hour)))
 	eventually.True(t, "the new policy", func() bool { return len(g.Records(t, audit.PolicyLoaded)) == 1 })
-	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(2.5)"); err != nil {
+	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(5.5)"); err != nil {
 		t.Fatalf("the session did not outlive the old end: %v", err)
 	}
 	g.SetGrants(t, gatetest.Grant("inc-1", "until", soon(time.Second)))

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,9 +69,18 @@ type Config struct {
 
 	// Record takes each statement down before it is run. After an error nothing is run any more, and Serve returns the error.
 	Record func(ctx context.Context, sql string) error
-	// MaxMessage bounds a client's message, in bytes with its length word.
+	// MaxMessage bounds a client's message, in bytes with its length word. A statement that is longer is refused, up to 16 MiB.
 	MaxMessage uint32
 }
+
+const (
+	// maxSkipped is the longest message that is read past, so that its sender is told why it was not taken. It is somebody's mistake,
+	// such as a file pasted as a reason.
+	maxSkipped = 16 << 20
+	// ahead is how many messages are read while a statement runs. A driver sends a few behind the one that waits, and its leaving is
+	// seen only behind those.
+	ahead = 8
+)
 
 // Conn is the wire of one session.
 type Conn struct {
@@ -79,10 +89,12 @@ type Conn struct {
 
 	writing sync.Mutex // guards what is written
 	out     []byte     // to be sent by flush
+	lost    bool       // the client takes nothing any more
 
 	status   byte // of the transaction that the client believes in: I, T or E
 	prepared map[string]*statement
 	portals  map[string]*portal
+	kept     int  // bytes in prepared and portals
 	skipping bool // after an error of an extended query, to the next Sync
 }
 
@@ -136,8 +148,9 @@ func (c *Conn) Cancel() {
 
 // message is one of the client's.
 type message struct {
-	kind byte
-	body []byte
+	kind    byte
+	body    []byte
+	tooLong int64 // the length of a message that was read past; 0 for one that is here
 }
 
 // Serve answers messages until the client leaves or the session ends. A goroutine of its own reads them, so that a client
@@ -147,7 +160,7 @@ func (c *Conn) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = c.cfg.Client.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	messages := make(chan message)
+	messages := make(chan message, ahead)
 	go func() {
 		defer close(messages)
 		defer relay.Caught(cancel)
@@ -173,12 +186,19 @@ func (c *Conn) readAll(ctx context.Context, to chan<- message) error {
 		if _, err := io.ReadFull(c.cfg.Client, header[:]); err != nil {
 			return relay.ErrClientGone
 		}
-		length := binary.BigEndian.Uint32(header[1:])
-		if length < 4 || length > c.cfg.MaxMessage {
+		m := message{kind: header[0]}
+		var err error
+		switch length := int64(binary.BigEndian.Uint32(header[1:])); {
+		case length < 4 || length > maxSkipped:
 			return relay.ErrMessageLength
+		case length > int64(c.cfg.MaxMessage):
+			m.tooLong = length
+			_, err = io.CopyN(io.Discard, c.cfg.Client, length-4)
+		default:
+			m.body = make([]byte, length-4)
+			_, err = io.ReadFull(c.cfg.Client, m.body)
 		}
-		m := message{header[0], make([]byte, length-4)}
-		if _, err := io.ReadFull(c.cfg.Client, m.body); err != nil {
+		if err != nil {
 			return relay.ErrClientGone
 		}
 		if m.kind == 'X' { // Terminate
@@ -196,12 +216,17 @@ func (c *Conn) readAll(ctx context.Context, to chan<- message) error {
 func (c *Conn) handle(ctx context.Context, m message) error {
 	if m.kind == 'S' { // Sync
 		c.skipping = false
-		clear(c.portals)
+		c.closePortals()
 		c.ready()
 		return c.flush()
 	}
 	if c.skipping {
 		return nil
+	}
+	if m.tooLong > 0 && strings.IndexByte("QPBDECF", m.kind) >= 0 {
+		return c.refuse(ctx, m.kind, &Error{
+			Code: pgerrcode.ProgramLimitExceeded, Message: fmt.Sprintf("the statement is too long: %d bytes, and at most %d are taken", m.tooLong, c.cfg.MaxMessage),
+		})
 	}
 	var err error
 	switch m.kind {
@@ -220,17 +245,26 @@ func (c *Conn) handle(ctx context.Context, m message) error {
 	case 'H': // Flush
 		return c.flush()
 	case 'F':
-		err = &Error{Code: pgerrcode.FeatureNotSupported, Message: "functions can't be called here"}
+		err = &Error{Code: pgerrcode.UndefinedFunction, Message: "there are no functions here"}
 	case 'd', 'c', 'f': // the rest of a COPY that was refused
 		return nil
 	default:
 		return &ProtocolError{fmt.Sprintf("invalid frontend message type %d", m.kind)}
 	}
 	if err != nil {
-		c.skipping = true
-		return c.fail(ctx, err)
+		return c.refuse(ctx, m.kind, err)
 	}
 	return nil
+}
+
+// refuse answers a message with an error. After those of an extended query the client sends a Sync; others it has answered at once.
+func (c *Conn) refuse(ctx context.Context, kind byte, err error) error {
+	c.skipping = kind != 'Q' && kind != 'F'
+	if err := c.fail(ctx, err); err != nil || c.skipping {
+		return err
+	}
+	c.ready()
+	return c.flush()
 }
 
 // simple answers a Query, which may hold several statements. An error ends it.
@@ -251,7 +285,7 @@ func (c *Conn) simple(ctx context.Context, body []byte) error {
 			break
 		}
 	}
-	clear(c.portals)
+	c.closePortals()
 	c.ready()
 	return c.flush()
 }
@@ -278,7 +312,8 @@ func (c *Conn) runSimple(ctx context.Context, sql string) error {
 
 // run runs a statement, here or by the handler, after the trail has it. check looks at its description first.
 func (c *Conn) run(ctx context.Context, sql string, args []*string, check func(Description) error) (Description, Result, error) {
-	d, result, own := c.housekeeping(sql)
+	chore, own := c.housekeeping(sql)
+	d, result := chore.Description, chore.Result
 	if c.status == 'E' && (!own || result.Tag != "ROLLBACK") {
 		return d, result, &Error{Code: pgerrcode.InFailedSQLTransaction, Message: "current transaction is aborted, commands ignored until end of transaction block"}
 	}
@@ -292,8 +327,7 @@ func (c *Conn) run(ctx context.Context, sql string, args []*string, check func(D
 		return d, result, err
 	}
 	if own {
-		c.follow(result.Tag)
-		return d, result, nil
+		return d, result, chore.do()
 	}
 	if err := c.cfg.Record(ctx, sql); err != nil {
 		return d, result, recordError{err}

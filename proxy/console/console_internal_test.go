@@ -65,7 +65,7 @@ func converse(input []byte) (output []byte, err error) {
 }
 
 // FuzzConsole: no bytes make the console panic or hang, all that it says is of the protocol, and there is one ReadyForQuery
-// at most for each Query and each Sync.
+// at most for each Query, each Sync and each FunctionCall.
 func FuzzConsole(f *testing.F) {
 	var extended []byte
 	for _, m := range []pgproto3.FrontendMessage{
@@ -77,7 +77,7 @@ func FuzzConsole(f *testing.F) {
 	}
 	f.Add(extended)
 	for _, sql := range []string{
-		"SAY x; SHOW server_version;;-- c\n/* /* */ ; */ BEGIN; FAIL; ROLLBACK", "SAY 'a''b;' \"c;\" $tag$ ; $tag$ E'\\'';", "COMMIT; END; END 17; DISCARD ALL; SET a = 1", "", ";",
+		"BEGIN; SAVEPOINT a; FAIL", "ROLLBACK TO a; RELEASE a; COMMIT", "DEALLOCATE \"s\"; DEALLOCATE ALL; DISCARD ALL", "SAY x; SHOW server_version;;-- c\n/* /* */ ; */ BEGIN; FAIL; ROLLBACK", "SAY 'a''b;' \"c;\" $tag$ ; $tag$ E'\\'';", "COMMIT; END; END 17; DISCARD ALL; SET a = 1", "", ";",
 	} {
 		query, _ := (&pgproto3.Query{String: sql}).Encode(nil)
 		f.Add(query)
@@ -97,7 +97,7 @@ func FuzzConsole(f *testing.F) {
 			if length < 4 || int64(len(rest)) < length+1 {
 				break
 			}
-			if rest[0] == 'Q' || rest[0] == 'S' {
+			if rest[0] == 'Q' || rest[0] == 'S' || rest[0] == 'F' {
 				asked++
 			}
 			rest = rest[length+1:]

@@ -12,14 +12,18 @@ import (
 	"github.com/hourgate/hourgate/internal/strangers"
 )
 
-// maxNames bounds what a session may prepare and bind.
-const maxNames = 1000
+// maxNames and maxKept, in bytes, bound what a session may prepare and bind.
+const (
+	maxNames = 1000
+	maxKept  = 1 << 20
+)
 
 // statement is a prepared one.
 type statement struct {
 	sql         string // one statement, or none
 	description Description
 	types       []uint32 // of the parameters, as the client named them; 0 where it did not
+	size        int      // of the message that it came with
 }
 
 // portal is a statement with its arguments, and what is left of its result.
@@ -27,6 +31,7 @@ type portal struct {
 	statement *statement
 	args      []*string
 	result    *Result // nil until it was run
+	size      int     // of the message that it came with, and of its statement's
 }
 
 func (c *Conn) parse(body []byte) error {
@@ -40,22 +45,25 @@ func (c *Conn) parse(body []byte) error {
 		return &Error{Code: pgerrcode.SyntaxError, Message: "cannot insert multiple commands into a prepared statement"}
 	case m.Name != "" && c.prepared[m.Name] != nil:
 		return &Error{Code: pgerrcode.DuplicatePreparedStatement, Message: fmt.Sprintf("prepared statement %q already exists", strangers.Printable(m.Name))}
-	case len(c.prepared) >= maxNames:
-		return &Error{Code: pgerrcode.InsufficientResources, Message: "too many prepared statements"}
 	}
-	prepared := &statement{types: m.ParameterOIDs}
+	c.deallocate(m.Name)
+	if len(c.prepared) >= maxNames || c.kept+len(body) > maxKept {
+		return &Error{Code: pgerrcode.InsufficientResources, Message: "too many prepared statements", Hint: "DEALLOCATE ALL; forgets them."}
+	}
+	prepared := &statement{types: m.ParameterOIDs, size: len(body)}
 	if len(statements) == 1 {
 		prepared.sql = statements[0]
-		d, _, own := c.housekeeping(prepared.sql)
+		chore, own := c.housekeeping(prepared.sql)
+		prepared.description = chore.Description
 		if !own {
 			var err error
-			if d, err = c.cfg.Handler.Describe(prepared.sql); err != nil {
+			if prepared.description, err = c.cfg.Handler.Describe(prepared.sql); err != nil {
 				return err
 			}
 		}
-		prepared.description = d
 	}
 	c.prepared[m.Name] = prepared
+	c.kept += prepared.size
 	c.put(&pgproto3.ParseComplete{})
 	return nil
 }
@@ -72,10 +80,14 @@ func (c *Conn) bind(body []byte) error {
 	case len(m.Parameters) != prepared.description.Parameters:
 		return &Error{Code: pgerrcode.ProtocolViolation, Message: fmt.Sprintf("bind message supplies %d parameters, but the statement requires %d",
 			len(m.Parameters), prepared.description.Parameters)}
-	case len(c.portals) >= maxNames:
+	case m.DestinationPortal != "" && c.portals[m.DestinationPortal] != nil:
+		return &Error{Code: pgerrcode.DuplicateCursor, Message: fmt.Sprintf("portal %q already exists", strangers.Printable(m.DestinationPortal))}
+	}
+	c.closePortal(m.DestinationPortal)
+	if len(c.portals) >= maxNames || c.kept+len(body)+prepared.size > maxKept {
 		return &Error{Code: pgerrcode.InsufficientResources, Message: "too many portals"}
 	}
-	bound := &portal{statement: prepared}
+	bound := &portal{statement: prepared, size: len(body) + prepared.size} // the statement may be forgotten before it
 	for i, value := range m.Parameters {
 		var oid uint32
 		if i < len(prepared.types) {
@@ -88,6 +100,7 @@ func (c *Conn) bind(body []byte) error {
 		bound.args = append(bound.args, text)
 	}
 	c.portals[m.DestinationPortal] = bound
+	c.kept += bound.size
 	c.put(&pgproto3.BindComplete{})
 	return nil
 }
@@ -208,10 +221,39 @@ func (c *Conn) close(body []byte) error {
 		return &Error{Code: pgerrcode.ProtocolViolation, Message: "invalid Close message"}
 	}
 	if m.ObjectType == 'S' {
-		delete(c.prepared, m.Name)
+		c.deallocate(m.Name)
 	} else {
-		delete(c.portals, m.Name)
+		c.closePortal(m.Name)
 	}
 	c.put(&pgproto3.CloseComplete{})
 	return nil
+}
+
+// deallocate forgets a prepared statement, and reports whether there was one.
+func (c *Conn) deallocate(name string) bool {
+	prepared, there := c.prepared[name]
+	if there {
+		c.kept -= prepared.size
+		delete(c.prepared, name)
+	}
+	return there
+}
+
+func (c *Conn) deallocateAll() {
+	for name := range c.prepared {
+		c.deallocate(name)
+	}
+}
+
+func (c *Conn) closePortal(name string) {
+	if bound := c.portals[name]; bound != nil {
+		c.kept -= bound.size
+		delete(c.portals, name)
+	}
+}
+
+func (c *Conn) closePortals() {
+	for name := range c.portals {
+		c.closePortal(name)
+	}
 }

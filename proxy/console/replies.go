@@ -35,12 +35,18 @@ func (c *Conn) fail(ctx context.Context, err error) error {
 
 func (c *Conn) ready() { c.put(&pgproto3.ReadyForQuery{TxStatus: c.status}) }
 
+// maxWaiting is how much waits for a flush. A client that never asks for one must not fill the memory of the gate.
+const maxWaiting = 64 << 10
+
 // put adds a message to those that flush sends.
 func (c *Conn) put(m pgproto3.BackendMessage) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if b, err := m.Encode(c.out); err == nil { // it fails for messages beyond 1 GiB
 		c.out = b
+	}
+	if len(c.out) > maxWaiting {
+		c.write()
 	}
 }
 
@@ -50,13 +56,21 @@ const writeTimeout = 30 * time.Second
 func (c *Conn) flush() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	_ = c.cfg.Client.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, err := c.cfg.Client.Write(c.out)
-	c.out = c.out[:0]
-	if err != nil {
+	c.write()
+	if c.lost {
 		return relay.ErrClientGone
 	}
 	return nil
+}
+
+// write sends what waits; the mutex is held. A client that has not taken it in time is waited for once.
+func (c *Conn) write() {
+	if !c.lost && len(c.out) > 0 {
+		_ = c.cfg.Client.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err := c.cfg.Client.Write(c.out)
+		c.lost = err != nil
+	}
+	c.out = c.out[:0]
 }
 
 // complete is the message that ends a result.

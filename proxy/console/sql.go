@@ -1,6 +1,13 @@
 package console
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgerrcode"
+
+	"github.com/hourgate/hourgate/internal/strangers"
+)
 
 // splitStatements splits a text at its semicolons, as PostgreSQL's own lexer would, and leaves out what is empty: white
 // space and comments.
@@ -28,7 +35,7 @@ func statementEnd(text string) (end int, empty bool) {
 		case c == ' ' || c >= '\t' && c <= '\r':
 			i++
 			continue
-		case strings.HasPrefix(text[i:], "--"), strings.HasPrefix(text[i:], "/*"):
+		case isComment(text[i:]):
 			i += commentLength(text[i:])
 			continue
 		case c == '\'':
@@ -106,43 +113,131 @@ func dollarLength(text string) int {
 	return len(text)
 }
 
-// housekeeping answers statements that clients send by themselves and that mean nothing here. own says that this is one.
-func (c *Conn) housekeeping(sql string) (d Description, r Result, own bool) {
-	words := strings.Fields(strings.ToUpper(sql))
+// A chore is a statement that clients send by themselves and that means nothing here, with its answer.
+type chore struct {
+	Description
+	Result
+	do func() error // what it changes in the session; an error is a *Error
+}
+
+// housekeeping knows chores. own says that sql is one.
+func (c *Conn) housekeeping(sql string) (t chore, own bool) {
+	words := wordsOf(sql)
 	if len(words) == 0 {
-		return d, r, false
+		return t, false
 	}
-	switch words[0] {
-	case "BEGIN":
-		r.Tag = "BEGIN"
-	case "START":
-		r.Tag = "START TRANSACTION"
-	case "COMMIT", "END":
-		if words[0] == "END" && len(words) > 1 && words[1] != "WORK" && words[1] != "TRANSACTION" && words[1] != "AND" {
-			return d, r, false // END 17 is a statement about a request
+	has := func(i int, word string) bool { return len(words) > i && words[i] == word }
+	t.do = func() error { return nil }
+	switch t.Tag = words[0]; words[0] {
+	case "BEGIN", "START":
+		if words[0] == "START" {
+			t.Tag = "START TRANSACTION"
 		}
-		r.Tag = "COMMIT"
+		t.do = c.becomes('T')
+	case "COMMIT", "END":
+		switch {
+		case words[0] == "END" && len(words) > 1 && !has(1, "WORK") && !has(1, "TRANSACTION") && !has(1, "AND"):
+			return t, false // END 17 is a statement about a request
+		case has(1, "PREPARED"):
+			return t, false
+		}
+		t.Tag, t.do = "COMMIT", c.becomes('I')
 		if c.status == 'E' {
-			r.Tag = "ROLLBACK"
+			t.Tag = "ROLLBACK"
 		}
 	case "ROLLBACK", "ABORT":
-		r.Tag = "ROLLBACK"
-	case "SET", "RESET", "DEALLOCATE", "DISCARD", "SAVEPOINT", "RELEASE":
-		r.Tag = words[0]
-		if words[0] == "DISCARD" && len(words) > 1 {
-			r.Tag += " " + words[1]
+		switch {
+		case has(1, "PREPARED"):
+			return t, false
+		case has(1, "TO"), has(2, "TO"):
+			t.do = c.inBlock("ROLLBACK TO SAVEPOINT", 'T')
+		default:
+			t.do = c.becomes('I')
+		}
+		t.Tag = "ROLLBACK"
+	case "SAVEPOINT":
+		t.do = c.inBlock("SAVEPOINT", 'T')
+	case "RELEASE":
+		t.do = c.inBlock("RELEASE SAVEPOINT", 'T')
+	case "SET", "RESET":
+	case "DEALLOCATE":
+		t.Tag, t.do = c.forgets(sql, words)
+	case "DISCARD":
+		t.Tag = strings.Join(words, " ")
+		if has(1, "ALL") {
+			t.do = func() error { c.deallocateAll(); return nil }
 		}
 	case "SHOW":
 		name := strings.ToLower(strings.Join(words[1:], "_"))
 		value, known := setting(name)
 		if !known {
-			return d, r, false
+			return t, false
 		}
-		d.Columns, r.Tag, r.Rows = []string{name}, "SHOW", [][]*string{{&value}}
+		t.Columns, t.Rows = []string{name}, [][]*string{{&value}}
 	default:
-		return d, r, false
+		return t, false
 	}
-	return d, r, true
+	return t, true
+}
+
+// becomes keeps the transaction's status as a client expects it.
+func (c *Conn) becomes(status byte) func() error {
+	return func() error { c.status = status; return nil }
+}
+
+// inBlock is becomes for what PostgreSQL takes in transactions only.
+func (c *Conn) inBlock(what string, status byte) func() error {
+	return func() error {
+		if c.status == 'I' {
+			return &Error{Code: pgerrcode.NoActiveSQLTransaction, Message: what + " can only be used in transaction blocks"}
+		}
+		c.status = status
+		return nil
+	}
+}
+
+// forgets is DEALLOCATE, of a name or of all. Names keep their case in quotes only.
+func (c *Conn) forgets(sql string, words []string) (tag string, do func() error) {
+	if words[len(words)-1] == "ALL" {
+		return "DEALLOCATE ALL", func() error { c.deallocateAll(); return nil }
+	}
+	name := strings.ToLower(words[len(words)-1])
+	if begin := strings.IndexByte(sql, '"'); begin >= 0 {
+		quoted := sql[begin : begin+quotedLength(sql[begin:], false)]
+		name = strings.ReplaceAll(strings.Trim(quoted, `"`), `""`, `"`)
+	}
+	return "DEALLOCATE", func() error {
+		if !c.deallocate(name) {
+			return &Error{Code: pgerrcode.InvalidSQLStatementName, Message: fmt.Sprintf("prepared statement %q does not exist", strangers.Printable(name))}
+		}
+		return nil
+	}
+}
+
+// wordsOf cuts a statement at white space and comments, in capitals. What is quoted is cut too: chores have nothing in quotes
+// that matters here.
+func wordsOf(sql string) []string {
+	var words []string
+	for i := 0; i < len(sql); {
+		switch c := sql[i]; {
+		case c == ' ' || c >= '\t' && c <= '\r':
+			i++
+		case isComment(sql[i:]):
+			i += commentLength(sql[i:])
+		default:
+			end := i
+			for end < len(sql) && sql[end] > ' ' && !isComment(sql[end:]) {
+				end++
+			}
+			words = append(words, strings.ToUpper(sql[i:max(end, i+1)]))
+			i = max(end, i+1)
+		}
+	}
+	return words
+}
+
+func isComment(text string) bool {
+	return strings.HasPrefix(text, "--") || strings.HasPrefix(text, "/*")
 }
 
 // setting is what SHOW answers.
@@ -159,14 +254,4 @@ func setting(name string) (value string, known bool) {
 		}
 	}
 	return "", false
-}
-
-// follow keeps the transaction's status as a client expects it after a statement of this tag.
-func (c *Conn) follow(tag string) {
-	switch tag {
-	case "BEGIN", "START TRANSACTION":
-		c.status = 'T'
-	case "COMMIT", "ROLLBACK":
-		c.status = 'I'
-	}
 }

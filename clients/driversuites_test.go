@@ -28,20 +28,38 @@ var expected = map[string]string{
 	"github.com/jackc/pgx/v5/pgconn TestConnectProtocolVersion32": "it expects what PostgreSQL 15 answers, protocol 3.0; the gate speaks 3.2 whatever the server speaks",
 }
 
-// driverModules are the drivers whose tests come with their modules.
-var driverModules = []string{"github.com/jackc/pgx/v5", "github.com/lib/pq"}
+// A driverModule is a driver whose tests come with its module.
+type driverModule struct {
+	path string
+	// plaintext says that its tests talk to servers of their own too, with what the environment says of TLS: those know none,
+	// and a test that asks them for it waits for ever.
+	plaintext bool
+}
+
+var driverModules = []driverModule{{path: "github.com/jackc/pgx/v5"}, {path: "github.com/lib/pq", plaintext: true}}
+
+// environment is how the driver's tests reach the server.
+func (m driverModule) environment(w way) []string {
+	env := append(os.Environ(), w.environment...)
+	if m.plaintext {
+		env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "PGSSL") })
+		env = append(env, "PGSSLMODE=disable")
+	}
+	return append(env, "PGDATABASE=regression",
+		"PGX_TEST_DATABASE=dbname=regression", "PGX_TEST_TCP_CONN_STRING=dbname=regression", "PGX_TEST_SCRAM_PLUS_CONN_STRING=dbname=regression channel_binding=require")
+}
 
 // The drivers' own tests have the same results through the gate as without it.
 func TestDriverSuites(t *testing.T) {
 	const major = 15 // with the extensions that the tests need
 	binary := build(t, ".", "../cmd/hourgate")
 	for _, module := range driverModules {
-		t.Run(module, func(t *testing.T) {
+		t.Run(module.path, func(t *testing.T) {
 			t.Parallel()
-			source := moduleSource(t, module)
-			direct := driverResults(t, source, directly(t, driverDatabase(t, major)))
-			gated := driverResults(t, source, throughGate(t, binary, driverDatabase(t, major)))
-			t.Logf("%s: direct %s; through the gate %s", module, countActions(direct), countActions(gated))
+			source := moduleSource(t, module.path)
+			direct := driverResults(t, source, module.environment(directly(t, driverDatabase(t, major))))
+			gated := driverResults(t, source, module.environment(throughGate(t, binary, driverDatabase(t, major))))
+			t.Logf("%s: direct %s; through the gate %s", module.path, countActions(direct), countActions(gated))
 			differ := 0
 			for _, test := range slices.Sorted(maps.Keys(direct)) {
 				if direct[test].action == gated[test].action {
@@ -54,7 +72,7 @@ func TestDriverSuites(t *testing.T) {
 				}
 				t.Errorf("%s: direct %s, through the gate %s\n%s", test, direct[test].action, gated[test].action, gated[test].output)
 			}
-			tabulate(t, suiteRow{suite: module, direct: passedOf(direct), gated: passedOf(gated), differ: differ})
+			tabulate(t, suiteRow{suite: module.path, direct: passedOf(direct), gated: passedOf(gated), differ: differ})
 		})
 	}
 }
@@ -99,14 +117,13 @@ var folderName = regexp.MustCompile(`/tmp/[A-Za-z0-9_]+/001/`)
 type driverResult struct{ action, output string }
 
 // driverResults runs a module's tests, which find the server in their environment.
-func driverResults(t *testing.T, source string, w way) map[string]driverResult {
+func driverResults(t *testing.T, source string, environment []string) map[string]driverResult {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-p=1", "-run="+*driverTests, "./...")
 	cmd.Dir = source
-	cmd.Env = append(append(os.Environ(), w.environment...), "PGDATABASE=regression",
-		"PGX_TEST_DATABASE=dbname=regression", "PGX_TEST_TCP_CONN_STRING=dbname=regression", "PGX_TEST_SCRAM_PLUS_CONN_STRING=dbname=regression channel_binding=require")
+	cmd.Env = environment
 	out, _ := cmd.Output() // tests that fail are a result
 	results, outputs := make(map[string]driverResult), make(map[string]string)
 	panicked, last := false, ""

@@ -26,6 +26,7 @@ type end struct {
 	err        error // why it still has power, or may have
 	gone       bool  // there is no such role
 	taken      bool  // by another process
+	stripped   bool  // without memberships, together with many others, and not disabled yet
 	clean      bool  // disabled and without memberships
 	quiet      bool  // no session was left at the last look
 	denied     bool  // the admin may not terminate its sessions

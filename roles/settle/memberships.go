@@ -27,6 +27,10 @@ func (st *Settler) revokeAll(ctx context.Context, c *admin.Conn, ends []*end) {
 		statements := append([]string{briefLock}, revocations(c, chunk)...)
 		if err := c.Transaction(ctx, statements, func([][][]byte) error { return nil }); err != nil {
 			st.cfg.Log.Warn("memberships could not be revoked together, each role is done by itself", "roles", len(chunk), "error", err)
+			continue
+		}
+		for _, e := range chunk {
+			e.stripped = true
 		}
 	}
 }

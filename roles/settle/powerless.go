@@ -50,6 +50,7 @@ func (st *Settler) cut(ctx context.Context, c *admin.Conn, batch []*end) error {
 		if err := awaitTold(ctx, ends); err != nil {
 			return err
 		}
+		st.interrupt(ctx, c, ends)
 		return st.terminate(ctx, c, slices.DeleteFunc(ends, func(e *end) bool { return e.taken }))
 	})
 	// Somebody else dropped these. Their sessions keep what everybody may do, and end too.
@@ -309,7 +310,7 @@ func (st *Settler) terminate(ctx context.Context, c *admin.Conn, ends []*end) er
 	if len(ends) == 0 {
 		return nil
 	}
-	counts, closed, err := signal(ctx, c, ends)
+	counts, closed, err := signal(ctx, c, ends, "")
 	if admin.SQLState(err) == pgerrcode.InsufficientPrivilege && len(ends) > 1 {
 		// One backend that the admin may not signal fails the statement for all.
 		for _, e := range ends {
@@ -329,12 +330,13 @@ func (st *Settler) terminate(ctx context.Context, c *admin.Conn, ends []*end) er
 	return nil
 }
 
-func signal(ctx context.Context, c *admin.Conn, ends []*end) (map[uint32]int, time.Time, error) {
+// signal terminates the backends of the roles but for those in one state, if that is not empty.
+func signal(ctx context.Context, c *admin.Conn, ends []*end, but string) (map[uint32]int, time.Time, error) {
 	var closed time.Time
 	counts := make(map[uint32]int)
 	rows, err := c.Query(ctx, `
 		SELECT s.oid, count(a.pid) FILTER (WHERE pg_terminate_backend(a.pid))::int, clock_timestamp()
-		  FROM unnest($1::oid[]) s(oid) LEFT JOIN pg_stat_activity a ON a.usesysid = s.oid GROUP BY 1`, oids(ends))
+		  FROM unnest($1::oid[]) s(oid) LEFT JOIN pg_stat_activity a ON a.usesysid = s.oid AND ($2 = '' OR a.state <> $2) GROUP BY 1`, oids(ends), but)
 	if err != nil {
 		return nil, closed, err
 	}
@@ -342,6 +344,29 @@ func signal(ctx context.Context, c *admin.Conn, ends []*end) (map[uint32]int, ti
 	var n int
 	_, err = pgx.ForEachRow(rows, []any{&oid, &n, &closed}, func() error { counts[oid] = n; return nil })
 	return counts, closed, err
+}
+
+// interrupt ends what many sessions run, before they are terminated: the end of a server process takes the machine ten times as
+// long as the end of its statement. Sessions that ignore it are terminated first. What a client has sent ahead may begin meanwhile,
+// so only roles without memberships are meant. Nothing depends on it: terminate follows.
+func (st *Settler) interrupt(ctx context.Context, c *admin.Conn, ends []*end) {
+	ends = slices.DeleteFunc(slices.Clone(ends), func(e *end) bool { return !e.stripped })
+	if len(ends) == 0 {
+		return
+	}
+	var canceled int
+	err := c.QueryOne(ctx, "SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) FROM pg_stat_activity WHERE usesysid = ANY ($1) AND state <> 'idle'",
+		[]any{oids(ends)}, &canceled)
+	var counts map[uint32]int
+	if err == nil {
+		counts, _, err = signal(ctx, c, ends, "idle")
+	}
+	if err != nil {
+		st.cfg.Log.Warn("statements could not be ended together, each session is terminated", "roles", len(ends), "error", err)
+	}
+	for _, e := range ends {
+		e.terminated += counts[e.role.OID]
+	}
 }
 
 // explain turns the refusal to terminate into what a DBA has to do.

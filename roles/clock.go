@@ -59,7 +59,7 @@ func (s *sweeper) watchLedger(ctx context.Context) {
 		var next time.Time
 		var err error
 		if !k.unused() { // which has no roles of this deployment but those that its own sweep looks at, now and then
-			due, next, err = s.due(ctx)
+			due, next, err = s.due(ctx, ledgerAhead)
 		}
 		switch {
 		case err != nil && ctx.Err() == nil:
@@ -77,16 +77,37 @@ func (s *sweeper) watchLedger(ctx context.Context) {
 	}
 }
 
-// due returns the roles of others that can log in, or sleep, although their grant is over, and when the next one's is. VALID UNTIL says
-// which to look at: nobody but the admin can change it. Its fraction has fewer digits than the entry's.
-func (s *sweeper) due(ctx context.Context) (due []orphan, next time.Time, err error) {
+// ledgerAhead is how far ahead the ends of grants are read from the server while an integration is used.
+const ledgerAhead = 2 * time.Second
+
+// idle returns how long an integration that nobody uses may be left alone after a sweep, at most: until the grant ends of a
+// role that another process answers for, who may be dead by then, or until a proxy that seems dead may be taken for dead.
+func (s *sweeper) idle(ctx context.Context, most time.Duration) time.Duration {
+	if s.suspicious() {
+		most = min(most, suspectGrace)
+	}
+	due, next, err := s.due(ctx, most)
+	switch {
+	case err != nil: // it is the server that is away
+	case len(due) > 0:
+		most = min(most, retryInterval)
+	case !next.IsZero():
+		most = min(most, max(time.Until(next), 10*time.Millisecond))
+	}
+	return most
+}
+
+// due returns the roles of others that can log in, or sleep, although their grant is over, and when the next one's is, if it is
+// not further ahead than that. VALID UNTIL says which to look at: nobody but the admin can change it. Its fraction has fewer
+// digits than the entry's.
+func (s *sweeper) due(ctx context.Context, ahead time.Duration) (due []orphan, next time.Time, err error) {
 	var near []orphan
 	k := s.k
 	err = k.pool.Use(ctx, func(c *admin.Conn) error {
 		rows, err := c.Query(ctx, `
 			SELECT r.oid, r.rolname::text, coalesce(d.description, ''), 1, r.rolcanlogin, true, clock_timestamp()
 			  FROM pg_roles r LEFT JOIN pg_shdescription d ON d.classoid = 'pg_authid'::regclass AND d.objoid = r.oid
-			 WHERE (r.rolcanlogin OR r.rolconnlimit <> 0) AND r.rolname ~ '^hg_' AND r.rolvaliduntil < clock_timestamp() + '2 s'::interval`)
+			 WHERE (r.rolcanlogin OR r.rolconnlimit <> 0) AND r.rolname ~ '^hg_' AND r.rolvaliduntil < clock_timestamp() + make_interval(secs => $1)`, ahead.Seconds())
 		if err == nil {
 			near, err = pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
 		}

@@ -33,3 +33,10 @@ func (k *Keeper) Crash() {
 
 // Application is the name of the process's admin connections.
 func (k *Keeper) Application() string { return ledger.Application(k.cfg.Deployment, k.proxy) }
+
+// Forget has the integration be one that nobody has used for long.
+func (k *Keeper) Forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.used = time.Time{}
+}

@@ -40,9 +40,11 @@ func (k *Keeper) Rest() {
 func (k *Keeper) rest(ctx context.Context) (rested bool) {
 	for k.unused() {
 		rested = true
+		var wait time.Duration
 		select {
 		case k.cfg.Turns <- struct{}{}:
 			k.metrics.reachable(k.Sweep(ctx) == nil)
+			wait = k.sweeper.idle(ctx, time.Duration(float64(restInterval)*(0.9+0.2*rand.Float64())))
 			k.pool.Close()
 			<-k.cfg.Turns
 		case <-k.wanted:
@@ -51,7 +53,7 @@ func (k *Keeper) rest(ctx context.Context) (rested bool) {
 			return true
 		}
 		select {
-		case <-time.After(time.Duration(float64(restInterval) * (0.9 + 0.2*rand.Float64()))):
+		case <-time.After(wait):
 		case <-k.wanted:
 			return true
 		case <-ctx.Done():

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,7 +62,7 @@ func (s *newServer) init(t *testing.T, more ...string) (code int, output string)
 
 func (s *newServer) admin() string { return "admin_" + s.dba }
 
-// use serves what init has written and returns what the person finds in the table, as the printed psql line says.
+// use serves what init has written and returns how many rows the person finds in a table, with the psql line that was printed.
 func (s *newServer) use(t *testing.T, output, table string) int {
 	t.Helper()
 	password := regexp.MustCompile(`with the password (\w+) \(`).FindStringSubmatch(output)
@@ -80,15 +83,14 @@ func (s *newServer) use(t *testing.T, output, table string) int {
 		}
 	}()
 	eventually.True(t, "the gate opens", func() bool { return strings.Contains(log.String(), "gate open") || len(done) > 0 })
-	conn, err := pgx.Connect(t.Context(), line[1]+" password="+password[1])
-	if err != nil {
-		t.Errorf("%s: %v", line[1], err)
-		return 0
-	}
-	defer conn.Close(context.Background())
-	var rows int
-	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM "+table).Scan(&rows); err != nil {
-		t.Error(err)
+	psql := exec.CommandContext(t.Context(), "bash", "-c", line[0]+` -AtX -v ON_ERROR_STOP=1 -c "$SQL"`)
+	psql.Env = append(os.Environ(), "PATH="+filepath.Dir(pgtest.Psql(t, s.Server.Major))+":"+os.Getenv("PATH"), "PGPASSWORD="+password[1], "SQL=SELECT count(*) FROM "+table)
+	var words bytes.Buffer
+	psql.Stderr = &words
+	out, err := psql.Output()
+	rows, notNumber := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err = errors.Join(err, notNumber); err != nil {
+		t.Errorf("%s: %v: %s%s", line[0], err, out, &words)
 	}
 	return rows
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,9 @@ func TestScripts(t *testing.T) {
 				if err := os.WriteFile(filepath.Join(env.WorkDir, name), content, 0o600); err != nil {
 					return err
 				}
+			}
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "torn.jsonl"), bytes.Repeat([]byte("x"), 3<<20), 0o600); err != nil { // txtar ends each file with a newline
+				return err
 			}
 			now := time.Now().UTC().Truncate(time.Second)
 			times := strings.NewReplacer("$SOON", now.Add(time.Hour).Format(time.RFC3339), "$PAST", now.Add(-time.Hour).Format(time.RFC3339), "$LATER", now.Add(48*time.Hour).Format(time.RFC3339))

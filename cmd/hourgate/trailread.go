@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -116,6 +118,10 @@ func (r *trailReader) prepare() (err error) {
 	if r.filter.Before, err = when(r.before, "--before"); err != nil {
 		return err
 	}
+	if !r.filter.Since.IsZero() && !r.filter.Before.IsZero() && !r.filter.Since.Before(r.filter.Before) {
+		return fmt.Errorf("--since is %s, which is not before --before, %s: no record can be between them",
+			r.filter.Since.UTC().Format(time.RFC3339), r.filter.Before.UTC().Format(time.RFC3339))
+	}
 	r.filter.Event = audit.Event(r.event)
 	if r.event != "" && !r.filter.Event.Known() {
 		return fmt.Errorf("--event: there is no event %q: docs/trail.md lists them", r.event)
@@ -137,7 +143,7 @@ func when(text, flag string) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	if ago, err := time.ParseDuration(text); err == nil {
-		return time.Now().Add(-ago), nil
+		return time.Now().Add(-ago.Abs()), nil // -90m is meant like 90m
 	}
 	for _, layout := range []string{time.RFC3339Nano, time.DateOnly, "2006-01-02T15:04", time.DateTime} {
 		if at, err := time.Parse(layout, text); err == nil {
@@ -152,50 +158,73 @@ func (r *trailReader) run(cmd *cobra.Command) error {
 	if err := r.prepare(); err != nil {
 		return err
 	}
+	files := r.files
+	if !named {
+		var err error
+		if files, err = audit.Files(files[0]); err != nil {
+			return failed(err)
+		}
+		if _, err := os.Stat(r.files[0]); len(files) == 0 && errors.Is(err, fs.ErrNotExist) {
+			return failed(fmt.Errorf("%s: there is no trail yet: a gate makes it at its first start", r.files[0]))
+		} else if len(files) == 0 && err != nil {
+			return failed(err)
+		}
+	}
 	show, flush, err := r.printer(cmd.OutOrStdout())
 	if err != nil {
 		return err
 	}
-	files := r.files
-	if !named {
-		if files, err = audit.Files(files[0]); err != nil {
-			return failed(err)
-		}
-	}
-	var joiner audit.Joiner
+	shown := 0
 	pairs := audit.Pairer{Emit: func(rec *audit.Record) error {
 		if !r.filter.Match(rec) {
 			return nil
 		}
+		shown++
 		return show(rec)
 	}}
-	for _, name := range files {
-		if err := r.readFile(name, &joiner, &pairs); err != nil {
-			return failed(errors.Join(pairs.Flush(), flush(), fmt.Errorf("%s: %w. Run 'hourgate trail verify'", name, err)))
-		}
+	read, err := r.readFiles(cmd, files, &pairs)
+	if err = errors.Join(pairs.Flush(), flush(), err); err == nil && shown == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "hourgate: nothing to show: %d record(s) were read, and none is as the flags say\n", read)
 	}
-	return failed(errors.Join(pairs.Flush(), flush()))
+	return failed(err)
 }
 
-func (r *trailReader) readFile(name string, joiner *audit.Joiner, pairs *audit.Pairer) error {
+// readFiles gives all records to pairs, and returns how many there were.
+func (r *trailReader) readFiles(cmd *cobra.Command, files []string, pairs *audit.Pairer) (read int, err error) {
+	var joiner audit.Joiner
+	var unreadable *fs.PathError
+	for _, name := range files {
+		n, err := readTrail(name, &joiner, pairs)
+		read += n
+		switch {
+		case errors.Is(err, audit.ErrTorn): // no more of this file
+			fmt.Fprintf(cmd.ErrOrStderr(), "hourgate: %s: %v, which is not shown. A gate is writing it just now, or has died there\n", name, err)
+		case errors.As(err, &unreadable):
+			return read, fmt.Errorf("%s: %w", name, unreadable.Err)
+		case err != nil:
+			return read, fmt.Errorf("%s: %w. Run 'hourgate trail verify'", name, err)
+		}
+	}
+	return read, nil
+}
+
+func readTrail(name string, joiner *audit.Joiner, pairs *audit.Pairer) (read int, err error) {
 	in, err := audit.OpenFile(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer in.Close()
 	for record, err := range audit.All(in) {
-		if errors.Is(err, audit.ErrTorn) { // being written just now
-			return nil
-		}
 		if err != nil {
-			return err
+			return read, err
 		}
+		read++
 		joiner.Join(&record)
 		if err := pairs.Add(&record); err != nil {
-			return err
+			return read, err
 		}
 	}
-	return nil
+	return read, nil
 }
 
 func (r *trailReader) follow(cmd *cobra.Command, from uint64) error {
@@ -203,16 +232,16 @@ func (r *trailReader) follow(cmd *cobra.Command, from uint64) error {
 		return err
 	}
 	file := r.files[0]
-	show, flush, err := r.printer(cmd.OutOrStdout())
-	if err != nil {
-		return err
-	}
 	if from == 0 {
 		last, err := audit.LastSeq(file)
 		if err != nil {
 			return failed(err)
 		}
 		from = last + 1
+	}
+	show, flush, err := r.printer(cmd.OutOrStdout())
+	if err != nil {
+		return err
 	}
 	var joiner audit.Joiner
 	for record, err := range audit.Follow(cmd.Context(), file, from) {

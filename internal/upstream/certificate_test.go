@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -171,6 +172,30 @@ func TestCertificates(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// A certificate for another host is refused with its names, each whole, and not with all of hundreds.
+func TestNamesInTheMessage(t *testing.T) {
+	t.Parallel()
+	authority := pgtest.CA(t)
+	const long = "orders-production-primary.c1a2b3c4d5e6.eu-central-1.rds.amazonaws.com"
+	cert := authority.IssueCustom(t, func(c *x509.Certificate) {
+		c.Subject.CommonName = "common-name-of-" + long
+		c.DNSNames, c.IPAddresses = []string{long, "a\nforged.example"}, []net.IP{net.ParseIP("2001:db8:1111:2222:3333:4444:5555:6666")}
+		for n := range 20 {
+			c.DNSNames = append(c.DNSNames, fmt.Sprintf("replica-%02d.example.com", n))
+		}
+	})
+	server := pgtest.StartScripted(t, pgtest.Script{SSL: pgtest.SSLYes, Certificate: cert, TLS: pgtest.LoginSCRAM, Password: password})
+	err := dial(t, upstream.Config{Host: address, Port: server.Port, SSLMode: upstream.VerifyFull, RootCert: rootFile(t, authority.DER()), ServerName: "billing.example.com"}, upstream.Login{})
+	if err == nil {
+		t.Fatal("it was believed")
+	}
+	for _, want := range []string{strconv.Quote(long), `"a\nforged.example"`, `"replica-07.example.com"`, " and 14 more", `not for "billing.example.com"`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is not in: %v", want, err)
 		}
 	}
 }

@@ -32,6 +32,13 @@ func (s *Service) Refresh(ctx context.Context) error {
 		// It is tried again with the next change; until then a restored copy could pass for the state.
 		s.log.Error("a restored copy of the state could not be told from the state", "error", err)
 	}
+	s.read(snapshot, skew)
+	s.release()
+	return nil
+}
+
+// read puts in force what was read.
+func (s *Service) read(snapshot *Snapshot, skew time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if snapshot.Revision != s.snapshot.Revision {
@@ -45,7 +52,6 @@ func (s *Service) Refresh(ctx context.Context) error {
 	s.skew = skew
 	s.metrics.skew.Set(skew.Seconds())
 	s.force()
-	return nil
 }
 
 // load reads the store, and how far its clock is ahead of ours.

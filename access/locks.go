@@ -36,6 +36,7 @@ func readLocks(file string) ([]Lock, error) {
 // the store too, so that it holds on all gates.
 func (s *Service) Lock(ctx context.Context, who Actor, lock policy.Lock) (everywhere bool, err error) {
 	now := s.now()
+	lock.Reason = spoken(lock.Reason)
 	switch {
 	case !who.Operator:
 		return false, errOperator
@@ -66,8 +67,31 @@ func (s *Service) Lock(ctx context.Context, who Actor, lock policy.Lock) (everyw
 		s.log.Error("a lock holds on this machine only: the state can't be reached", "lock", l.String(), "error", err)
 		return false, nil
 	}
+	s.mu.Lock()
+	s.handedOver = append(s.handedOver, l)
+	s.mu.Unlock()
 	s.refreshNow(ctx)
-	return true, s.setLocal(l, false)
+	return true, nil
+}
+
+// release drops local locks that the store has taken over, once they have been read from there: never before, so that there is no
+// moment without them, also when the store is lost right after it has taken them.
+func (s *Service) release() {
+	s.mu.Lock()
+	var read []Lock
+	s.handedOver = slices.DeleteFunc(s.handedOver, func(l Lock) bool {
+		there := slices.ContainsFunc(s.snapshot.Locks, func(o Lock) bool { return o.Kind == l.Kind && o.Name == l.Name && !o.At.Before(l.At) })
+		if there {
+			read = append(read, l)
+		}
+		return there
+	})
+	s.mu.Unlock()
+	for _, l := range read {
+		if err := s.setLocal(l, false); err != nil {
+			s.log.Error("the lock file can't be written", "error", err) // it goes on holding, as a lock of this machine
+		}
+	}
 }
 
 // Unlock lifts a lock.
@@ -117,6 +141,9 @@ func (s *Service) setLocal(l Lock, on bool) error {
 	defer s.mu.Unlock()
 	before := len(s.local)
 	s.local = slices.DeleteFunc(slices.Clone(s.local), func(o Lock) bool { return o.Kind == l.Kind && o.Name == l.Name })
+	if on {
+		s.handedOver = slices.DeleteFunc(s.handedOver, func(o Lock) bool { return o.Kind == l.Kind && o.Name == l.Name })
+	}
 	if !on && len(s.local) == before {
 		return nil
 	}

@@ -64,9 +64,11 @@ type Service struct {
 	stale    bool
 	skew     time.Duration // of the store's clock, ahead of ours
 	local    []Lock
-	inForce  string        // what the policy in force was made of
-	news     chan struct{} // closed, and another made, with each new snapshot
-	mark     mark
+	// handedOver are locks of local that the store has too, and has not been seen to have.
+	handedOver []Lock
+	inForce    string        // what the policy in force was made of
+	news       chan struct{} // closed, and another made, with each new snapshot
+	mark       mark
 }
 
 // New returns a service that has put its local locks in force, but knows nothing of the store yet: see Refresh and Run.

@@ -124,6 +124,14 @@ type Notice struct {
 	Command     string     `json:"command,omitempty"`
 }
 
+// subject is what the notice is about: a request, or a lock.
+func (n Notice) subject() string {
+	if n.Lock != "" {
+		return "lock " + n.Lock
+	}
+	return "request " + itoa(n.Request)
+}
+
 func (e event) notice(r *Request, set *policy.Set) Notice {
 	n := Notice{
 		Request: r.ID, State: r.State, By: e.by, Rule: e.rule, Said: e.reason, User: r.User, Flow: r.Flow, Integration: r.Integration,
@@ -165,7 +173,7 @@ func (s *Service) messages(kind string, n Notice) ([]Message, error) {
 	}
 	var out []Message
 	for _, channel := range s.cfg.Channels {
-		out = append(out, Message{ID: "msg_" + rand.Text(), Channel: channel, Created: now, Body: body})
+		out = append(out, Message{ID: "msg_" + rand.Text(), Channel: channel, Subject: n.subject(), Created: now, Body: body})
 	}
 	return out, nil
 }

@@ -52,9 +52,12 @@ type Store interface {
 	// Unlock takes a lock away; ErrNotFound if there is none.
 	Unlock(ctx context.Context, kind LockKind, name string, announce Announce[Lock]) error
 
-	// Claim returns messages that are due, and makes them due again after the lease, so that no two replicas send one at the
-	// same time, and none is lost with a replica.
-	Claim(ctx context.Context, limit int, lease time.Duration) ([]Message, error)
+	// Claim returns messages of a channel that are due, in their order, and makes them due again after the lease, so that no two
+	// replicas send one at the same time, and none is lost with a replica. A message is not due before those of its channel
+	// and subject that came before it are done.
+	Claim(ctx context.Context, channel string, limit int, lease time.Duration) ([]Message, error)
+	// Prune forgets messages that were created before a time, and returns them. They are of channels that no gate has any more.
+	Prune(ctx context.Context, before time.Time) ([]Message, error)
 	// Delay makes a message due again after a while.
 	Delay(ctx context.Context, id string, by time.Duration) error
 	// Done forgets a message.
@@ -94,7 +97,8 @@ const DefaultLimit = 200
 // A Message is what is to be told to the world, once at least. Its ID stays the same when it is sent again.
 type Message struct {
 	ID       string
-	Channel  string // which of the configured ones; empty until it is given to them
+	Channel  string // which of the configured ones
+	Subject  string // what it is about: messages about the same come in order
 	Attempts int
 	Created  time.Time
 	Body     []byte // JSON

@@ -6,9 +6,9 @@ package notify
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,7 +19,8 @@ import (
 
 // Outbox is where messages wait; an access.Store is one.
 type Outbox interface {
-	Claim(ctx context.Context, limit int, lease time.Duration) ([]access.Message, error)
+	Claim(ctx context.Context, channel string, limit int, lease time.Duration) ([]access.Message, error)
+	Prune(ctx context.Context, before time.Time) ([]access.Message, error)
 	Delay(ctx context.Context, id string, by time.Duration) error
 	Done(ctx context.Context, id string) error
 }
@@ -63,19 +64,26 @@ func NewResults(registry prometheus.Registerer) *prometheus.CounterVec {
 	}, []string{"channel", "result"})
 }
 
-// Run sends until ctx is done.
+// Run sends until ctx is done. Each channel has its own pace: one that is slow or down does not hold up the others.
 func (s *Sender) Run(ctx context.Context) {
-	for channel := range s.Channels {
+	var running sync.WaitGroup
+	for name := range s.Channels {
 		for _, result := range []string{"sent", "failed", "given_up"} {
-			s.Results.WithLabelValues(channel, result) // a counter that begins with its first event hides that one
+			s.Results.WithLabelValues(name, result) // a counter that begins with its first event hides that one
 		}
+		running.Go(func() { s.runChannel(ctx, name) })
 	}
+	running.Go(func() { s.prune(ctx) })
+	running.Wait()
+}
+
+func (s *Sender) runChannel(ctx context.Context, name string) {
 	for ctx.Err() == nil {
 		var changed <-chan struct{}
 		if s.Changed != nil {
 			changed = s.Changed()
 		}
-		if s.sendSome(ctx) {
+		if s.sendSome(ctx, name) {
 			continue
 		}
 		wait := time.NewTimer(poll)
@@ -88,10 +96,37 @@ func (s *Sender) Run(ctx context.Context) {
 	}
 }
 
+// pruneEvery is how often messages are looked for that no gate sends any more.
+const pruneEvery = time.Hour
+
+// prune forgets messages of channels that were taken out of the configuration. They are kept for as long as others: another gate may
+// have the channel, or this one again.
+func (s *Sender) prune(ctx context.Context) {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		s.pruneNow(ctx)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Sender) pruneNow(ctx context.Context) {
+	pruning, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	old, _ := s.Outbox.Prune(pruning, time.Now().Add(-giveUp-2*longestRetry)) // the service says that the state can't be reached
+	for _, m := range old {
+		s.Log.Error("a notification was given up: no gate has sent it", "channel", m.Channel, "message", m.ID, "attempts", m.Attempts)
+	}
+}
+
 // sendSome sends a few messages that are due, and reports whether there were any.
-func (s *Sender) sendSome(ctx context.Context) bool {
+func (s *Sender) sendSome(ctx context.Context, channel string) bool {
 	claiming, cancel := context.WithTimeout(ctx, sendTimeout)
-	messages, err := s.Outbox.Claim(claiming, batch, lease)
+	messages, err := s.Outbox.Claim(claiming, channel, batch, lease)
 	cancel()
 	if err != nil {
 		return false // the service says that the state can't be reached
@@ -103,13 +138,9 @@ func (s *Sender) sendSome(ctx context.Context) bool {
 }
 
 func (s *Sender) send(ctx context.Context, m access.Message) {
-	channel, known := s.Channels[m.Channel]
-	err := fmt.Errorf("%w: no channel of this name is configured any more", ErrRefused)
-	if known {
-		sending, cancel := context.WithTimeout(ctx, sendTimeout)
-		err = channel.Send(sending, m)
-		cancel()
-	}
+	sending, cancel := context.WithTimeout(ctx, sendTimeout)
+	err := s.Channels[m.Channel].Send(sending, m)
+	cancel()
 	if ctx.Err() != nil {
 		return // the lease runs out, and it is sent again
 	}
@@ -123,7 +154,6 @@ func (s *Sender) send(ctx context.Context, m access.Message) {
 		result = "failed"
 		s.Log.Warn("a notification could not be sent, trying again", "channel", m.Channel, "message", m.ID, "attempts", m.Attempts, "error", err)
 	}
-	s.Results.WithLabelValues(m.Channel, result).Inc()
 	keeping, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	if result == "failed" {
@@ -134,6 +164,7 @@ func (s *Sender) send(ctx context.Context, m access.Message) {
 	if err != nil {
 		s.Log.Error("a notification may be sent twice: the state can't be reached", "message", m.ID, "error", err)
 	}
+	s.Results.WithLabelValues(m.Channel, result).Inc()
 }
 
 // backOff doubles with each attempt, give or take a quarter.

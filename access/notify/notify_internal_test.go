@@ -11,6 +11,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	netmail "net/mail"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,12 +122,25 @@ type outbox struct {
 	delayed map[string]time.Duration
 }
 
-func (o *outbox) Claim(context.Context, int, time.Duration) ([]access.Message, error) {
+func (o *outbox) Claim(_ context.Context, channel string, _ int, _ time.Duration) (claimed []access.Message, _ error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	claimed := o.waiting
-	o.waiting = nil
+	o.waiting = slices.DeleteFunc(o.waiting, func(m access.Message) bool {
+		if m.Channel == channel {
+			claimed = append(claimed, m)
+		}
+		return m.Channel == channel
+	})
 	return claimed, nil
+}
+
+func (o *outbox) Prune(_ context.Context, before time.Time) (old []access.Message, _ error) {
+	for _, m := range o.waiting {
+		if m.Created.Before(before) {
+			old = append(old, m)
+		}
+	}
+	return old, nil
 }
 
 func (o *outbox) Delay(_ context.Context, id string, by time.Duration) error {
@@ -158,10 +174,12 @@ func TestSender(t *testing.T) {
 			"closed": channelFunc(func() error { return ErrRefused }),
 		},
 	}
-	if !s.sendSome(t.Context()) || s.sendSome(t.Context()) {
-		t.Error("there was something once")
+	for _, channel := range []string{"good", "bad", "closed"} {
+		if !s.sendSome(t.Context(), channel) || s.sendSome(t.Context(), channel) {
+			t.Errorf("there was something for %s once", channel)
+		}
 	}
-	if got := strings.Join(box.done, " "); got != "sent old refused orphan" {
+	if got := strings.Join(box.done, " "); got != "sent old refused" {
 		t.Errorf("done: %s", got)
 	}
 	if d := box.delayed["fresh"]; d < 3*time.Second || d > 8*time.Second {
@@ -169,5 +187,97 @@ func TestSender(t *testing.T) {
 	}
 	if d := box.delayed["later"]; d < 10*time.Minute || d > longestRetry+longestRetry/4 {
 		t.Errorf("the ninth retry comes after %v", d)
+	}
+}
+
+// TestChannelsByThemselves: a channel that hangs does not hold up another.
+func TestChannelsByThemselves(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	box := &outbox{delayed: map[string]time.Duration{}}
+	for i := range 10 {
+		box.waiting = append(box.waiting, access.Message{ID: strings.Repeat("h", i+1), Channel: "hangs", Created: time.Now()})
+	}
+	box.waiting = append(box.waiting, access.Message{ID: "good", Channel: "good", Created: time.Now()})
+	hanging, sent := make(chan struct{}, 10), make(chan struct{})
+	s := &Sender{
+		Outbox: box, Log: slog.New(slog.DiscardHandler), Results: NewResults(prometheus.NewRegistry()),
+		Channels: map[string]Channel{
+			"hangs": channelFunc(func() error { hanging <- struct{}{}; <-ctx.Done(); return ctx.Err() }),
+			"good":  channelFunc(func() error { <-hanging; close(sent); return nil }),
+		},
+	}
+	done := make(chan struct{})
+	go func() { s.Run(ctx); close(done) }()
+	<-sent
+	cancel()
+	<-done
+}
+
+// TestPublic: no address of the inside of a network, however it is written, is one that a webhook may go to.
+func TestPublic(t *testing.T) {
+	for _, private := range []string{
+		"127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0", "0.1.2.3", "192.0.0.192", "198.18.0.1",
+		"255.255.255.255", "240.0.0.1", "224.0.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "ff02::1", "::ffff:169.254.169.254", "::ffff:10.0.0.1",
+		"::10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:a9fe:a9fe::1", "2001::1", "2001:db8::1", "fec0::1",
+	} {
+		if public(netip.MustParseAddr(private)) {
+			t.Errorf("%s passes", private)
+		}
+	}
+	for _, ip := range []string{"1.1.1.1", "8.8.8.8", "100.63.255.255", "100.128.0.1", "172.32.0.1", "2606:4700:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8"} {
+		if !public(netip.MustParseAddr(ip)) {
+			t.Errorf("%s does not", ip)
+		}
+	}
+}
+
+// TestLongWords: nothing that people write makes a message that Slack or a mail server would not take.
+func TestLongWords(t *testing.T) {
+	for _, reason := range []string{strings.Repeat("&", 1000), strings.Repeat("é<", 300), strings.Repeat("x", 1000)} {
+		body, err := json.Marshal(map[string]any{"type": "request_filed", "data": access.Notice{
+			Request: 17, User: "bob", Access: "tables: " + strings.Repeat("<orders>, ", 100), Integration: "orders", Reason: reason, Said: reason,
+			Command: "APPROVE 17; or DENY 17 REASON '…'; in database hourgate", Deciders: slices.Repeat([]string{"carol@example.com"}, 100),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := message(string(body))
+		sent, err := slackBody(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var slack struct {
+			Blocks []struct{ Text struct{ Text string } }
+		}
+		if err := json.Unmarshal(sent, &slack); err != nil {
+			t.Fatal(err)
+		}
+		text := slack.Blocks[0].Text.Text
+		if n := len([]rune(text)); n > 3000 || !strings.Contains(text, "Type: APPROVE 17;") || strings.ContainsAny(text, "<>") {
+			t.Errorf("%d characters for Slack:\n%s", n, text)
+		}
+		for rest := text; strings.Contains(rest, "&"); { // each is whole
+			_, rest, _ = strings.Cut(rest, "&")
+			if name, _, found := strings.Cut(rest, ";"); !found || !slices.Contains([]string{"amp", "lt", "gt"}, name) {
+				t.Fatalf("cut within a character:\n%s", text)
+			}
+		}
+		to := slices.Repeat([]string{"somebody.with.a.long.name@subsidiary.example.com"}, 50)
+		mail, err := (&Mail{From: "a@example.com", To: to}).compose(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(mail)) {
+			if len(line) > 998 {
+				t.Errorf("a line of %d bytes in a mail: %.80s", len(line), line)
+			}
+		}
+		parsed, err := netmail.ReadMessage(strings.NewReader(string(mail)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := parsed.Header.AddressList("To"); err != nil || len(list) != len(to) {
+			t.Errorf("%d addresses, %v", len(list), err)
+		}
 	}
 }

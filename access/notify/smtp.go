@@ -120,7 +120,7 @@ func (s *Mail) compose(m access.Message) ([]byte, error) {
 		fmt.Fprintf(&b, "%s: %s\r\n", name, strings.NewReplacer("\r", " ", "\n", " ").Replace(value))
 	}
 	header("From", s.From)
-	header("To", strings.Join(s.To, ", "))
+	b.WriteString("To: " + strings.Join(s.To, ",\r\n ") + "\r\n") // checked addresses; folded, since a line has 998 bytes at most
 	header("Subject", mime.QEncoding.Encode("utf-8", "[hourgate] "+e.subject()))
 	header("Date", m.Created.UTC().Format(time.RFC1123Z))
 	header("Message-ID", "<"+m.ID+"@hourgate>")

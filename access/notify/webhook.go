@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -130,6 +131,24 @@ func withoutURL(err error) error {
 // errPrivate is an address that only the inside of a network reaches.
 var errPrivate = errors.New("the name leads to a private address; allow_private lets it")
 
+// special are addresses that look public and are not: IANA's registries of special-purpose addresses, as far as netip does not know
+// them. Some lead to others within, such as those of NAT64 and 6to4; clouds have services at shared addresses (100.64.0.0/10).
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.88.99.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0:0/96"), netip.MustParsePrefix("64:ff9b::/96"),
+	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("100::/64"), netip.MustParsePrefix("2001::/23"),
+	netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("3fff::/20"),
+	netip.MustParsePrefix("5f00::/16"), netip.MustParsePrefix("fec0::/10"),
+}
+
+// public reports whether an address is anybody's on the Internet.
+func public(ip netip.Addr) bool {
+	ip = ip.Unmap().WithZone("")
+	return ip.IsGlobalUnicast() && !ip.IsPrivate() && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
 // NewClient returns a client that follows no redirects, since these could lead anywhere, and goes to no private address
 // unless that is allowed: whoever may name a webhook could make the gate knock at doors within otherwise.
 func NewClient(allowPrivate bool) *http.Client {
@@ -138,8 +157,7 @@ func NewClient(allowPrivate bool) *http.Client {
 		if err != nil {
 			return err
 		}
-		ip := at.Addr().Unmap()
-		if !allowPrivate && (!ip.IsGlobalUnicast() || ip.IsPrivate()) {
+		if !allowPrivate && !public(at.Addr()) {
 			return errPrivate
 		}
 		return nil

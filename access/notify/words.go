@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hourgate/hourgate/access"
 )
@@ -20,8 +21,19 @@ func parseEvent(m access.Message) (event, error) {
 	return e, json.Unmarshal(m.Body, &e)
 }
 
-// subject is the event on one line.
+// maxSubject is the longest subject in characters. Mail has lines of 998 bytes at most, and the names of objects can be longer.
+const maxSubject = 220
+
+// subject is the event on one line that is not too long.
 func (e event) subject() string {
+	text := e.headline()
+	if utf8.RuneCountInString(text) <= maxSubject {
+		return text
+	}
+	return string([]rune(text)[:maxSubject-1]) + "…"
+}
+
+func (e event) headline() string {
 	n := e.Data
 	what := fmt.Sprintf("%s on %s", n.Access, n.Integration)
 	if len(n.Databases) > 0 {
@@ -92,19 +104,44 @@ func (e event) lines() []string {
 	return lines
 }
 
-// slackBody is a message for Slack. What people wrote can't mention channels or hide links in it.
+// maxSlack is the longest text that Slack takes in a section; with a longer one it takes nothing.
+const maxSlack = 3000
+
+// slackEscape keeps what people wrote from mentioning channels and hiding links.
+var slackEscape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+
+// slackText is text for Slack in at most longest characters. A reason of nothing but ampersands is five times as long there.
+func slackText(text string, longest int) string {
+	length := 0
+	for i, r := range text {
+		n := utf8.RuneCountInString(slackEscape.Replace(string(r)))
+		if length+n > longest-1 && len(text) > i+utf8.RuneLen(r) {
+			return slackEscape.Replace(text[:i]) + "…"
+		}
+		length += n
+	}
+	return slackEscape.Replace(text)
+}
+
+// slackBody is a message for Slack. What to type comes before what may be cut.
 func slackBody(m access.Message) ([]byte, error) {
 	e, err := parseEvent(m)
 	if err != nil {
 		return nil, err
 	}
-	escape := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace
-	text := escape(e.subject())
+	subject := slackText(e.subject(), maxSubject)
+	text := subject
+	if e.Data.Command != "" {
+		text += "\n" + slackText("Type: "+e.Data.Command, maxSubject)
+	}
+	e.Data.Command = ""
 	for _, line := range e.lines() {
-		text += "\n" + escape(line)
+		if room := maxSlack - utf8.RuneCountInString(text) - 1; room > 20 {
+			text += "\n" + slackText(line, room)
+		}
 	}
 	return json.Marshal(map[string]any{
-		"text":   escape(e.subject()),
+		"text":   subject,
 		"blocks": []any{map[string]any{"type": "section", "text": map[string]any{"type": "mrkdwn", "text": text, "verbatim": true}}},
 	})
 }

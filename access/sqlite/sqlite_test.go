@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,7 +161,7 @@ func TestKilled(t *testing.T) {
 		if snapshot.LastID < said || snapshot.LastID > said+5 || int64(len(snapshot.Open)) != snapshot.LastID || snapshot.Revision != snapshot.LastID+1 {
 			t.Errorf("said %d; last ID %d, revision %d, %d requests", said, snapshot.LastID, snapshot.Revision, len(snapshot.Open))
 		}
-		messages, err := s.Claim(t.Context(), 1_000_000, 0)
+		messages, err := s.Claim(t.Context(), "c", 1_000_000, 0)
 		if err != nil || int64(len(messages)) != snapshot.LastID {
 			t.Errorf("%d messages for %d requests: %v", len(messages), snapshot.LastID, err)
 		}
@@ -188,7 +189,7 @@ func writeForever(file string) {
 	s, err := sqlite.Open(context.Background(), file)
 	for err == nil {
 		err = s.Create(context.Background(), storetest.Sample("bob"), 1_000_000, func(r *access.Request) ([]access.Message, error) {
-			return []access.Message{{ID: time.Now().Format(time.RFC3339Nano), Channel: "c", Created: time.Now(), Body: []byte("{}")}}, nil
+			return []access.Message{{ID: time.Now().Format(time.RFC3339Nano), Channel: "c", Subject: fmt.Sprint(r.ID), Created: time.Now(), Body: []byte("{}")}}, nil
 		})
 		if err == nil {
 			_, err = os.Stdout.WriteString("\n")

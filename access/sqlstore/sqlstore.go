@@ -65,6 +65,9 @@ var migrations = []string{
 		id TEXT PRIMARY KEY, channel TEXT NOT NULL, due BIGINT NOT NULL, attempts BIGINT NOT NULL, created BIGINT NOT NULL, body TEXT NOT NULL)`,
 	`CREATE INDEX hourgate_outbox_due ON hourgate_outbox (due)`,
 	`INSERT INTO hourgate_state (name, value) VALUES ('revision', 1), ('last_id', 0)`,
+	`ALTER TABLE hourgate_outbox ADD COLUMN subject TEXT NOT NULL DEFAULT ''`,
+	`ALTER TABLE hourgate_outbox ADD COLUMN seq BIGINT NOT NULL DEFAULT 0`,
+	`CREATE INDEX hourgate_outbox_order ON hourgate_outbox (channel, subject, seq)`,
 }
 
 // migrate is one transaction: it happens whole or not at all.

@@ -22,7 +22,7 @@ import (
 func Run(t *testing.T, open func(t *testing.T) func() access.Store) {
 	for name, test := range map[string]func(*testing.T, func() access.Store){
 		"keeps requests": keeps, "compares and swaps": swaps, "bounds open requests": bounds, "breaks the glass once": glass,
-		"announces before": announces, "locks": locks, "outbox": outbox, "restore": restore, "hostile text": hostile, "deciders at once": deciders,
+		"announces before": announces, "locks": locks, "outbox": outbox, "outbox in order": ordered, "restore": restore, "hostile text": hostile, "deciders at once": deciders,
 		"orders": orders,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -217,7 +217,7 @@ func announces(t *testing.T, open func() access.Store) {
 	if snapshot := must(s.Load(t.Context()))(t); len(snapshot.Locks) != 0 {
 		t.Errorf("locks %v", snapshot.Locks)
 	}
-	if messages := must(s.Claim(t.Context(), 10, time.Minute))(t); len(messages) != 0 {
+	if messages := must(s.Claim(t.Context(), "hook", 10, time.Minute))(t); len(messages) != 0 {
 		t.Errorf("messages %v", messages)
 	}
 	seen := int64(0)
@@ -256,7 +256,7 @@ func outbox(t *testing.T, open func() access.Store) {
 	announce := func(n int) access.Announce[*access.Request] {
 		return func(r *access.Request) (out []access.Message, err error) {
 			for i := range n {
-				out = append(out, access.Message{ID: fmt.Sprintf("m-%d-%d", r.ID, i), Channel: "hook", Created: time.Now(), Body: []byte(`{"x":"é"}`)})
+				out = append(out, access.Message{ID: fmt.Sprintf("m-%d-%d", r.ID, i), Channel: "hook", Subject: fmt.Sprint(r.ID, i), Created: time.Now(), Body: []byte(`{"x":"é"}`)})
 			}
 			return out, nil
 		}
@@ -273,7 +273,7 @@ func outbox(t *testing.T, open func() access.Store) {
 		s := open()
 		all.Go(func() {
 			for {
-				claimed, err := s.Claim(t.Context(), 3, time.Hour)
+				claimed, err := s.Claim(t.Context(), "hook", 3, time.Hour)
 				if err != nil {
 					t.Error(err)
 					return
@@ -304,15 +304,66 @@ func outbox(t *testing.T, open func() access.Store) {
 	if err := s.Delay(t.Context(), "m-1-0", -time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if again := must(s.Claim(t.Context(), 10, time.Hour))(t); len(again) != 1 || again[0].Attempts != 2 {
+	if again := must(s.Claim(t.Context(), "hook", 10, time.Hour))(t); len(again) != 1 || again[0].Attempts != 2 {
 		t.Errorf("after a delay: %+v", again)
 	}
 	if err := s.Done(t.Context(), "m-1-0"); err != nil {
 		t.Fatal(err)
 	}
 	_ = s.Delay(t.Context(), "m-1-0", -time.Second)
-	if again := must(s.Claim(t.Context(), 10, time.Hour))(t); len(again) != 0 {
+	if again := must(s.Claim(t.Context(), "hook", 10, time.Hour))(t); len(again) != 0 {
 		t.Errorf("after it was done: %+v", again)
+	}
+}
+
+// ordered: of the messages of a channel about one thing each waits for those before it, however often these fail; others do not.
+func ordered(t *testing.T, open func() access.Store) {
+	s := open()
+	created := time.Now().Add(3 * time.Hour) // by a gate whose clock is ahead at first, and behind then
+	for i, subject := range []string{"request 1", "request 2", "request 1", "request 1"} {
+		created = created.Add(-2 * time.Hour)
+		err := s.Create(t.Context(), Sample("bob"), 100, func(*access.Request) ([]access.Message, error) {
+			return []access.Message{
+				{ID: fmt.Sprint("hook-", i), Channel: "hook", Subject: subject, Created: created, Body: []byte("{}")},
+				{ID: fmt.Sprint("mail-", i), Channel: "mail", Subject: subject, Created: created, Body: []byte("{}")},
+			}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim := func(channel, want string) {
+		t.Helper()
+		var ids []string
+		for _, m := range must(open().Claim(t.Context(), channel, 10, time.Hour))(t) {
+			ids = append(ids, m.ID)
+		}
+		if got := strings.Join(ids, " "); got != want {
+			t.Errorf("claimed %q, want %q", got, want)
+		}
+	}
+	claim("hook", "hook-1") // the first is not due for an hour, and those behind it wait
+	for _, id := range []string{"hook-0", "mail-0"} {
+		if err := s.Delay(t.Context(), id, -time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim("hook", "hook-0")
+	claim("hook", "") // it is being sent
+	claim("mail", "mail-0 mail-1")
+	if err := s.Done(t.Context(), "hook-0"); err != nil {
+		t.Fatal(err)
+	}
+	claim("hook", "hook-2")
+	if err := s.Delay(t.Context(), "hook-2", time.Hour); err != nil { // it could not be sent
+		t.Fatal(err)
+	}
+	claim("hook", "")
+	claim("none", "")
+
+	old := must(s.Prune(t.Context(), created.Add(time.Minute)))(t)
+	if len(old) != 2 || old[0].Subject != "request 1" || len(must(s.Prune(t.Context(), created.Add(time.Minute)))(t)) != 0 {
+		t.Errorf("pruned %+v", old)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hourgate/hourgate/policy"
@@ -11,10 +12,21 @@ import (
 
 // Ask files a request. Where nobody needs to decide it is access when Ask returns.
 func (s *Service) Ask(ctx context.Context, w policy.Wish) (*Request, policy.Plan, error) {
+	return s.ask(ctx, w, false)
+}
+
+// AskOnce is Ask, unless the person waits for the same already: then that is it. Those who decide are not asked twice by somebody
+// who tries again.
+func (s *Service) AskOnce(ctx context.Context, w policy.Wish) (*Request, policy.Plan, error) {
+	return s.ask(ctx, w, true)
+}
+
+func (s *Service) ask(ctx context.Context, w policy.Wish, once bool) (*Request, policy.Plan, error) {
 	store, err := s.store()
 	if err != nil {
 		return nil, policy.Plan{}, err
 	}
+	w.Reason = spoken(w.Reason)
 	if err := errors.Join(checkText("the reason", w.Reason, maxReason), checkText("the access", w.Access, maxReason)); err != nil {
 		return nil, policy.Plan{}, firstRefusal(err)
 	}
@@ -38,6 +50,12 @@ func (s *Service) Ask(ctx context.Context, w policy.Wish) (*Request, policy.Plan
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	if once {
+		was, err := waiting(ctx, store, r)
+		if err != nil || was != nil {
+			return was, plan, s.storeError(err)
+		}
+	}
 	if err := mayFile(ctx, store, r); err != nil {
 		return nil, plan, s.storeError(err)
 	}
@@ -53,6 +71,19 @@ func (s *Service) Ask(ctx context.Context, w policy.Wish) (*Request, policy.Plan
 		return s.activate(ctx, r), plan, nil
 	}
 	return r, plan, nil
+}
+
+// waiting is a request of the same person for the same that waits for a decision, or nil.
+func waiting(ctx context.Context, store Store, r *Request) (*Request, error) {
+	open, err := store.Requests(ctx, Filter{User: r.User, Open: true})
+	i := slices.IndexFunc(open, func(o *Request) bool {
+		return o.State == Pending && r.State == Pending && r.Asked.Before(o.Lapses) && o.Flow == r.Flow && o.Integration == r.Integration &&
+			slices.Equal(o.Databases, r.Databases) && o.Access == r.Access && o.For == r.For && o.Reason == r.Reason
+	})
+	if err != nil || i < 0 {
+		return nil, err
+	}
+	return open[i], nil
 }
 
 // mayFile bounds how often a person asks: each request is told to those who decide, also one that is withdrawn at once. Replicas
@@ -112,6 +143,7 @@ func lockedOut(l policy.Lock) *Refused {
 // Extend asks for more time, from the end that there is now. Only the owner does. Where nobody needs to decide the end
 // has moved when Extend returns.
 func (s *Service) Extend(ctx context.Context, user string, id int64, d time.Duration, reason string) (*Request, error) {
+	reason = spoken(reason)
 	if err := checkText("the reason", reason, maxReason); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ type Verdict struct {
 // Decide takes one person's verdict about a request, or about the extension of one that waits. An approval that completes
 // what the flow in force wants is access when Decide returns.
 func (s *Service) Decide(ctx context.Context, person string, id int64, v Verdict) (*Request, error) {
+	v.Reason = spoken(v.Reason)
 	if err := checkText("the reason", v.Reason, maxReason); err != nil {
 		return nil, err
 	}
@@ -152,6 +153,7 @@ func (r *Request) decided() string {
 
 // Review takes what somebody else says of a use of break-glass.
 func (s *Service) Review(ctx context.Context, person string, id int64, reason string) (*Request, error) {
+	reason = spoken(reason)
 	if reason == "" {
 		return nil, &Refused{Message: "a review says something", Hint: "Add REASON '…'."}
 	}

@@ -17,6 +17,7 @@ type Actor struct {
 // Stop ends what the actor may end: their own request, be it a wish or access, or as an operator or one of those who
 // decide, somebody else's.
 func (s *Service) Stop(ctx context.Context, who Actor, id int64, reason string) (*Request, error) {
+	reason = spoken(reason)
 	if err := checkText("the reason", reason, maxReason); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,9 @@ const (
 	maxLock = 366 * 24 * time.Hour
 )
 
+// spoken is what somebody gave as a reason: white space around it is none, and nothing but white space is no reason.
+func spoken(reason string) string { return strings.TrimSpace(reason) }
+
 // checkText refuses what would break a line, a terminal or a record, or is too long for them.
 func checkText(what, text string, longest int) error {
 	switch {

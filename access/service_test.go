@@ -541,6 +541,148 @@ func TestStateGone(t *testing.T) {
 	w.wantMay("bob", "READ_WRITE for 1h59m49s")
 }
 
+// forgetful is a store that can't be read.
+type forgetful struct {
+	access.Store
+	lost bool
+}
+
+func (f *forgetful) Load(ctx context.Context) (*access.Snapshot, error) {
+	if f.lost {
+		return nil, errors.New("connection lost")
+	}
+	return f.Store.Load(ctx)
+}
+
+// TestLockHandedOver: a lock that the store has taken, and that can't be read from there yet, holds on this machine meanwhile.
+func TestLockHandedOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.granted("bob", "READ_WRITE")
+	store := &forgetful{Store: w.store}
+	w.service, w.live = w.gate(store)
+	w.tick()
+	sam, lock := access.Actor{Name: "sam", Operator: true}, policy.Lock{Kind: policy.LockUser, Name: "bob", Reason: "stolen"}
+	store.lost = true
+	if everywhere, err := w.service.Lock(t.Context(), sam, lock); !everywhere || err != nil {
+		t.Fatal(everywhere, err)
+	}
+	w.wantMay("bob", "locked")
+	if _, live := w.gate(store); !isLocked(live, w) {
+		t.Error("after a restart there is no lock")
+	}
+	store.lost = false
+	w.tick()
+	w.wantMay("bob", "locked")
+	if locks := w.service.Locks(); len(locks) != 1 || locks[0].Local {
+		t.Errorf("locks %+v, want that of the store", locks)
+	}
+	if err := w.service.Unlock(t.Context(), sam, policy.LockUser, "bob"); err != nil {
+		t.Fatal(err)
+	}
+	w.wantMay("bob", "READ_WRITE for 2h0m0s")
+}
+
+// TestSpaces: what nobody can see is no reason.
+func TestSpaces(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, blank := range []string{"   ", "\u00a0\u00a0\u00a0\u3000", " x "} {
+		ask := wish("bob", "READ_ONLY")
+		ask.Reason = blank
+		_, _, err := w.service.Ask(t.Context(), ask)
+		want := "this request needs a reason"
+		if strings.Contains(blank, "x") {
+			want = "the reason is too short: at least 3 characters are required"
+		}
+		refusedWith(t, err, want)
+		_, err = w.service.Lock(t.Context(), access.Actor{Operator: true}, policy.Lock{Kind: policy.LockAll, Reason: strings.ReplaceAll(blank, "x", "")})
+		refusedWith(t, err, "a lock needs a reason")
+	}
+	emergency := wish("dave", "READ_ONLY")
+	emergency.BreakGlass = true
+	r, _, err := w.service.Ask(t.Context(), emergency)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.service.Review(t.Context(), "sam", r.ID, " \u2003 ")
+	refusedWith(t, err, "a review says something")
+}
+
+// TestReviewWithoutItsFlow: a use of break-glass whose flow is gone is reviewed by operators, so that its person can break the glass
+// again; by nobody else, and never by themselves.
+func TestReviewWithoutItsFlow(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"flow renamed": strings.Replace(baseFlow, "name: orders", "name: renamed", 1),
+		"no glass":     baseFlow[:strings.Index(baseFlow, "    break_glass")],
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			emergency := wish("dave", "READ_ONLY")
+			emergency.BreakGlass = true
+			r, _, err := w.service.Ask(t.Context(), emergency)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.service.SetFiles(files(t, basePolicy+text))
+			w.tick()
+			for _, person := range []string{"dave", "carol"} {
+				if _, err := w.service.Review(t.Context(), person, r.ID, "fine"); err == nil {
+					t.Errorf("%s reviewed it", person)
+				}
+			}
+			if _, err := w.service.Review(t.Context(), "sam", r.ID, "fine"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestAskOnce: who knocks again with the same wish waits for the same decision; another wish is another request.
+func TestAskOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	once := func(change func(*policy.Wish)) int64 {
+		t.Helper()
+		again := wish("bob", "READ_ONLY")
+		change(&again)
+		r, _, err := w.service.AskOnce(t.Context(), again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.ID
+	}
+	same := func(*policy.Wish) {}
+	first := once(same)
+	if again := once(same); again != first {
+		t.Errorf("it became request %d", again)
+	}
+	for name, change := range map[string]func(*policy.Wish){
+		"who": func(w *policy.Wish) { w.User = "dave" }, "what": func(w *policy.Wish) { w.Access = "READ_WRITE" },
+		"how long": func(w *policy.Wish) { w.For = time.Hour }, "why": func(w *policy.Wish) { w.Reason = "INC-2" },
+		"where": func(w *policy.Wish) { w.Databases = []string{"analytics"} },
+	} {
+		if once(change) == first {
+			t.Errorf("%s does not matter", name)
+		}
+	}
+	if err := w.decide("carol", first, deny); err != nil {
+		t.Fatal(err)
+	}
+	second := once(same)
+	if second == first {
+		t.Error("what was denied is asked for once only")
+	}
+	w.mu.Lock()
+	w.now = w.now.Add(time.Hour) // nobody has noticed that it has lapsed
+	w.mu.Unlock()
+	if once(same) == second {
+		t.Error("it waits for a decision that can't come")
+	}
+}
+
 // TestTrailFull: what can't be recorded does not happen, but for what ends access.
 func TestTrailFull(t *testing.T) {
 	t.Parallel()
@@ -698,4 +840,9 @@ func TestSkew(t *testing.T) {
 			t.Errorf("%v behind: ends at %v, its clock shows %v then", behind, g.Until, shown)
 		}
 	}
+}
+
+func isLocked(live *policy.Live, w *world) bool {
+	_, locked := live.Set().Locked("bob", "", "", w.clock())
+	return locked
 }

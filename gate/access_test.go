@@ -162,9 +162,10 @@ func TestWaitAtTheDoor(t *testing.T) {
 	g := startAccess(t)
 	_, port, _ := net.SplitHostPort(g.Addr)
 	var notices []string
+	database := "orders"
 	knock := func(options string) (*pgx.Conn, error) {
-		cfg, err := pgx.ParseConfig(fmt.Sprintf("host=localhost port=%s user=%s password='%s' dbname=orders sslmode=verify-full sslrootcert=%s options='%s'",
-			port, gatetest.Alice, gatetest.AlicePassword, g.CA, options))
+		cfg, err := pgx.ParseConfig(fmt.Sprintf("host=localhost port=%s user=%s password='%s' dbname=%s sslmode=verify-full sslrootcert=%s options='%s'",
+			port, gatetest.Alice, gatetest.AlicePassword, database, g.CA, options))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,6 +176,16 @@ func TestWaitAtTheDoor(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "request 1 is not decided yet") {
 		t.Errorf("without waiting: %v", err)
 	}
+	// Who tries again does not ask again, however they name the database.
+	database = g.DB.Name + "@orders"
+	if _, err = knock("-c hourgate.reason=INC-1 -c hourgate.wait=0s -c hourgate.access=read_only"); err == nil || !strings.Contains(err.Error(), "request 1 is not decided yet") {
+		t.Errorf("again: %v", err)
+	}
+	var refusal *pgconn.PgError
+	if _, err = g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, database); !errors.As(err, &refusal) || !strings.Contains(refusal.Hint, "type REQUEST READ_ONLY ON orders/"+g.DB.Name+" FOR") {
+		t.Errorf("the refusal of %s does not say what to type: %+v", database, refusal)
+	}
+	database = "orders"
 	decided := make(chan string, 1)
 	go func() {
 		eventually.True(t, "the request is filed", func() bool { return len(g.Records(t, audit.RequestFiled)) == 2 })

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/hourgate/hourgate/access"
@@ -95,7 +96,7 @@ func (d door) Ask(ctx context.Context, a proxy.Applicant, notice func(text strin
 	if err != nil {
 		return err
 	}
-	r, plan, err := d.gate.access.Ask(ctx, w)
+	r, plan, err := d.gate.access.AskOnce(ctx, w) // a pool, or somebody who tries again, knocks more than once
 	if err != nil {
 		return refusedAtDoor(err, proxy.RequestInvalid)
 	}
@@ -129,30 +130,39 @@ func (d door) Ask(ctx context.Context, a proxy.Applicant, notice func(text strin
 
 // wish is what a log-in asks for: what it said, and the first access that there is where it said none.
 func (d door) wish(a proxy.Applicant) (policy.Wish, error) {
-	integration, database, named := strings.Cut(a.Wanted, "/")
-	w := policy.Wish{User: a.User, Integration: integration, Access: a.Access, For: a.For, Reason: a.Reason}
-	if named {
-		w.Databases = []string{database}
-	}
-	set := d.gate.live.Set()
-	for _, f := range set.FlowsOf(a.User) {
-		for _, o := range set.Offers(f, a.User) {
-			fits := o.Integration == integration && (!named || o.Database == database)
-			if !named && o.Database == a.Wanted && !set.Has(policy.LockIntegration, a.Wanted) { // a database by its name alone
-				w.Integration, w.Databases, fits = o.Integration, []string{o.Database}, true
-			}
-			if fits && !o.BreakGlass && w.Access == "" {
-				w.Access = o.Access
-			}
-		}
-	}
-	if w.Access == "" {
+	asked := d.gate.live.Set().Asked(a.User, a.Wanted)
+	w := policy.Wish{User: a.User, Access: policy.LevelName(a.Access), For: a.For, Reason: a.Reason}
+	switch {
+	case len(asked.Offers) == 0:
 		return w, &proxy.DeskRefusal{
 			Reason: proxy.RequestInvalid, Message: fmt.Sprintf("no access flow lets you ask for %q", a.Wanted),
 			Hint: "SHOW ACCESS; in database hourgate lists what you can ask for.",
 		}
+	case asked.Target == "":
+		return w, &proxy.DeskRefusal{
+			Reason: proxy.RequestInvalid, Message: fmt.Sprintf("you can ask for %q on several integrations", a.Wanted), Hint: "Connect to one of: " + places(asked.Offers) + ".",
+		}
+	}
+	integration, database, named := strings.Cut(asked.Target, "/")
+	w.Integration = integration
+	if named {
+		w.Databases = []string{database}
+	}
+	if w.Access == "" {
+		w.Access = asked.Offers[0].Access
 	}
 	return w, nil
+}
+
+// places are where offers are, as a client names them when it connects.
+func places(offers []policy.Offer) string {
+	var all []string
+	for _, o := range offers {
+		if place := o.Database + "@" + o.Integration; !slices.Contains(all, place) {
+			all = append(all, place)
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 func refusedAtDoor(err error, reason proxy.DeskReason) error {

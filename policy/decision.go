@@ -33,13 +33,15 @@ func (s *Set) Deciders(flow, user string) []string {
 	return s.without(user, f.Approval.sets())
 }
 
-// Reviewers returns who may review a use of break-glass by user.
+// Reviewers returns who may review a use of break-glass by user: those whom the flow names or, where it is gone or names nobody
+// who is left, the operators. A review that nobody could give would keep the person from breaking the glass for ever.
 func (s *Set) Reviewers(flow, user string) []string {
-	f := s.flows[flow]
-	if f == nil || f.BreakGlass == nil {
-		return nil
+	if f := s.flows[flow]; f != nil && f.BreakGlass != nil {
+		if named := s.without(user, f.BreakGlass.ReviewBy); len(named) > 0 {
+			return named
+		}
 	}
-	return s.without(user, f.BreakGlass.ReviewBy)
+	return s.without(user, []People{s.operators})
 }
 
 func (s *Set) without(user string, sets []People) []string {

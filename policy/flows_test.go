@@ -269,6 +269,50 @@ func granted(t testing.TB, user string) policy.Granted {
 	}
 }
 
+// TestAsked: what a person can ask for is found by every name that a client can connect with.
+func TestAsked(t *testing.T) {
+	const more = `
+  - name: more
+    requestors: {users: [bob]}
+    targets: [{integrations: [orders-test], databases: [analytics, logs], access: [READ_WRITE]}, {integrations: [analytics], access: [ADMIN]}]
+    max_duration: 1h
+    approval: none
+`
+	text := oneFlow() + more
+	s, err := policy.Parse([]policy.Source{{File: "p.yaml", Data: []byte(text)}}, map[string]string{"orders-prod": "orders", "orders-test": "orders", "analytics": "events"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"orders-prod":           "orders-prod: READ_ONLY READ_WRITE READ_ONLY READ_WRITE",
+		"orders-prod/orders":    "orders-prod/orders: READ_ONLY READ_WRITE",
+		"orders@orders-prod":    "orders-prod/orders: READ_ONLY READ_WRITE",
+		"analytics@orders-test": "orders-test/analytics: READ_WRITE",
+		"orders":                "orders-prod/orders: READ_ONLY READ_WRITE",
+		"logs":                  "orders-test/logs: READ_WRITE",
+		"analytics":             "analytics: ADMIN", // the integration goes before the databases
+		"events":                "analytics/events: ADMIN",
+		"orders@orders-test":    ": ",
+		"@orders-prod":          ": ",
+		"secrets@orders-prod":   ": ",
+		"orders-prod/":          "orders-prod: READ_ONLY READ_WRITE READ_ONLY READ_WRITE",
+		"":                      ": ",
+		"x":                     ": ",
+	} {
+		a := s.Asked("bob", name)
+		var accesses []string
+		for _, o := range a.Offers {
+			accesses = append(accesses, o.Access)
+		}
+		if got := a.Target + ": " + strings.Join(accesses, " "); got != want {
+			t.Errorf("%q: got %q, want %q", name, got, want)
+		}
+	}
+	if a := s.Asked("olga", "orders-prod"); len(a.Offers) > 0 {
+		t.Errorf("olga can ask for %v", a)
+	}
+}
+
 // TestMayGrant: whose approvals make a request access, under the flows in force.
 func TestMayGrant(t *testing.T) {
 	for _, tt := range []struct{ name, change, user, approvers, want string }{

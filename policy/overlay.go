@@ -91,31 +91,70 @@ func (s *Set) howToAsk(r Request) string {
 	if !s.overlay.Asking {
 		return ""
 	}
-	integration, database, slash := strings.Cut(r.Database, "/")
-	for _, f := range s.FlowsOf(r.User) {
-		if !s.Includes(f.Requestors, r.User) {
-			continue
-		}
-		for _, t := range f.Targets {
-			for _, name := range t.Integrations {
-				covered := s.databasesOf(t, name)
-				target := ""
-				switch {
-				case slash && name == integration && slices.Contains(covered, database):
-					target = name + "/" + database
-				case !slash && name == r.Database:
-					target = name
-				case !slash && slices.Contains(covered, r.Database):
-					target = name + "/" + r.Database
-				}
-				if target != "" {
-					return fmt.Sprintf(`Flow %s lets you ask: connect to database "hourgate" and type REQUEST %s ON %s FOR '%s' REASON '…'; or run: hourgate request %s --access %s --reason '…'`,
-						f.Name, QuoteWord(t.Access[0].String()), QuoteWord(target), inWords(f.defaultDuration()), quoteShell(target), quoteShell(t.Access[0].String()))
-				}
+	asked := s.Asked(r.User, r.Database)
+	if len(asked.Offers) == 0 {
+		return ""
+	}
+	o := asked.Offers[0]
+	target := asked.Target
+	if target == "" {
+		target = o.Integration + "/" + o.Database
+	}
+	return fmt.Sprintf(`Flow %s lets you ask: connect to database "hourgate" and type REQUEST %s ON %s FOR '%s' REASON '…'; or run: hourgate request %s --access %s --reason '…'`,
+		o.Flow, QuoteWord(o.Access), QuoteWord(target), inWords(o.For), quoteShell(target), quoteShell(o.Access))
+}
+
+// Asked is what a person can ask for where they have named a database as clients do when they connect.
+type Asked struct {
+	// Target is what they named, as REQUEST takes it: an integration, or an integration and a database. It is empty where the name is
+	// a database's that they can ask for on several integrations.
+	Target string
+	Offers []Offer // without those by break-glass
+}
+
+// Asked finds what user means by a name: integration, integration/database or database@integration, also with the readers' suffix, or
+// a database by its name alone. An integration goes before a database of that name, as in [Set.Decide].
+func (s *Set) Asked(user, named string) Asked {
+	var all []Offer
+	for _, f := range s.FlowsOf(user) {
+		for _, o := range s.Offers(f, user) {
+			if !o.BreakGlass {
+				all = append(all, o)
 			}
 		}
 	}
-	return ""
+	for _, p := range s.pairs(named) {
+		offers := slices.DeleteFunc(slices.Clone(all), func(o Offer) bool {
+			return o.Integration != p.integration || p.database != "" && o.Database != p.database
+		})
+		if len(offers) > 0 {
+			return Asked{strings.TrimSuffix(p.integration+"/"+p.database, "/"), offers}
+		}
+	}
+	found := Asked{Offers: slices.DeleteFunc(all, func(o Offer) bool { return o.Database != named })}
+	for i, o := range found.Offers {
+		if i > 0 && o.Integration != found.Offers[0].Integration {
+			found.Target = ""
+			break
+		}
+		found.Target = o.Integration + "/" + o.Database
+	}
+	return found
+}
+
+// pairs are what a name with an integration in it can mean, in the order in which they count.
+func (s *Set) pairs(named string) []pair {
+	pairs := []pair{{integration: named}}
+	if integration, database, ok := strings.Cut(named, "/"); ok {
+		if first, rest, _ := strings.Cut(database, "/"); first == ReaderSuffix && s.readers[integration] {
+			database = rest
+		}
+		pairs = append(pairs, pair{integration, database})
+	}
+	if at := strings.LastIndexByte(named, '@'); at > 0 {
+		pairs = append(pairs, pair{named[at+1:], named[:at]})
+	}
+	return pairs
 }
 
 // QuoteWord writes a word so that a statement of database hourgate takes it for one.
@@ -145,9 +184,9 @@ func (s *Set) Asking() bool { return s.overlay.Asking }
 
 // An Offer is something that can be asked for.
 type Offer struct {
-	Integration, Database, Access string
-	For, Longest                  time.Duration
-	BreakGlass                    bool
+	Flow, Integration, Database, Access string
+	For, Longest                        time.Duration
+	BreakGlass                          bool
 }
 
 // Offers returns what user can ask for under a flow.
@@ -158,7 +197,7 @@ func (s *Set) Offers(f *Flow, user string) []Offer {
 			for _, integration := range t.Integrations {
 				for _, database := range s.databasesOf(t, integration) {
 					for _, a := range t.Access {
-						offers = append(offers, Offer{integration, database, a.String(), min(f.defaultDuration(), longest), longest, breakGlass})
+						offers = append(offers, Offer{f.Name, integration, database, a.String(), min(f.defaultDuration(), longest), longest, breakGlass})
 					}
 				}
 			}

@@ -18,6 +18,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hourgate/hourgate/internal/strictyaml"
@@ -36,6 +37,14 @@ const (
 
 // levels is in the order of what they allow.
 var levels = []Level{ReadOnly, ReadWrite, Admin}
+
+// LevelName is text in capitals if that is a level, and text otherwise: people type read_only too.
+func LevelName(text string) string {
+	if level := strings.ToUpper(text); slices.Contains(levels, Level(level)) {
+		return level
+	}
+	return text
+}
 
 // UnmarshalText reads a level as it is written in policy files.
 func (l *Level) UnmarshalText(text []byte) error {

@@ -163,6 +163,9 @@ func (d *Desk) change(ctx context.Context, who access.Actor, s statement, notice
 func (d *Desk) ask(ctx context.Context, who access.Actor, s statement) (Result, error) {
 	w := policy.Wish{User: who.Name, Flow: s.flow, Access: s.access, For: s.length, Reason: s.reason, BreakGlass: s.verb == "BREAK GLASS"}
 	for _, target := range s.targets {
+		if asked := d.live.Set().Asked(who.Name, target); strings.Contains(target, "@") && asked.Target != "" {
+			target = asked.Target // database@integration, as refusals of log-ins name it
+		}
 		integration, database, named := strings.Cut(target, "/")
 		switch {
 		case w.Integration != "" && w.Integration != integration:

@@ -207,9 +207,7 @@ func (p *parser) ask(s *statement) (err error) {
 	if s.access, err = p.value("the access, such as READ_ONLY,"); err != nil {
 		return err
 	}
-	if level := strings.ToUpper(s.access); slices.Contains([]string{"READ_ONLY", "READ_WRITE", "ADMIN"}, level) {
-		s.access = level
-	}
+	s.access = policy.LevelName(s.access)
 	if err := p.word("ON"); err != nil {
 		return err
 	}
@@ -282,10 +280,7 @@ func (s *statement) clause(word, text string) (err error) {
 	case "UNDER":
 		s.flow = text
 	case "AS":
-		s.access = text
-		if level := strings.ToUpper(text); slices.Contains([]string{"READ_ONLY", "READ_WRITE", "ADMIN"}, level) {
-			s.access = level
-		}
+		s.access = policy.LevelName(text)
 	}
 	return err
 }

@@ -39,7 +39,7 @@ func withReader(t *testing.T, major int) (g *gatetest.Gate, replica *pgtest.Serv
 	_ = awaitLogin(t, g, "shop").Close(t.Context())
 	// Until this session's role has ended, another session may get it, and the reader knows it already.
 	onReplica := replica.Superuser(t, db.Name)
-	eventually.True(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 && rolesOn(t, onReplica) == 0 })
+	eventually.True(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 && rolesOn(t, g, onReplica) == 0 })
 	return g, replica
 }
 
@@ -116,12 +116,15 @@ func endsOnReader(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
 	} else {
 		t.Logf("PostgreSQL %d: no session on the reader %v after the change of the policy", replica.Major, took)
 	}
-	eventually.True(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
+	eventually.True(t, "the role is gone from the reader", func() bool { return rolesOn(t, g, onReplica) == 0 })
 }
 
-func rolesOn(t *testing.T, conn *pgx.Conn) (n int) {
+// rolesOn counts the gate's roles on a server. Other tests have gates too, and the server that is replayed is everybody's.
+func rolesOn(t *testing.T, g *gatetest.Gate, conn *pgx.Conn) (n int) {
 	t.Helper()
-	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'hg\\_%'").Scan(&n); err != nil {
+	err := conn.QueryRow(t.Context(),
+		"SELECT count(*) FROM pg_roles WHERE rolname LIKE 'hg\\_%' AND shobj_description(oid, 'pg_authid')::json->>'deployment' = $1", g.Deployment()).Scan(&n)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -139,7 +142,7 @@ func waitsForReader(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
 		connected <- err
 	}()
 	eventually.True(t, "the role is made", func() bool { return len(g.Roles(t)) == 1 })
-	if n := rolesOn(t, replica.Superuser(t, g.DB.Name)); n != 0 {
+	if n := rolesOn(t, g, replica.Superuser(t, g.DB.Name)); n != 0 {
 		t.Fatalf("the reader knows %d roles while replay is paused, want none", n)
 	}
 	select {
@@ -223,12 +226,12 @@ func endsWhilePaused(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
 	// Readers are looked at every few seconds, and at once when a role ends: a neighbour's end saves the wait.
 	_ = bob(t, g).Close(t.Context())
 	eventually.True(t, "a session past the gate is put out", func() bool { return friend.Ping(t.Context()) != nil })
-	eventually.True(t, "the neighbour's role is gone", func() bool { return len(g.Roles(t)) == 1 && rolesOn(t, onReplica) == 1 })
+	eventually.True(t, "the neighbour's role is gone", func() bool { return len(g.Roles(t)) == 1 && rolesOn(t, g, onReplica) == 1 })
 	resume := replica.PauseReplay(t)
 	g.SetGrants(t, "")
 	eventually.True(t, "the session ends", func() bool { return conn.Ping(t.Context()) != nil })
 	eventually.True(t, "the role is gone from the writer", func() bool { return len(g.Roles(t)) == 0 })
-	if n := rolesOn(t, onReplica); n != 1 {
+	if n := rolesOn(t, g, onReplica); n != 1 {
 		t.Fatalf("the reader knows %d roles, want that which has ended", n)
 	}
 	for range 3 {
@@ -239,7 +242,7 @@ func endsWhilePaused(t *testing.T, g *gatetest.Gate, replica *pgtest.Server) {
 		eventually.True(t, "the session of the ended role is put out", func() bool { return friend.Ping(t.Context()) != nil })
 	}
 	resume()
-	eventually.True(t, "the role is gone from the reader", func() bool { return rolesOn(t, onReplica) == 0 })
+	eventually.True(t, "the role is gone from the reader", func() bool { return rolesOn(t, g, onReplica) == 0 })
 	if n := tenants(t, onReplica); n != 0 {
 		t.Errorf("%d sessions are left on the reader", n)
 	}

@@ -20,7 +20,11 @@ func (s *Service) Refresh(ctx context.Context) error {
 	s.refreshing.Lock()
 	defer s.refreshing.Unlock()
 	snapshot, skew, err := s.load(ctx)
-	if err == nil && snapshot.Revision < s.mark.Revision {
+	if err != nil {
+		return err
+	}
+	other, err := s.another(ctx, snapshot)
+	if err == nil && other {
 		if err = s.restored(ctx, snapshot); err == nil {
 			snapshot, skew, err = s.load(ctx)
 		}

@@ -13,10 +13,15 @@ import (
 // the copy was made can't be known then: all open requests are ended, numbers go on above those that were given, and locks
 // that are missing are set again.
 //
-// What this promises: a gate that has seen a change never again believes a store that lacks it. It promises nothing for a
-// change that no running gate had seen, and nothing to a gate whose mark was restored together with the store.
+// A copy that others have gone on with, until it was as far as the mark again, is known by the token of the mark's change: no other
+// history has it.
+//
+// What this promises: a gate that has seen a change never again believes a store that lacks it, unless more than 10,000 changes have
+// been made to the copy meanwhile. It promises nothing for a change that no running gate had seen, and nothing to a gate whose
+// mark was restored together with the store.
 type mark struct {
 	Revision int64  `json:"revision"`
+	Token    string `json:"token,omitempty"`
 	LastID   int64  `json:"last_id"`
 	Locks    []Lock `json:"locks"`
 }
@@ -31,7 +36,7 @@ func (s *Service) remember(snapshot *Snapshot) error {
 	if snapshot.Revision <= s.mark.Revision {
 		return nil
 	}
-	m := mark{snapshot.Revision, snapshot.LastID, snapshot.Locks}
+	m := mark{snapshot.Revision, snapshot.Token, snapshot.LastID, snapshot.Locks}
 	if err := writeFile(s.cfg.MarkFile, m); err != nil {
 		return fmt.Errorf("writing down how far the state has come: %w", err)
 	}
@@ -39,9 +44,26 @@ func (s *Service) remember(snapshot *Snapshot) error {
 	return nil
 }
 
-// restored ends what a store that is behind the mark believes in.
+// another reports whether the store has another history than the one in which the mark was made.
+func (s *Service) another(ctx context.Context, snapshot *Snapshot) (bool, error) {
+	switch {
+	case snapshot.Revision < s.mark.Revision:
+		return true, nil
+	case s.mark.Token == "":
+		return false, nil // nothing is known of it
+	case snapshot.Revision == s.mark.Revision && snapshot.Token == s.mark.Token:
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	h, err := s.cfg.Store.History(ctx, s.mark.Revision)
+	// What was restored after the mark has ended all that was open, whichever history it was of.
+	return err == nil && h.Token != s.mark.Token && h.Restored <= s.mark.Revision && s.mark.Revision >= h.Oldest, err
+}
+
+// restored ends what a store that is behind the mark, or has another history, believes in.
 func (s *Service) restored(ctx context.Context, snapshot *Snapshot) error {
-	s.log.Error("the state is older than what was seen of it: a copy was restored, so all requests are ended",
+	s.log.Error("the state lacks what was seen of it: a copy was restored, so all requests are ended",
 		"revision", snapshot.Revision, "seen", s.mark.Revision)
 	s.metrics.restored.Inc()
 	if err := s.cfg.Trail.Append(audit.Record{Event: audit.StateRestored, Detail: map[string]string{
@@ -51,7 +73,7 @@ func (s *Service) restored(ctx context.Context, snapshot *Snapshot) error {
 		s.log.Error("the restoring of the state can't be recorded", "error", err)
 	}
 	now := s.now()
-	err := s.cfg.Store.Restore(ctx, s.mark.Revision, s.mark.LastID, s.mark.Locks, func(r *Request) {
+	err := s.cfg.Store.Restore(ctx, max(s.mark.Revision, snapshot.Revision+1), s.mark.LastID, s.mark.Locks, func(r *Request) {
 		const why = "the state was restored from a copy"
 		if r.stop(Restored, now, "", why) != nil { // it is pending
 			r.State, r.EndWhy = Lapsed, why

@@ -501,6 +501,65 @@ func TestRestored(t *testing.T) {
 	w.wantState(4, "pending")
 }
 
+// TestRestoredAndGoneOn: a copy that others have gone on with, until it was as far as what this gate has seen and further, is no
+// continuation of that. It is found out once: a gate that comes later, and has seen the same, leaves what came after alone.
+func TestRestoredAndGoneOn(t *testing.T) {
+	t.Parallel()
+	for _, more := range []int{0, 1, 5} {
+		t.Run(fmt.Sprint(more), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			r := w.granted("bob", "READ_WRITE")
+			_ = w.store.Close()
+			file, mark := filepath.Join(w.folder, "state.db"), filepath.Join(w.folder, "mark")
+			saved := read(t, file)
+			w.open()
+			if _, err := w.service.Stop(t.Context(), access.Actor{Name: "carol"}, r.ID, "no"); err != nil {
+				t.Fatal(err)
+			}
+			seen := read(t, mark)
+			_ = w.store.Close()
+
+			if err := errors.Join(os.WriteFile(file, saved, 0o600), os.Remove(mark)); err != nil {
+				t.Fatal(err)
+			}
+			w.open() // a gate that has seen nothing
+			w.wantMay("bob", "READ_WRITE for 2h0m0s")
+			for range 1 + more {
+				w.ask("dave", "READ_ONLY")
+			}
+			_ = w.store.Close()
+
+			if err := os.WriteFile(mark, seen, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.open()
+			w.wantMay("bob", "no_grant")
+			w.wantState(r.ID, "ended: state restored")
+			w.wantState(2, "lapsed")
+			after := w.ask("dave", "READ_ONLY")
+			_ = w.store.Close()
+			if err := os.WriteFile(mark, seen, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.open()
+			w.wantState(after.ID, "pending")
+			if n := strings.Count(w.trail.events(), "state_restored"); n != 1 {
+				t.Errorf("%d records of it", n)
+			}
+		})
+	}
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
 // TestStateGone: without the store, file grants go on, and what was granted takes no new sessions after a while and ends
 // at its known end.
 func TestStateGone(t *testing.T) {

@@ -30,6 +30,8 @@ type Store interface {
 	Revision(ctx context.Context) (int64, error)
 	// Load reads what a gate has to know, as it is at one moment.
 	Load(ctx context.Context) (*Snapshot, error)
+	// History tells the history that the store has from another one that had the same revision.
+	History(ctx context.Context, revision int64) (History, error)
 	// Now is the store's clock, which all replicas go by.
 	Now(ctx context.Context) (time.Time, error)
 
@@ -77,10 +79,18 @@ type Announce[T any] func(T) ([]Message, error)
 // A Snapshot is what a gate has to know.
 type Snapshot struct {
 	Revision int64
+	Token    string // of the change that made it, see History; empty where no change has been made
 	LastID   int64
 	Now      time.Time  // by the store's clock
 	Open     []*Request // whose state is Open, by ID
 	Locks    []Lock
+}
+
+// A History is what a store says of one of its revisions.
+type History struct {
+	Token    string // that the change to this revision got; empty if the store has it not, or not any more
+	Oldest   int64  // the first revision whose token is known; 0 if none is
+	Restored int64  // the last revision that was made by Restore; 0 if none was
 }
 
 // A Filter chooses requests. Zero values choose all.

@@ -161,7 +161,10 @@ func (s *Store) Restore(ctx context.Context, revision, lastID int64, locks []acc
 				return err
 			}
 		}
-		return nil
+		if _, err := tx.ExecContext(ctx, `DELETE FROM hourgate_history WHERE revision = $1`, now); err != nil {
+			return err
+		}
+		return remember(ctx, tx, max(now, revision+1), true)
 	})
 }
 

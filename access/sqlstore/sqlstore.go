@@ -4,6 +4,7 @@ package sqlstore
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -68,6 +69,7 @@ var migrations = []string{
 	`ALTER TABLE hourgate_outbox ADD COLUMN subject TEXT NOT NULL DEFAULT ''`,
 	`ALTER TABLE hourgate_outbox ADD COLUMN seq BIGINT NOT NULL DEFAULT 0`,
 	`CREATE INDEX hourgate_outbox_order ON hourgate_outbox (channel, subject, seq)`,
+	`CREATE TABLE hourgate_history (revision BIGINT PRIMARY KEY, token TEXT NOT NULL, restored BIGINT NOT NULL)`,
 }
 
 // migrate is one transaction: it happens whole or not at all.
@@ -134,6 +136,9 @@ func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
 		if err := tx.QueryRowContext(ctx, `UPDATE hourgate_state SET value = value + 1 WHERE name = 'revision' RETURNING value`).Scan(&revision); err != nil {
 			return err
 		}
+		if err := remember(ctx, tx, revision, false); err != nil {
+			return err
+		}
 		if err := f(tx); err != nil {
 			return err
 		}
@@ -143,6 +148,32 @@ func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
 		_, err := tx.ExecContext(ctx, s.dialect.Notify, fmt.Sprint(revision))
 		return err
 	})
+}
+
+// historyKept is how many changes are known by their token.
+const historyKept = 10_000
+
+// remember gives a change a token that no other history of the state has.
+func remember(ctx context.Context, tx *sql.Tx, revision int64, restored bool) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO hourgate_history (revision, token, restored) VALUES ($1, $2, $3)`, revision, rand.Text(), number(restored))
+	if err == nil {
+		_, err = tx.ExecContext(ctx, `DELETE FROM hourgate_history WHERE revision <= $1`, revision-historyKept)
+	}
+	return err
+}
+
+// History implements access.Store.
+func (s *Store) History(ctx context.Context, revision int64) (access.History, error) {
+	db, err := s.db(ctx)
+	if err != nil {
+		return access.History{}, err
+	}
+	var h access.History
+	err = db.QueryRowContext(ctx, `
+		SELECT coalesce((SELECT token FROM hourgate_history WHERE revision = $1), ''),
+			coalesce((SELECT min(revision) FROM hourgate_history), 0),
+			coalesce((SELECT max(revision) FROM hourgate_history WHERE restored = 1), 0)`, revision).Scan(&h.Token, &h.Oldest, &h.Restored)
+	return h, err
 }
 
 // Revision implements access.Store.
@@ -187,6 +218,10 @@ func (s *Store) Load(ctx context.Context) (*access.Snapshot, error) {
 		if err := tx.QueryRowContext(ctx, `SELECT value FROM hourgate_state WHERE name = $1`, name).Scan(value); err != nil {
 			return nil, err
 		}
+	}
+	err = tx.QueryRowContext(ctx, `SELECT coalesce((SELECT token FROM hourgate_history WHERE revision = $1), '')`, snapshot.Revision).Scan(&snapshot.Token)
+	if err != nil {
+		return nil, err
 	}
 	if snapshot.Open, err = requests(tx.QueryContext(ctx, `SELECT body FROM hourgate_requests WHERE open = 1 ORDER BY id`)); err != nil {
 		return nil, err

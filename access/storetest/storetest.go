@@ -22,7 +22,7 @@ import (
 func Run(t *testing.T, open func(t *testing.T) func() access.Store) {
 	for name, test := range map[string]func(*testing.T, func() access.Store){
 		"keeps requests": keeps, "compares and swaps": swaps, "bounds open requests": bounds, "breaks the glass once": glass,
-		"announces before": announces, "locks": locks, "outbox": outbox, "outbox in order": ordered, "restore": restore, "hostile text": hostile, "deciders at once": deciders,
+		"announces before": announces, "locks": locks, "outbox": outbox, "outbox in order": ordered, "restore": restore, "history": history, "hostile text": hostile, "deciders at once": deciders,
 		"orders": orders,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -387,6 +387,41 @@ func restore(t *testing.T, open func() access.Store) {
 	}
 	if r := create(t, s, Sample("bob")); r.ID != 51 {
 		t.Errorf("the next ID is %d", r.ID)
+	}
+}
+
+// history: each change has a token of its own, which stays, and a restored state says that it is one.
+func history(t *testing.T, open func() access.Store) {
+	s := open()
+	if snapshot := must(s.Load(t.Context()))(t); snapshot.Token != "" {
+		t.Errorf("token %q without a change", snapshot.Token)
+	}
+	tokens := make(map[int64]string)
+	for range 3 {
+		create(t, s, Sample("bob"))
+		snapshot := must(open().Load(t.Context()))(t)
+		tokens[snapshot.Revision] = snapshot.Token
+	}
+	seen := make(map[string]bool)
+	for revision, token := range tokens {
+		h := must(s.History(t.Context(), revision))(t)
+		if token == "" || seen[token] || h.Token != token || h.Oldest != 2 || h.Restored != 0 {
+			t.Errorf("revision %d had token %q, and now %+v", revision, token, h)
+		}
+		seen[token] = true
+	}
+	for _, ahead := range []int64{0, 10} {
+		revision := must(s.Revision(t.Context()))(t) + 1
+		if err := s.Restore(t.Context(), revision+ahead, 50, nil, func(*access.Request) {}); err != nil {
+			t.Fatal(err)
+		}
+		snapshot := must(s.Load(t.Context()))(t)
+		if h := must(s.History(t.Context(), snapshot.Revision))(t); snapshot.Revision != revision+ahead+1 || h.Restored != snapshot.Revision || h.Token != snapshot.Token || h.Token == "" {
+			t.Errorf("restored: revision %d, token %q, %+v", snapshot.Revision, snapshot.Token, h)
+		}
+		if h := must(s.History(t.Context(), revision))(t); h.Token != "" {
+			t.Errorf("a revision that was leapt over has token %q", h.Token)
+		}
 	}
 }
 

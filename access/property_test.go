@@ -11,14 +11,16 @@ import (
 	"github.com/hourgate/hourgate/policy"
 )
 
-// TestPromises does random things in random order, with flows that come and go, and holds what is in force against what
-// has been decided, as this test has written it down from the answers alone.
+// TestPromises does random things in random order on two gates of one state, with flows that come and go, and holds what is in force
+// on both against what has been decided, as this test has written it down from the answers alone.
 func TestPromises(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			(&history{world: newWorld(t), random: rand.New(rand.NewPCG(seed, 1)), ends: map[int64]time.Time{}, allowed: true}).unfold(150)
+			h := &history{world: newWorld(t), random: rand.New(rand.NewPCG(seed, 1)), ends: map[int64]time.Time{}, owed: map[string]int64{}, allowed: true}
+			h.second, h.secondLive = h.gate(h.store)
+			h.unfold(100)
 		})
 	}
 }
@@ -29,17 +31,28 @@ type history struct {
 	random  *rand.Rand
 	ends    map[int64]time.Time // of what was granted, by decisions only
 	ids     []int64
-	allowed bool // the flow is in force, with all that it had
-	said    []string
+	owed    map[string]int64 // uses of break-glass without a review, by person
+	allowed bool             // the flow is in force, with all that it had
+
+	second     *access.Service // another gate
+	secondLive *policy.Live
+	said       []string
 }
 
 var persons = []string{"bob", "dave", "carol", "erin", "sam"}
 
 func (h *history) unfold(steps int) {
 	for range steps {
+		if h.random.IntN(2) == 0 { // on the other gate
+			h.service, h.second, h.live, h.secondLive = h.second, h.service, h.secondLive, h.live
+		}
 		h.step()
 		h.tick()
-		h.check()
+		if err := h.second.Refresh(h.t.Context()); err != nil {
+			h.t.Fatal(err)
+		}
+		h.check(h.live.Set())
+		h.check(h.secondLive.Set())
 		if h.t.Failed() {
 			h.t.Fatalf("after\n%s", strings.Join(h.said, "\n"))
 		}
@@ -58,7 +71,7 @@ func (h *history) step() {
 		id = h.ids[h.random.IntN(len(h.ids))]
 	}
 	d := time.Duration(1+h.random.IntN(9)) * time.Hour
-	switch h.random.IntN(9) {
+	switch h.random.IntN(11) {
 	case 0, 1:
 		w := wish(person, []string{"READ_ONLY", "READ_WRITE", "ADMIN"}[h.random.IntN(3)])
 		w.For = d
@@ -110,6 +123,7 @@ func (h *history) step() {
 		}
 		h.note("flow in force: %t", h.allowed)
 		h.service.SetFiles(files(h.t, text))
+		h.second.SetFiles(files(h.t, text))
 		if !h.allowed {
 			clear(h.ends)
 		}
@@ -122,13 +136,41 @@ func (h *history) step() {
 		h.note("the gate is started again")
 		_ = h.store.Close()
 		h.open()
+		h.second, h.secondLive = h.gate(h.store)
 		h.allowed = true
+	case 9:
+		h.breakGlass(person, min(d, time.Hour))
+	case 10:
+		r, err := h.service.Review(ctx, person, id, "seen")
+		h.note("%s reviews %d: %v", person, id, err)
+		if err == nil {
+			if person != "sam" || r.User == person || h.owed[r.User] != id {
+				h.t.Errorf("%s reviewed %s's request %d", person, r.User, id)
+			}
+			delete(h.owed, r.User)
+		}
 	}
 }
 
+// breakGlass lets dave in at once, and nobody again before a review.
+func (h *history) breakGlass(person string, d time.Duration) {
+	w := wish(person, "READ_WRITE")
+	w.For, w.BreakGlass = d, true
+	r, _, err := h.service.Ask(h.t.Context(), w)
+	h.note("%s breaks the glass for %s: %v", person, d, err)
+	if err != nil {
+		return
+	}
+	if owed, owes := h.owed[person]; owes || person != "dave" || !h.allowed {
+		h.t.Errorf("%s broke the glass, and owes a review of %d", person, owed)
+	}
+	h.ids = append(h.ids, r.ID)
+	h.owed[person], h.ends[r.ID] = r.ID, h.clock().Add(d)
+}
+
 // check asks the policy in force, as the proxy does.
-func (h *history) check() {
-	set, now := h.inForce(), h.clock()
+func (h *history) check(set *policy.Set) {
+	now := h.clock()
 	for _, person := range persons {
 		for _, g := range set.Grants(person) {
 			var id int64
@@ -149,5 +191,3 @@ func (h *history) check() {
 		}
 	}
 }
-
-func (h *history) inForce() *policy.Set { return h.live.Set() }

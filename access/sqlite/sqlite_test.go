@@ -98,6 +98,47 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
+// TestDamaged: a file of which some pages were overwritten is refused with words that help, and a gate never goes on with half of it.
+func TestDamaged(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, file)
+	for range 200 {
+		if err := s.Create(t.Context(), storetest.Sample("bob"), 1000, storetest.Silent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4096
+	for at := 1; at < len(whole)/page; at += 5 {
+		damaged := append([]byte(nil), whole...)
+		copy(damaged[at*page:(at+1)*page], strings.Repeat("garbage!", page/8))
+		if err := os.WriteFile(file, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := sqlite.Open(t.Context(), file)
+		if err == nil || !strings.Contains(err.Error(), "it is damaged: restore a copy") {
+			t.Errorf("page %d: %v", at, err)
+		}
+		if err == nil {
+			_ = s.Close()
+		}
+	}
+	if err := os.WriteFile(file, whole[:len(whole)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := sqlite.Open(t.Context(), file); err == nil {
+		_ = s.Close()
+		t.Error("half a file was taken")
+	}
+}
+
 // later makes a file as a later version would.
 func later(t *testing.T, folder string) string {
 	t.Helper()

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 )
@@ -350,33 +351,67 @@ func (f *deskFlags) request(cmd *cobra.Command, text string, args []string, wait
 // watchEvery is how often access --watch looks.
 const watchEvery = 2 * time.Second
 
+// shownAccess is what a person was shown last, and the connection that it came by.
+type shownAccess struct {
+	conn *pgconn.PgConn
+	text string
+}
+
+// show prints what a person has, if that is something else than what they were shown last. After an error it connects anew.
+func (s *shownAccess) show(cmd *cobra.Command, f *deskFlags) (err error) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), 30*time.Second)
+	defer cancel()
+	if s.conn == nil {
+		if s.conn, err = f.connect(ctx, cmd.ErrOrStderr()); err != nil {
+			return err
+		}
+	}
+	var now strings.Builder
+	if _, err := f.sayOn(ctx, s.conn, &now, "SHOW ACCESS"); err != nil {
+		s.close(ctx)
+		return err
+	}
+	if now.String() != s.text {
+		fmt.Fprint(cmd.OutOrStdout(), now.String())
+	}
+	s.text = now.String()
+	return nil
+}
+
+func (s *shownAccess) close(ctx context.Context) {
+	if s.conn != nil {
+		_ = s.conn.Close(context.WithoutCancel(ctx)) // it has said what it had to
+	}
+	s.conn = nil
+}
+
+// loggedOut reports whether a log-in was refused for who it is of: the user is gone, locked, or has another password.
+func loggedOut(err error) bool {
+	var told *pgconn.PgError
+	return errors.As(err, &told) && pgerrcode.IsInvalidAuthorizationSpecification(told.Code)
+}
+
 func accessCommand() *cobra.Command {
 	var flags deskFlags
 	var watch bool
 	cmd := &cobra.Command{
 		Use: "access", Short: "List what you have, until when, and what you can ask for", Long: "Lists what you have, until when, and what you can ask for.\n\n" + deskLong, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := flags.connect(cmd.Context(), cmd.ErrOrStderr())
-			if err != nil {
+			var shown shownAccess
+			defer func() { shown.close(cmd.Context()) }()
+			if err := shown.show(cmd, &flags); err != nil || !watch {
 				return err
 			}
-			defer conn.Close(context.WithoutCancel(cmd.Context()))
-			for last := ""; ; {
-				var now strings.Builder
-				if _, err := flags.sayOn(cmd.Context(), conn, &now, "SHOW ACCESS"); err != nil {
-					return err
-				}
-				if now.String() != last {
-					fmt.Fprint(cmd.OutOrStdout(), now.String())
-				}
-				if last = now.String(); !watch {
-					return nil
-				}
+			for {
 				select {
 				case <-cmd.Context().Done():
 					return nil
 				case <-time.After(watchEvery):
 				}
+				if err := shown.show(cmd, &flags); err != nil && loggedOut(err) {
+					return err
+				}
+				// Anything else passes: a gate that is started again, a network that is away.
 			}
 		},
 	}

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
@@ -86,5 +88,56 @@ access_flows:
 	var rows []map[string]any
 	if code := run(t.Context(), []string{"requests", "--json", as(gatetest.Alice)}, nil, &out, &out); code != exitOK || json.Unmarshal(out.Bytes(), &rows) != nil || len(rows) != 2 || rows[1]["id"] != 1.0 {
 		t.Errorf("JSON: exit code %d\n%s", code, &out)
+	}
+}
+
+// TestWatch: access --watch shows what changes, goes on when the gate is started again, and ends when its person is locked out.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	g := gatetest.New(t, pgtest.Start(t, 17).Database(t))
+	socket := filepath.Join(t.TempDir(), "admin.sock")
+	config := g.Configure(t, gatetest.Options{Grants: `  []
+access_flows:
+  - {name: support, requestors: {groups: [support]}, targets: [{integrations: [orders], access: [READ_ONLY]}], max_duration: 8h, approval: none}
+`, Config: map[string]string{"state": "{file: state.db}", "admin_socket": socket}})
+	process := gatetest.StartProcess(t, g, config)
+	dsn := func() string {
+		_, port, _ := net.SplitHostPort(g.Addr)
+		return fmt.Sprintf("--dsn=host=localhost port=%s user=%s password='%s' sslmode=verify-full sslrootcert=%s", port, gatetest.Alice, gatetest.AlicePassword, g.CA)
+	}
+	say := func(args ...string) {
+		t.Helper()
+		var out bytes.Buffer
+		if code := run(t.Context(), args, nil, &out, &out); code != exitOK {
+			t.Errorf("%v: exit code %d\n%s", args, code, &out)
+		}
+	}
+	var shown gatetest.Buffer
+	ended := make(chan int, 1)
+	go func() { ended <- run(t.Context(), []string{"access", "--watch", dsn()}, nil, &shown, &shown) }()
+	shows := func(want string) {
+		t.Helper()
+		eventually.True(t, "it shows "+want, func() bool { return strings.Contains(shown.String(), want) })
+	}
+	shows("can ask")
+	say("request", "orders", dsn())
+	shows("request-1")
+
+	port := g.Addr
+	_ = process.Process.Kill()
+	_ = process.Wait()
+	content, err := os.ReadFile(config)
+	if err == nil {
+		err = os.WriteFile(config, []byte(strings.Replace(string(content), "listen: 127.0.0.1:0", "listen: "+port, 1)), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	gatetest.StartProcess(t, g, config)
+	say("request", "orders", dsn())
+	shows("request-2")
+	say("lock", "user", gatetest.Alice, "--reason", "stolen", "--socket="+socket)
+	if code := <-ended; code != exitRefused || !strings.Contains(shown.String(), "user "+gatetest.Alice+" is locked") {
+		t.Errorf("exit code %d after\n%s", code, shown.String())
 	}
 }

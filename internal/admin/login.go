@@ -68,6 +68,7 @@ func (p *Pool) login(ctx context.Context, database string, cred secrets.Credenti
 			"statement_timeout":                   "30s",
 			"idle_in_transaction_session_timeout": "30s",
 			"default_transaction_read_only":       "off",
+			"jit":                                 "off", // compiling a query of ours takes longer than running it
 		},
 	}
 	var err error

@@ -130,7 +130,7 @@ func TestRandomSessions(t *testing.T) {
 		}
 		return otherwise
 	}
-	sessions, first := number("HOURGATE_SESSIONS", 150), number("HOURGATE_SEED", 1)
+	sessions, first := number("HOURGATE_SESSIONS", 60), number("HOURGATE_SEED", 1)
 	// The builds of 17 and 18 that packages have crash on some of them, direct too.
 	for _, major := range []int{13, 15} {
 		t.Run(fmt.Sprint("PostgreSQL ", major), func(t *testing.T) {

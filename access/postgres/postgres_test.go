@@ -2,19 +2,47 @@ package postgres_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/hourgate/hourgate/access"
 	"github.com/hourgate/hourgate/access/postgres"
 	"github.com/hourgate/hourgate/access/storetest"
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/secrets"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if place := os.Getenv("HOURGATE_STATE_CRASH"); place != "" {
+		var w where
+		err := json.Unmarshal([]byte(place), &w)
+		var s *postgres.Store
+		if err == nil {
+			s, err = w.open()
+		}
+		storetest.WriteForever(s, err)
+	}
+	pgtest.Main(m)
+}
+
+// where is a database for a process that writes into it.
+type where struct {
+	Port                         int
+	CA, Database, User, Password string
+}
+
+func (w where) open() (*postgres.Store, error) {
+	server, err := upstream.New(upstream.Config{Host: "localhost", Port: uint16(w.Port), SSLMode: upstream.VerifyFull, RootCert: w.CA})
+	if err != nil {
+		return nil, err
+	}
+	return postgres.Open(postgres.Config{Server: server, Database: w.Database, Secret: secret{Username: w.User, Password: secrets.NewPassword(w.Password)}}), nil
+}
 
 // secret is that of an ordinary user who owns the database: nothing more is needed.
 type secret secrets.Credential
@@ -23,17 +51,39 @@ func (s secret) Use(ctx context.Context, try func(context.Context, secrets.Crede
 	return try(ctx, secrets.Credential(s))
 }
 
+func at(db *pgtest.Database) where {
+	return where{db.Server.Port, db.Server.CAFile, db.Name, db.Owner, db.OwnerPassword}
+}
+
 func open(t testing.TB, db *pgtest.Database) *postgres.Store {
 	t.Helper()
-	server, err := upstream.New(upstream.Config{
-		Host: "localhost", Port: uint16(db.Server.Port), SSLMode: upstream.VerifyFull, RootCert: db.Server.CAFile,
-	})
+	s, err := at(db).open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := postgres.Open(postgres.Config{Server: server, Database: db.Name, Secret: secret{Username: db.Owner, Password: secrets.NewPassword(db.OwnerPassword)}})
 	t.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+// TestKilled kills a gate's process that writes, again and again. What it had begun is rolled back by the server before others go on.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	majors := pgtest.Majors()
+	db := pgtest.Start(t, majors[len(majors)-1]).Database(t)
+	place, err := json.Marshal(at(db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	storetest.Killed(t, "HOURGATE_STATE_CRASH="+string(place), func(t *testing.T) access.Store {
+		s := open(t, db)
+		// The server may still be at the last change of a process that is gone.
+		eventually.True(t, "the killed process's connection is gone", func() bool {
+			var n int
+			err := db.Superuser(t).QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'hourgate state'", db.Name).Scan(&n)
+			return err == nil && n == 0
+		})
+		return s
+	})
 }
 
 // TestStore takes turns between three stores of one database, as replicas would.

@@ -4,13 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hourgate/hourgate/access"
 	"github.com/hourgate/hourgate/access/sqlite"
@@ -19,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if file := os.Getenv("HOURGATE_STATE_CRASH"); file != "" {
-		writeForever(file)
+		storetest.WriteForever(sqlite.Open(context.Background(), file))
 	}
 	os.Exit(m.Run())
 }
@@ -160,81 +157,15 @@ func later(t *testing.T, folder string) string {
 	return file
 }
 
-// TestKilled kills a process that writes, again and again: all that it said was kept is there, whole, and nothing half.
+// TestKilled kills a process that writes, again and again.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "state.db")
-	said := int64(0)
-	for range 5 {
-		ctx, cancel := context.WithCancel(t.Context())
-		cmd := exec.CommandContext(ctx, os.Args[0])
-		cmd.Env = append(os.Environ(), "HOURGATE_STATE_CRASH="+file)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := make([]byte, 1)
-		for n := 0; n < 30; {
-			if _, err := out.Read(lines); err != nil {
-				t.Fatalf("the writer ended by itself: %v", err)
-			}
-			if lines[0] == '\n' {
-				n++
-				said++
-			}
-		}
-		cancel() // SIGKILL
-		rest, _ := readAll(out)
-		said += int64(strings.Count(rest, "\n"))
-		_ = cmd.Wait()
-
+	storetest.Killed(t, "HOURGATE_STATE_CRASH="+file, func(t *testing.T) access.Store {
 		s, err := sqlite.Open(t.Context(), file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		snapshot, err := s.Load(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if snapshot.LastID < said || snapshot.LastID > said+5 || int64(len(snapshot.Open)) != snapshot.LastID || snapshot.Revision != snapshot.LastID+1 {
-			t.Errorf("said %d; last ID %d, revision %d, %d requests", said, snapshot.LastID, snapshot.Revision, len(snapshot.Open))
-		}
-		messages, err := s.Claim(t.Context(), "c", 1_000_000, 0)
-		if err != nil || int64(len(messages)) != snapshot.LastID {
-			t.Errorf("%d messages for %d requests: %v", len(messages), snapshot.LastID, err)
-		}
-		said = snapshot.LastID
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func readAll(r interface{ Read([]byte) (int, error) }) (string, error) {
-	var b strings.Builder
-	buf := make([]byte, 4096)
-	for {
-		n, err := r.Read(buf)
-		b.Write(buf[:n])
-		if err != nil {
-			return b.String(), err
-		}
-	}
-}
-
-// writeForever files requests, each with a message, and says so with a line for each.
-func writeForever(file string) {
-	s, err := sqlite.Open(context.Background(), file)
-	for err == nil {
-		err = s.Create(context.Background(), storetest.Sample("bob"), 1_000_000, func(r *access.Request) ([]access.Message, error) {
-			return []access.Message{{ID: time.Now().Format(time.RFC3339Nano), Channel: "c", Subject: fmt.Sprint(r.ID), Created: time.Now(), Body: []byte("{}")}}, nil
-		})
-		if err == nil {
-			_, err = os.Stdout.WriteString("\n")
-		}
-	}
-	panic(errors.Unwrap(err))
+		return s
+	})
 }

@@ -42,6 +42,8 @@ The story of one request (refused, asks with parameters, may not decide it, is l
 by psql 13, 15, 17 and 18, and 15 with libpq 14 and 16; by pgcli, psycopg 2 and 3, asyncpg, JDBC, node-postgres, postgres.js and
 pgx. What they ask of the catalog by themselves, such as ` + "`\\d`" + `, pgcli's completion and what DBeaver
 sends when it connects, is refused with 0A000, and the session goes on.
+Transactions, savepoints (psql's ON_ERROR_ROLLBACK, nested transactions of drivers), DEALLOCATE and DISCARD ALL are answered as
+PostgreSQL answers them, and mean nothing else here.
 
 ## libpq
 
@@ -70,6 +72,11 @@ at once. With these settings it is about two seconds:
     query_wait_timeout = 2
 
 All its clients are one person to the gate, with one grant: whoever wants to know who did what lets people connect to the gate.
+
+## Sessions that only listen
+
+pgx and psql that LISTEN, and say nothing for 62 minutes, get a NOTIFY at once (psql with its next statement, as without a gate), on
+PostgreSQL 15 and 18 (2026-11-26). The test of every day has them idle for five seconds.
 `
 
 func numbers(n []int) string {

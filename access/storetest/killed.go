@@ -36,7 +36,7 @@ func Killed(t *testing.T, variable string, open func(*testing.T) access.Store) {
 // writeAndKill runs a writer until it has said some things, kills it, and returns the last number that it said.
 func writeAndKill(t *testing.T, variable string) (said int64) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0]) //nolint:gosec // it is this test itself
+	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // it is this test itself
 	cmd.Env = append(os.Environ(), variable)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

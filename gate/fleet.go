@@ -52,6 +52,7 @@ type wiring struct {
 	peers   time.Duration // Config.PeerTimeout
 	log     *slog.Logger  // of secrets
 	secrets *secrets.Opener
+	admins  *admins
 }
 
 // member is one integration as it is, or was.
@@ -85,6 +86,7 @@ func (w wiring) open(ctx context.Context, i Integration, lazy bool) (*member, er
 	}
 	m := &member{name: i.Name, settings: i, server: server, store: secrets.NewStore(source, secrets.StoreConfig{Log: w.log})}
 	cfg := w.roles
+	cfg.Admins = w.admins.of(settings, i.Secret)
 	for _, r := range i.ReaderServers {
 		reader, err := w.reader(ctx, i, r, m.store)
 		if err != nil {
@@ -105,14 +107,15 @@ func (w wiring) open(ctx context.Context, i Integration, lazy bool) (*member, er
 // for one server.
 func (w wiring) reader(ctx context.Context, i Integration, r discover.Server, store *secrets.Store) (roles.Reader, error) {
 	server, err := upstream.New(i.reader(r))
+	shared := w.admins.of(i.reader(r), i.Secret)
 	if err != nil || i.Secret.RDSIAM == nil {
-		return roles.Reader{Server: server, Secret: store}, err
+		return roles.Reader{Server: server, Secret: store, Admins: shared}, err
 	}
 	source, err := w.secrets.Open(ctx, i.Secret.For(server.Address()))
 	if err != nil {
 		return roles.Reader{}, err
 	}
-	return roles.Reader{Server: server, Secret: secrets.NewStore(source, secrets.StoreConfig{Log: w.log})}, nil
+	return roles.Reader{Server: server, Admins: shared, Secret: secrets.NewStore(source, secrets.StoreConfig{Log: w.log})}, nil
 }
 
 // acquire fits the keeper to the proxy.

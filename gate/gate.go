@@ -84,8 +84,8 @@ func (g *Gate) wire(ctx context.Context, set *policy.Set) error {
 	g.fleet = &Fleet{
 		log: g.log, members: make(map[string]*member), absent: make(map[string]*absent), retiring: make(map[*member]struct{}),
 		open: len(g.cfg.Discovery) > 0,
-		wiring: wiring{log: g.log, peers: g.cfg.PeerTimeout, secrets: new(secrets.Opener), roles: roles.Config{
-			Turns: make(chan struct{}, turns), Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger, Trail: g.trail, Logger: g.log, Metrics: metrics, Policy: g.live,
+		wiring: wiring{log: g.log, peers: g.cfg.PeerTimeout, secrets: new(secrets.Opener), admins: new(admins), roles: roles.Config{
+			Process: roles.NewProcess(), Turns: make(chan struct{}, turns), Deployment: g.cfg.Deployment, Linger: g.cfg.RoleLinger, Trail: g.trail, Logger: g.log, Metrics: metrics, Policy: g.live,
 		}},
 		changed: func() {}, // the policy was read for all of these
 		forget:  metrics.Forget,

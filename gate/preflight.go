@@ -34,7 +34,7 @@ func (c *Config) Choose(name string) ([]Integration, error) {
 // make and remove none.
 func (c *Config) Keeper(ctx context.Context, i Integration, trail roles.Trail) (*roles.Keeper, error) {
 	quiet := slog.New(slog.DiscardHandler)
-	w := wiring{log: quiet, secrets: new(secrets.Opener), roles: roles.Config{
+	w := wiring{log: quiet, secrets: new(secrets.Opener), admins: new(admins), roles: roles.Config{
 		Deployment: c.Deployment, Trail: trail, Logger: quiet, Metrics: roles.NewMetrics(prometheus.NewRegistry()),
 	}}
 	m, err := w.open(ctx, i, false)
@@ -58,9 +58,15 @@ func (c *Config) Preflight(ctx context.Context, i Integration, set *policy.Set) 
 }
 
 func (m *member) look(ctx context.Context, set *policy.Set) []preflight.Check {
+	server := m.keeper.Preflight()
+	release, err := server.Pool.Patient(ctx)
+	if err != nil {
+		return nil
+	}
+	defer release()
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
-	return m.keeper.Preflight().Checks(ctx, set.Databases(m.name))
+	return server.Checks(ctx, set.Databases(m.name))
 }
 
 // preflight logs what `hourgate preflight` prints, except what is fine. It stops nobody: a server that is away or a

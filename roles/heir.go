@@ -322,7 +322,7 @@ func (l *lease) orphan(ctx context.Context, c *admin.Conn, g *policy.Grant) (rol
 
 // lives reports whether the process that the entry names has an admin connection.
 func (k *Keeper) lives(ctx context.Context, c *admin.Conn, e ledger.Entry) (lives bool, err error) {
-	if e.Asleep() || e.Proxy == k.proxy {
+	if e.Asleep() || e.Proxy == k.proxy || k.cfg.Process.ended(e.Proxy) {
 		return false, nil
 	}
 	err = c.QueryOne(ctx, `

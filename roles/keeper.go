@@ -2,8 +2,6 @@ package roles
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync"
@@ -33,6 +31,11 @@ type Config struct {
 	Logger      *slog.Logger
 	Metrics     *Metrics
 
+	// Process is that of all keepers of this process, and Admins are the admin's connections to Server, for keepers that reach it
+	// in the same way. Optional: the keeper has its own.
+	Process *Process
+	Admins  *admin.Shared
+
 	// Turns is shared by integrations of which there are many and few are used. While nobody uses one, it holds no connection,
 	// and takes a turn, a place in the channel, to sweep now and then. Optional: without it a connection is kept warm.
 	Turns chan struct{}
@@ -46,6 +49,7 @@ type Config struct {
 type Reader struct {
 	Server *upstream.Server
 	Secret admin.Secret
+	Admins *admin.Shared // as in Config
 }
 
 // Trail takes records before the act; *audit.Trail is one.
@@ -78,7 +82,7 @@ const (
 // Keeper makes, keeps and settles the ephemeral roles of one integration. It is safe for concurrent use.
 type Keeper struct {
 	cfg      Config
-	proxy    string // this process, in the ledger and in application_name
+	proxy    string // this keeper of this process, in the ledger
 	log      *slog.Logger
 	metrics  *metrics
 	pool     *admin.Pool
@@ -107,12 +111,13 @@ type Keeper struct {
 
 // New returns a keeper that has not talked to the server yet; see Run.
 func New(cfg Config) *Keeper {
-	var id [6]byte
-	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
+	if cfg.Process == nil {
+		cfg.Process = NewProcess()
+	}
 	log := cfg.Logger.With("integration", cfg.Integration)
 	k := &Keeper{
 		cfg:     cfg,
-		proxy:   hex.EncodeToString(id[:]),
+		proxy:   cfg.Process.begin(),
 		log:     log,
 		metrics: cfg.Metrics.of(cfg.Integration),
 		leases:  make(map[leaseKey]*lease),
@@ -123,13 +128,13 @@ func New(cfg Config) *Keeper {
 	k.ending, k.end = context.WithCancel(context.Background())
 	k.pool = admin.NewPool(admin.Config{
 		Integration: cfg.Integration, Database: cfg.Database, Application: ledger.Application(cfg.Deployment, k.proxy),
-		Server: cfg.Server, Secret: cfg.Secret, Log: log,
+		Server: cfg.Server, Secret: cfg.Secret, Shared: cfg.Admins, Log: log,
 	})
 	k.settler = settle.New(settle.Config{
 		Integration: cfg.Integration, Deployment: cfg.Deployment, Pool: k.pool, Trail: cfg.Trail, Log: log, Metrics: k.metrics.settle,
 	})
 	k.profiles = profile.New(profile.Config{
-		Pool: k.pool, Home: cfg.Database, Log: log, LeftOut: k.metrics.leftOut,
+		Pool: k.pool, Log: log, LeftOut: k.metrics.leftOut,
 		Background: func(f func(context.Context)) { k.tended.Go(func() { f(k.ending) }) },
 	})
 	k.readers = newReaders(k)
@@ -273,6 +278,7 @@ func (k *Keeper) Close(ctx context.Context) error {
 	k.end()
 	settled := make(chan struct{})
 	go func() { k.tended.Wait(); close(settled) }()
+	defer k.cfg.Process.end(k.proxy)
 	defer k.pool.Close()
 	select {
 	case <-settled:

@@ -237,7 +237,7 @@ func (l *lease) identity() ledger.Role {
 // the role is given up.
 func (l *lease) pastDeadConnections(ctx context.Context, database string, work func(context.Context, string) error) error {
 	var err error
-	for range admin.PoolSize + 1 {
+	for range admin.Limit + 1 {
 		if err = work(ctx, database); err == nil || !admin.Passing(err) || l.identity().OID != 0 && !l.made {
 			break
 		}

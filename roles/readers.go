@@ -83,7 +83,7 @@ func newReaders(k *Keeper) *readers {
 			of: rs, server: of.Server, log: log, roles: make(map[uint32]*watch), woken: make(chan struct{}, 1),
 			pool: admin.NewPool(admin.Config{
 				Integration: k.cfg.Integration, Database: k.cfg.Database, Application: ledger.Application(k.cfg.Deployment, k.proxy),
-				Server: of.Server, Secret: of.Secret, Log: log, Reader: true,
+				Server: of.Server, Secret: of.Secret, Shared: of.Admins, Log: log, Reader: true,
 			}),
 		})
 	}

@@ -55,6 +55,11 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		k.log.Error("sweep failed", "error", err)
 		return err
 	}
+	for i, o := range orphans { // a keeper of ours that has ended lives no more, though this process does
+		if e, ok := ledger.Parse(o.Comment); ok && k.cfg.Process.ended(e.Proxy) {
+			orphans[i].Alive = false
+		}
+	}
 	k.disown(before, orphans)
 	s.dropSuspects(orphans)
 	errs := s.settle(ctx, orphans)

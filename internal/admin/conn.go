@@ -30,9 +30,11 @@ type Conn struct {
 	Creator string // CreatorRole where that is set up, else ""
 	Acting  string // whom statements run as: Creator if there is one, else Login; see Act
 
-	used    time.Time        // when it was last given back to the pool
-	demoted bool             // the server has become a replica: the name leads elsewhere
-	notices []*pgconn.Notice // since the last call of Warnings
+	database string           // where it is
+	passing  bool             // which is no integration's own
+	used     time.Time        // when it was last given back to the pool
+	demoted  bool             // the server has become a replica: the name leads elsewhere
+	notices  []*pgconn.Notice // since the last call of Warnings
 
 	// before is set by tests only: it is called before each statement, and an error of it ends the connection's use.
 	before func(c *Conn, statement string) error

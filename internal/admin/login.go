@@ -26,6 +26,10 @@ type Config struct {
 	Secret      Secret
 	Log         *slog.Logger
 
+	// Shared are the server's connections, for pools that reach one server in the same way and with the same secret. Optional:
+	// the pool has its own.
+	Shared *Shared
+
 	// Reader says that the server replays what is done elsewhere, so that it need not be one that can be written to. Optional.
 	Reader bool
 }

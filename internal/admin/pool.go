@@ -4,67 +4,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"io"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// PoolSize is how many admin connections one integration may have open in its default database: one is always kept for
-// settling.
-const PoolSize = 4
+const closeTimeout = 2 * time.Second // for saying goodbye to the server
 
-const (
-	idleCheck    = time.Second     // a connection that lay idle for longer is pinged before it is used
-	closeTimeout = 2 * time.Second // for saying goodbye to the server
-)
-
-// Pool holds the admin connections in the integration's default database. Connections are opened as needed, up to
-// PoolSize, and the last one is never closed while it works.
+// Pool is the admin's way to one integration. Its connections are those of Config.Shared: they are opened as needed, and
+// closed when they lie idle.
 type Pool struct {
 	// Before is set by tests only, and before the first use: it is called before each statement, and an error of it ends the
 	// connection's use.
 	Before func(c *Conn, statement string) error
 
 	cfg    Config
-	open   func(context.Context) (*Conn, error)
-	idle   chan *Conn
-	free   chan struct{} // a token is the right to open one more connection
-	logins chan struct{} // bounds the log-ins that hold a connection, so that one is left for settling
+	shared *Shared
+	open   func(ctx context.Context, database string) (*Conn, error)
 
 	reached atomic.Bool // a log-in has succeeded
-
-	urgent chan *Conn // of one: the connection that ends access, nil while it is not open
-
-	mu   sync.Mutex // guards what follows
-	live int
-	none chan struct{} // closed while none is live
 }
 
-// NewPool returns a pool without a connection: the first use opens one.
+// NewPool returns a pool. The first use opens a connection, if none is open.
 func NewPool(cfg Config) *Pool {
-	p := &Pool{
-		cfg:    cfg,
-		idle:   make(chan *Conn, PoolSize),
-		free:   make(chan struct{}, PoolSize),
-		logins: make(chan struct{}, PoolSize-1),
-		urgent: make(chan *Conn, 1),
-		none:   make(chan struct{}),
+	p := &Pool{cfg: cfg, shared: cfg.Shared}
+	if p.shared == nil {
+		p.shared = NewShared()
 	}
-	p.urgent <- nil
-	p.open = func(ctx context.Context) (*Conn, error) { return p.connect(ctx, cfg.Database) }
-	close(p.none)
-	for range PoolSize {
-		p.free <- struct{}{}
-	}
+	p.open = p.connect
 	return p
 }
 
-// Use runs fn on a connection of the pool.
+// Use runs fn on a connection to the server, in whatever database that is: for what all databases of a server share.
 func (p *Pool) Use(ctx context.Context, fn func(*Conn) error) error {
-	conn, err := p.acquire(ctx)
+	return p.use(ctx, p.shared.uses, "", fn)
+}
+
+// In runs fn on a connection to a database.
+func (p *Pool) In(ctx context.Context, database string, fn func(*Conn) error) error {
+	return p.use(ctx, p.shared.uses, database, fn)
+}
+
+// Beside is In for those who hold a connection already: it never waits for anybody who may wait for them.
+func (p *Pool) Beside(ctx context.Context, database string, fn func(*Conn) error) error {
+	return p.use(ctx, p.shared.besides, database, fn)
+}
+
+func (p *Pool) use(ctx context.Context, places chan struct{}, database string, fn func(*Conn) error) error {
+	leave, err := enter(ctx, places)
 	if err != nil {
+		return err
+	}
+	defer leave()
+	conn, err := p.acquire(ctx, database)
+	if err != nil {
+		p.shared.shut(p.shared.give(nil))
+		if database != "" && database != p.cfg.Database {
+			err = &UnreachableError{database, err}
+		}
 		return err
 	}
 	defer p.release(conn)
@@ -73,32 +73,55 @@ func (p *Pool) Use(ctx context.Context, fn func(*Conn) error) error {
 	return err
 }
 
-// Urgent runs fn on a connection that nothing else uses, so that ending access waits neither for log-ins nor for roles that
-// are being removed. Where that connection is not open and can't be opened, fn gets one of the others.
+// Urgent runs fn on a connection that nothing but ends uses, so that ending access waits neither for log-ins nor for roles
+// that are being removed, nor for the ends of other integrations on the server. Where that connection is not open and can't
+// be opened, fn gets one of the others.
 func (p *Pool) Urgent(ctx context.Context, fn func(*Conn) error) error {
+	s := p.shared
 	var conn *Conn
 	select {
-	case conn = <-p.urgent:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	case conn = <-s.urgent:
+	default:
+		select {
+		case conn = <-s.urgent:
+		case s.ends <- struct{}{}:
+			defer func() { <-s.ends }()
+			return p.once(ctx, fn)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	conn, err := p.revive(ctx, conn)
 	if err != nil {
-		p.urgent <- nil
+		s.urgent <- nil
 		return p.Use(ctx, fn)
 	}
 	err = fn(conn)
 	conn.demoted = SQLState(err) == pgerrcode.ReadOnlySQLTransaction
-	p.urgent <- p.keep(conn)
+	if conn = p.keep(conn); conn != nil && s.unused() {
+		shut(conn)
+		conn = nil
+	}
+	s.urgent <- conn
 	return err
+}
+
+// once runs fn on a connection that is opened for it and closed after it.
+func (p *Pool) once(ctx context.Context, fn func(*Conn) error) error {
+	conn, err := p.open(ctx, p.cfg.Database)
+	if err != nil {
+		return p.Use(ctx, fn)
+	}
+	defer shut(conn)
+	return fn(conn)
 }
 
 // Ready opens the connection of Urgent, or asks whether it still works.
 func (p *Pool) Ready(ctx context.Context) error {
 	select {
-	case conn := <-p.urgent:
+	case conn := <-p.shared.urgent:
 		conn, err := p.revive(ctx, conn)
-		p.urgent <- conn
+		p.shared.urgent <- conn
 		return err
 	default:
 		return nil // it is being used
@@ -113,7 +136,7 @@ func (p *Pool) revive(ctx context.Context, conn *Conn) (*Conn, error) {
 	if conn != nil {
 		shut(conn)
 	}
-	conn, err := p.open(ctx)
+	conn, err := p.open(ctx, p.cfg.Database)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +146,7 @@ func (p *Pool) revive(ctx context.Context, conn *Conn) (*Conn, error) {
 
 // keep returns conn as it may be used again, or nil.
 func (p *Pool) keep(conn *Conn) *Conn {
-	if conn.IsClosed() || conn.demoted || conn.PgConn().TxStatus() != 'I' {
+	if !conn.reusable() {
 		shut(conn)
 		return nil
 	}
@@ -131,144 +154,90 @@ func (p *Pool) keep(conn *Conn) *Conn {
 	return conn
 }
 
-// shut says goodbye to the server.
+func (c *Conn) reusable() bool { return !c.IsClosed() && !c.demoted && c.PgConn().TxStatus() == 'I' }
+
+// shut says goodbye to the server, and waits until that has closed the connection: only then is there room for another.
 func shut(conn *Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	_ = conn.Close(ctx)
+	taken, err := conn.PgConn().Hijack()
+	if err != nil { // it is closed, or broken in the middle of something
+		_ = conn.Close(ctx)
+		return
+	}
+	defer taken.Conn.Close() //nolint:errcheck // all was said
+	_ = taken.Conn.SetDeadline(time.Now().Add(closeTimeout))
+	taken.Frontend.Send(&pgproto3.Terminate{})
+	if taken.Frontend.Flush() == nil {
+		_, _ = io.Copy(io.Discard, taken.Conn)
+	}
 }
 
 // Reserve waits until a log-in may use a connection. Call release when it is done.
 func (p *Pool) Reserve(ctx context.Context) (release func(), err error) {
-	select {
-	case p.logins <- struct{}{}:
-		return func() { <-p.logins }, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return enter(ctx, p.shared.logins)
+}
+
+// Patient waits until work that is in no hurry may use connections, so that no log-in waits for all of it. Call release
+// when it is done.
+func (p *Pool) Patient(ctx context.Context) (release func(), err error) {
+	return enter(ctx, p.shared.patient)
 }
 
 // acquire returns a connection that works, as far as can be told: one that lay idle is asked first.
-func (p *Pool) acquire(ctx context.Context) (*Conn, error) {
-	for {
-		conn, err := p.next(ctx)
-		if err != nil || time.Since(conn.used) < idleCheck || p.check(ctx, conn) == nil {
-			return conn, err
+func (p *Pool) acquire(ctx context.Context, database string) (*Conn, error) {
+	conn, surplus := p.shared.take(p, database)
+	for p.shared.shut(surplus); conn != nil; conn = p.shared.another(database) {
+		if time.Since(conn.used) < idleCheck || p.check(ctx, conn) == nil {
+			return conn, nil
 		}
-		p.discard(conn)
+		p.shared.shut(conn)
 	}
-}
-
-// next prefers an idle connection to a new one, and waits for one where no new one can be had.
-func (p *Pool) next(ctx context.Context) (*Conn, error) {
-	select {
-	case conn := <-p.idle:
-		return conn, nil
-	default:
+	wanted := database
+	if wanted == "" {
+		wanted = p.cfg.Database
 	}
-	select {
-	case conn := <-p.idle:
-		return conn, nil
-	case <-p.free:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	conn, err := p.open(ctx)
+	conn, err := p.open(ctx, wanted)
 	if err == nil {
-		conn.used = time.Now()
-		p.count(1)
+		conn.used, conn.database, conn.passing = time.Now(), wanted, wanted != p.cfg.Database
+		p.shared.opened(conn)
 		return conn, nil
 	}
-	p.free <- struct{}{}
 	// The server has no slot left or the secret can't be had: wait for a connection that is there already, if one is, and
 	// as long as one is.
-	select {
-	case conn := <-p.idle:
+	if conn, ok := p.shared.await(ctx, database); ok {
 		return conn, nil
-	case <-p.noneLive():
-		return nil, err
-	case <-ctx.Done():
-		return nil, errors.Join(err, context.Cause(ctx))
 	}
+	return nil, errors.Join(err, context.Cause(ctx))
 }
 
+// release gives a connection back. In a database that is not an integration's own nobody stays.
 func (p *Pool) release(conn *Conn) {
-	if conn = p.keep(conn); conn == nil {
-		p.dropped()
-		return
+	back := conn
+	if conn.passing || !conn.reusable() || p.shared.unused() {
+		p.shared.shut(conn)
+		back = nil
+	} else {
+		conn.notices, conn.used = nil, time.Now()
 	}
-	p.idle <- conn
+	p.shared.shut(p.shared.give(back))
 }
 
-func (p *Pool) discard(conn *Conn) {
-	shut(conn)
-	p.dropped()
+// Duty does work on the server as a whole, unless the pool of another integration there is doing it or has done it less than
+// every ago.
+func (p *Pool) Duty(name string, every time.Duration, do func() error) error {
+	d, ours := p.shared.begin(p, name, every)
+	if !ours {
+		return nil
+	}
+	err := do()
+	p.shared.ended(d, err == nil)
+	return err
 }
 
-func (p *Pool) dropped() {
-	p.count(-1)
-	p.free <- struct{}{}
-}
-
-func (p *Pool) count(more int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	before := p.live
-	p.live += more
-	switch {
-	case before == 0:
-		p.none = make(chan struct{})
-	case p.live == 0:
-		close(p.none)
-	}
-}
-
-// noneLive returns a channel that is closed as soon as no connection is open.
-func (p *Pool) noneLive() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.none
-}
-
-// Close closes the idle connections, all at once: a server that hangs holds up each. The others are closed by whoever uses
-// them.
-func (p *Pool) Close() {
-	var closing sync.WaitGroup
-	defer closing.Wait()
-	select {
-	case conn := <-p.urgent:
-		if conn != nil {
-			closing.Go(func() { shut(conn) })
-		}
-		p.urgent <- nil
-	default:
-	}
-	for {
-		select {
-		case conn := <-p.idle:
-			closing.Go(func() { p.discard(conn) })
-		default:
-			return
-		}
-	}
-}
-
-// In runs fn on an admin connection to a database: one of the pool for the default database, else a fresh one.
-func (p *Pool) In(ctx context.Context, database string, fn func(*Conn) error) error {
-	if database == p.cfg.Database {
-		return p.Use(ctx, fn)
-	}
-	conn, err := p.connect(ctx, database)
-	if err != nil {
-		return &UnreachableError{database, err}
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		_ = conn.Close(ctx)
-	}()
-	return fn(conn)
-}
+// Close closes the connections that lie idle, unless pools of other integrations use them too. The others are closed by whoever
+// uses them.
+func (p *Pool) Close() { p.shared.retire(p) }
 
 // UnreachableError is a database that can't be connected to.
 type UnreachableError struct {

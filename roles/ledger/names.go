@@ -33,10 +33,14 @@ func DatabaseRole(kind, database string) string {
 	return ProfilePrefix + kind + "_" + Part(database, 32) + "_" + hex.EncodeToString(sum[:4])
 }
 
-// Application is the application_name of a proxy's admin connections. Everybody may read it in pg_stat_activity, so it
-// tells other proxies of the deployment that this one lives.
+// KeeperSeparator is between a process's name and a keeper's in an entry's Proxy.
+const KeeperSeparator = "."
+
+// Application is the application_name of a process's admin connections. Everybody may read it in pg_stat_activity, so it
+// tells other processes of the deployment that this one lives. All keepers of a process have the same.
 func Application(deployment, proxy string) string {
-	name := "hourgate " + proxy + " " + deployment
+	process, _, _ := strings.Cut(proxy, KeeperSeparator)
+	name := "hourgate " + process + " " + deployment
 	return name[:min(len(name), MaxIdentifier)]
 }
 

@@ -26,7 +26,6 @@ const (
 // Config is what Profiles needs to know. All fields are required.
 type Config struct {
 	Pool    *admin.Pool
-	Home    string // the database in which a connection of the pool is warm
 	Log     *slog.Logger
 	LeftOut prometheus.Gauge // how many objects all profiles lack
 
@@ -185,7 +184,7 @@ const tries = 10
 func (ps *Profiles) With(ctx context.Context, p Profile, local bool, fn func(*admin.Conn) error) error {
 	database := p.database
 	if !local && ps.get(p).checked.Load() != nil {
-		database = ps.cfg.Home // memberships are the same from everywhere, and here a connection is warm
+		database = "" // memberships are the same from everywhere, and a connection may be warm
 	}
 	try := func() error {
 		return ps.cfg.Pool.In(ctx, database, func(c *admin.Conn) error {

@@ -197,8 +197,20 @@ const resetGroup = `
 		 WHERE a.defaclrole = $1 AND a.defaclnamespace = 0
 	) s ORDER BY place, statement`
 
-// Profiles tidies all profiles, for what a crash left, and removes those of named objects that no role is a member of.
+// Profiles tidies all profiles of the server, for what a crash left, and removes those of named objects that no role is a
+// member of. One integration does it for all on the server.
 func (st *Settler) Profiles(ctx context.Context) error {
+	return st.cfg.Pool.Duty("profiles", profilesEvery, func() error { return st.profiles(ctx) })
+}
+
+const profilesEvery = 45 * time.Second // less than sweeps are apart
+
+func (st *Settler) profiles(ctx context.Context) error {
+	release, err := st.cfg.Pool.Patient(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	return st.cfg.Pool.Use(ctx, func(c *admin.Conn) error {
 		rows, err := c.Query(ctx, `
 			SELECT rolname::text, rolname ~ $2 AND NOT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member
@@ -232,14 +244,13 @@ func (st *Settler) Profiles(ctx context.Context) error {
 	})
 }
 
-// beside runs in other databases with a connection that acts as c does, and in c's own over c: waiting for a second connection
-// of the pool while holding one could last for ever.
+// beside runs in other databases with a connection that acts as c does, and in c's own over c.
 func (st *Settler) beside(c *admin.Conn) within {
 	return func(ctx context.Context, database string, fn func(*admin.Conn) error) error {
 		if database == c.Config().Database {
 			return fn(c)
 		}
-		return st.cfg.Pool.In(ctx, database, func(other *admin.Conn) error {
+		return st.cfg.Pool.Beside(ctx, database, func(other *admin.Conn) error {
 			if other.Acting != c.Acting {
 				if err := other.Act(ctx, c.Acting); err != nil {
 					return err

@@ -281,7 +281,7 @@ func (st *Settler) pastBlockers(ctx context.Context, c *admin.Conn, run func() e
 	waiting := c.PgConn().PID()
 	looked := make(chan error, 1)
 	go func() {
-		looked <- st.cfg.Pool.Use(ctx, func(other *admin.Conn) error {
+		looked <- st.cfg.Pool.Beside(ctx, "", func(other *admin.Conn) error {
 			for range blockerLooks {
 				var ended int
 				err := other.QueryOne(ctx, "SELECT count(*) FILTER (WHERE pg_terminate_backend(b)) FROM unnest(pg_blocking_pids($1)) b", []any{waiting}, &ended)

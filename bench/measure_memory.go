@@ -20,6 +20,7 @@ const (
 	quantityRSS       = "rss"
 	quantityPSS       = "pss"
 	quantityAnonymous = "anonymous"
+	quantityLater     = "rss later" // a minute after the last query
 )
 
 const (
@@ -115,10 +116,17 @@ func (r *rig) measureSessions(ctx context.Context, name string, upstream, wanted
 	if err != nil {
 		return err
 	}
+	if err := sleep(ctx, r.mode.later); err != nil {
+		return err
+	}
+	later, err := readMemory(p.process)
+	if err != nil {
+		return err
+	}
 	each := func(before, after int) float64 { return float64(after-before) / float64(sessions) }
 	r.results.add(memoryMeasure(wanted), name, map[string]float64{
 		quantityRSS: each(before.rss, after.rss), quantityPSS: each(before.pss, after.pss),
-		quantityAnonymous: each(before.anonymous, after.anonymous), "sessions": float64(sessions),
+		quantityAnonymous: each(before.anonymous, after.anonymous), quantityLater: each(before.rss, later.rss), "sessions": float64(sessions),
 	})
 	return r.saveProfile(ctx, p, fmt.Sprintf("heap-%s-%d", name, wanted), "heap")
 }

@@ -93,6 +93,7 @@ type mode struct {
 	bulkBytes    int           // of a turn
 	sessions     []int         // idle ones, for memory
 	settling     time.Duration // before memory is read
+	later        time.Duration // before it is read once more
 	traced       int           // transactions under strace
 	benchTime    time.Duration // of each Go benchmark
 }
@@ -101,7 +102,7 @@ var shortMode = mode{
 	name:         "short",
 	transactions: []workload{{"simple", 1}, {"simple", 8}, {"simple", 32}, {"extended", 8}, {"prepared", 32}},
 	rounds:       3, window: 700 * time.Millisecond, loginWindow: time.Second, firstLogins: 7, bulkBytes: 200e6,
-	sessions: []int{200}, settling: time.Second, traced: 500, benchTime: 100 * time.Millisecond,
+	sessions: []int{200}, settling: time.Second, later: 5 * time.Second, traced: 500, benchTime: 100 * time.Millisecond,
 }
 
 var fullMode = mode{
@@ -118,7 +119,7 @@ var fullMode = mode{
 		{"prepared", 32},
 	},
 	rounds: 5, window: 2500 * time.Millisecond, loginWindow: 4 * time.Second, firstLogins: 40, bulkBytes: 1000e6,
-	sessions: []int{1000, 10_000}, settling: 5 * time.Second, traced: 1000, benchTime: time.Second,
+	sessions: []int{1000, 10_000}, settling: time.Second, later: 59 * time.Second, traced: 1000, benchTime: time.Second,
 }
 
 // newRig makes the folder of everything. What it returns is to be closed.

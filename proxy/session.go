@@ -114,6 +114,18 @@ func (s *session) serve() {
 
 // run is a connection's life. What it acquires is given back by farewell, which knows from the phase what that is.
 func (s *session) run(ctx context.Context) error {
+	// TLS and SCRAM need a deep stack, which an idle session would keep until the garbage collector comes: so the log-in has
+	// one of its own.
+	done := make(chan error, 1)
+	go func() { done <- s.caught(s.logIn) }()
+	if err := <-done; err != nil || s.phase < welcoming {
+		return err
+	}
+	return s.relayMessages(ctx)
+}
+
+// logIn goes through all phases before the relay, or serves who wants no relay: then the phase stays below welcoming.
+func (s *session) logIn(ctx context.Context) error {
 	login, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	limit := time.AfterFunc(s.server.limits.Load().LoginTimeout, func() { cancel(errLoginTimeout) })
@@ -180,9 +192,9 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.welcome(); err != nil {
 		return err
 	}
-	stop()
-	limit.Stop()
-	return s.relayMessages(ctx)
+	s.log.Info("session started", "role", s.lease.Login().User, "tls_upstream", s.encryption.String(), "setup", time.Since(s.began))
+	s.server.metrics.serve(s.decision.Integration)
+	return nil
 }
 
 // authorize finds the grant that lets the user in and arms its end. It holds the server's mutex, so that a reload either
@@ -326,8 +338,6 @@ func (s *session) welcome() error {
 
 // relayMessages runs until somebody leaves or the session's context ends.
 func (s *session) relayMessages(ctx context.Context) error {
-	s.log.Info("session started", "role", s.lease.Login().User, "tls_upstream", s.encryption.String(), "setup", time.Since(s.began))
-	s.server.metrics.serve(s.decision.Integration)
 	active := s.server.metrics.sessions.WithLabelValues(s.decision.Integration)
 	active.Inc()
 	defer active.Dec()

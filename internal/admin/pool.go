@@ -165,7 +165,7 @@ func shut(conn *Conn) {
 		_ = conn.Close(ctx)
 		return
 	}
-	defer taken.Conn.Close() //nolint:errcheck // all was said
+	defer taken.Conn.Close()
 	_ = taken.Conn.SetDeadline(time.Now().Add(closeTimeout))
 	taken.Frontend.Send(&pgproto3.Terminate{})
 	if taken.Frontend.Flush() == nil {

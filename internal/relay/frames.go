@@ -23,7 +23,7 @@ type Part struct {
 // (https://www.postgresql.org/docs/current/protocol-message-formats.html). It survives any fragmentation, never
 // allocates, and copies nothing but a header that straddles two reads.
 type Frames struct {
-	watched *kinds
+	watched kinds
 	see     func(*Part) error
 	part    Part // what see is given
 
@@ -40,16 +40,17 @@ func NewFrames(types string, see func(*Part) error) *Frames {
 	return &Frames{watched: kindsOf(types), see: see}
 }
 
-// kinds is a set of message types.
-type kinds [256]bool
+// kinds is a set of message types, a bit for each.
+type kinds [4]uint64
 
-func kindsOf(types string) *kinds {
-	var k kinds
+func kindsOf(types string) (k kinds) {
 	for _, t := range []byte(types) {
-		k[t] = true
+		k[t>>6] |= 1 << (t & 63)
 	}
-	return &k
+	return k
 }
+
+func (k *kinds) has(t byte) bool { return k[t>>6]>>(t&63)&1 == 1 }
 
 // boundary reports that the stream is between two messages.
 func (f *Frames) boundary() bool { return f.have == 0 && f.missing == 0 && !f.broken }
@@ -72,7 +73,7 @@ func (f *Frames) Scan(b []byte, at time.Time) (whole int, err error) {
 		}
 		n := int(min(int64(len(b)-pos), f.missing))
 		f.missing -= int64(n)
-		if f.watched[f.kind] && f.err == nil {
+		if f.watched.has(f.kind) && f.err == nil {
 			f.part = Part{Kind: f.kind, First: first, Bytes: b[pos : pos+n], Rest: f.missing, At: at}
 			f.err = f.see(&f.part)
 		}

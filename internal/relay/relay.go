@@ -38,8 +38,8 @@ type Watcher interface {
 type Relay struct {
 	client, upstream net.Conn
 	watcher          Watcher // or nil
-	requests         *kinds  // that the watcher wants to see
-	replies          *kinds
+	requests         kinds   // that the watcher wants to see
+	replies          kinds
 	timed            bool // the watcher wants to see replies, and when they came
 	fromClient       direction
 	fromUpstream     direction
@@ -190,7 +190,7 @@ func (r *Relay) seeRequest(m *Part) error {
 	if m.First {
 		r.activity.seeRequest(m)
 	}
-	if r.requests[m.Kind] {
+	if r.requests.has(m.Kind) {
 		return r.watcher.Request(m)
 	}
 	return nil
@@ -198,7 +198,7 @@ func (r *Relay) seeRequest(m *Part) error {
 
 func (r *Relay) seeReply(m *Part) error {
 	r.activity.seeReply(m)
-	if r.replies[m.Kind] {
+	if r.replies.has(m.Kind) {
 		return r.watcher.Reply(m)
 	}
 	return nil

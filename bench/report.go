@@ -292,10 +292,11 @@ func (d *report) memory() {
 		return
 	}
 	d.paragraph("## Memory")
-	d.paragraph(`How much the proxy grows for an idle session, in KiB, a second after the last of them has run its query; TLS on both
-sides, but for HAProxy. Above a thousand sessions a stub stands for the server, since that many backends do not fit
-this machine: it speaks TLS and SCRAM and answers each query with a row. Two open files a session and the limit on
-them bound the number. The sockets' buffers are the kernel's and not in here.`)
+	d.paragraph(`How much the proxy grows for an idle session, in KiB, a second after the last of them has run its query, and later: a
+minute in full mode, six seconds in the short one. TLS on both sides, but for HAProxy. Above a thousand sessions a
+stub stands for the server, since that many backends do not fit this machine: it speaks TLS and SCRAM and answers each
+query with a row. Two open files a session and the limit on them bound the number. The sockets' buffers are the
+kernel's and not in here.`)
 	var columns []string
 	names := d.r.names(order[0])
 	for _, name := range names {
@@ -308,7 +309,7 @@ them bound the number. The sockets' buffers are the kernel's and not in here.`)
 	}
 	d.header(append([]string{""}, columns...)...)
 	for _, measure := range order {
-		for _, quantity := range []struct{ key, label string }{{quantityRSS, "RSS"}, {quantityPSS, "PSS"}, {quantityAnonymous, "anonymous"}, {quantityLater, "RSS a minute later"}} {
+		for _, quantity := range []struct{ key, label string }{{quantityRSS, "RSS"}, {quantityPSS, "PSS"}, {quantityAnonymous, "anonymous"}, {quantityLater, "RSS later"}} {
 			cells := []string{labels[measure] + ", " + quantity.label}
 			for _, name := range names {
 				cells = append(cells, number(median(d.r.values(measure, name, quantity.key))/1024))

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
@@ -86,6 +87,7 @@ func TestWebhooksOutliveTheGate(t *testing.T) {
 	if got := ask(t, g, gatetest.Alice, "state", "END 1"); got != "ended (ended by owner)" {
 		t.Fatal(got)
 	}
-	eventually.True(t, "all of it arrives, in order", all(&heard, "request_filed 1", "request_approved 1", "request_ended 1"))
+	// On a busy machine there were more attempts before, and the next is later.
+	eventually.Within(t, 2*time.Minute, "all of it arrives, in order", all(&heard, "request_filed 1", "request_approved 1", "request_ended 1"))
 	eventually.True(t, "the other hears it", all(&other, "request_filed 1", "request_approved 1", "request_ended 1"))
 }

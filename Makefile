@@ -58,7 +58,7 @@ bench: ## measure against PgBouncer, HAProxy and a direct connection; BENCH=full
 test-aws: ## test the AWS side against moto, a server that plays AWS
 	scripts/install moto
 	go test -race -tags moto -run Moto ./secrets ./internal/discover
-	go test -tags moto -run TestThousandServers -v ./gate
+	go test -tags moto -run 'TestThousandServers|TestMoto' -v ./gate
 
 fuzz: ## fuzz everything that reads untrusted bytes; FUZZTIME=60s or 10000000x each, FUZZ=pattern
 	scripts/fuzz '$(FUZZTIME)' '$(FUZZ)'

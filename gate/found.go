@@ -19,7 +19,9 @@ import (
 const (
 	// turns is how many integrations that nobody uses are looked at or swept at a time.
 	turns = 16
-	// lookAgain is how soon a server is looked at again that was not ready.
+	// A server that was not ready is looked at again soon, since AWS or the server may have been away for a moment, and then
+	// less often.
+	lookSoon  = 5 * time.Second
 	lookAgain = time.Minute
 	// lookInterval is how often the others are looked at.
 	lookInterval = 30 * time.Minute
@@ -246,7 +248,7 @@ func failureOf(checks []preflight.Check, database string) *failure {
 // lookAfter looks at a found integration's server, in turn with the others, and again and again: one whose admin can't do
 // the work lets nobody in and says why.
 func (f *Fleet) lookAfter(m *member) {
-	database := m.keeper.Database()
+	database, soon := m.keeper.Database(), lookSoon
 	for {
 		select {
 		case f.wiring.roles.Turns <- struct{}{}:
@@ -272,7 +274,9 @@ func (f *Fleet) lookAfter(m *member) {
 		}
 		pause := lookInterval
 		if now != nil {
-			pause = lookAgain
+			pause, soon = soon, min(2*soon, lookAgain)
+		} else {
+			soon = lookSoon
 		}
 		select {
 		case <-time.After(pause):

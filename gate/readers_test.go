@@ -19,6 +19,18 @@ import (
 // either server yet.
 func withReader(t *testing.T, major int) (g *gatetest.Gate, replica *pgtest.Server) {
 	t.Helper()
+	g, replica, config := aboutReader(t, major)
+	g.Run(t, config)
+	_ = awaitLogin(t, g, "shop").Close(t.Context())
+	// Until this session's role has ended, another session may get it, and the reader knows it already.
+	onReplica := replica.Superuser(t, g.DB.Name)
+	eventually.True(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 && rolesOn(t, g, onReplica) == 0 })
+	return g, replica
+}
+
+// aboutReader configures such a gate.
+func aboutReader(t *testing.T, major int) (g *gatetest.Gate, replica *pgtest.Server, config string) {
+	t.Helper()
 	server := pgtest.Start(t, major)
 	db := server.Database(t)
 	replica = server.Replica(t)
@@ -32,15 +44,10 @@ func withReader(t *testing.T, major int) (g *gatetest.Gate, replica *pgtest.Serv
   readers: ["localhost:%d"]
   secret: {file: secret.json}
 `, server.Port, db.Name, server.CAFile, replica.Port))
-	g.Run(t, g.Configure(t, gatetest.Options{
+	return g, replica, g.Configure(t, gatetest.Options{
 		Grants: mayRead("read") + mayRead("neighbour", "users", "["+gatetest.Bob+"]"),
 		Config: map[string]string{"discovery": "[{file: {path: servers.yaml}}]", "role_linger": "0s"},
-	}))
-	_ = awaitLogin(t, g, "shop").Close(t.Context())
-	// Until this session's role has ended, another session may get it, and the reader knows it already.
-	onReplica := replica.Superuser(t, db.Name)
-	eventually.True(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 && rolesOn(t, g, onReplica) == 0 })
-	return g, replica
+	})
 }
 
 func mayRead(name string, keys ...string) string {

@@ -71,6 +71,10 @@ func (f *deskFlags) connect(ctx context.Context, stderr io.Writer) (*pgconn.PgCo
 		}
 	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	var dial *net.OpError
+	if errors.As(err, &dial) && f.socket != "" {
+		return nil, failed(fmt.Errorf("%s: %w: --socket is the admin_socket of a gate that runs", f.socket, dial.Err))
+	}
 	if err != nil {
 		return nil, told(err)
 	}

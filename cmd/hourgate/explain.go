@@ -105,7 +105,7 @@ func explain(set *policy.Set, user, database string, now time.Time) explanation 
 		e.Reason, e.Because = "disabled", fmt.Sprintf("the policy has %s as disabled: the log-in fails as with a wrong password", user)
 		return e
 	case !set.Known(user):
-		e.Reason, e.Because = "unknown_user", fmt.Sprintf("the policy has no user %s: the log-in fails as with a wrong password", user)
+		e.Reason, e.Because = "unknown_user", fmt.Sprintf("the policy has no user %q: the log-in fails as with a wrong password", user)
 		return e
 	}
 	d := set.Decide(policy.Request{User: user, Database: database}, now)
@@ -157,8 +157,11 @@ func whoCanCommand() *cobra.Command {
 			if !known {
 				return fmt.Errorf("the configuration has no integration %q", integration)
 			}
-			if !named {
+			switch {
+			case !named:
 				database = standard
+			case database == "":
+				return fmt.Errorf("%q names no database: want %s, or %s/DATABASE", args[0], integration, integration)
 			}
 			holders := set.Holders(integration, database, at.orNow())
 			if err := printHolders(cmd.OutOrStdout(), holders, integration, database, asJSON); err != nil {

@@ -391,8 +391,8 @@ func (s *shownAccess) close(ctx context.Context) {
 
 // loggedOut reports whether a log-in was refused for who it is of: the user is gone, locked, or has another password.
 func loggedOut(err error) bool {
-	var told *pgconn.PgError
-	return errors.As(err, &told) && pgerrcode.IsInvalidAuthorizationSpecification(told.Code)
+	var refused *refusedError
+	return errors.As(err, &refused) && pgerrcode.IsInvalidAuthorizationSpecification(refused.Code)
 }
 
 func accessCommand() *cobra.Command {

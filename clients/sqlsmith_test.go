@@ -126,7 +126,7 @@ func smith(t *testing.T, db *pgtest.Database) (statements []string) {
 var sample = regexp.MustCompile(`tablesample \w+ \([0-9.]+\)`)
 
 func unfit(sql string) bool {
-	for _, word := range []string{"pg_terminate_backend", "pg_cancel_backend", "pg_sleep", "random", "pg_stat", "pg_locks", "pg_advisory", "set_config", "_timestamp", "localtime", "now()", "inet_"} {
+	for _, word := range []string{"pg_terminate_backend", "pg_cancel_backend", "pg_sleep", "random", "pg_stat", "pg_prepared", "pg_locks", "pg_advisory", "set_config", "_timestamp", "localtime", "now()", "inet_"} {
 		if strings.Contains(sql, word) {
 			return true
 		}

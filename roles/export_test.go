@@ -40,3 +40,11 @@ func (k *Keeper) Forget() {
 	defer k.mu.Unlock()
 	k.used = time.Time{}
 }
+
+// Heeded reports whether what tends a role of this process has noticed all that there was to notice.
+func (k *Keeper) Heeded(role string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l := k.ours[role]
+	return l == nil || len(l.woken) == 0
+}

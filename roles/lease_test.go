@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/pgtest"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/roles"
@@ -105,6 +106,44 @@ func TestEndMovesAgainAndAgain(t *testing.T) {
 			p.Put(p.set(t, "READ_ONLY", time.Now().Add(time.Second), ""))
 			waitFor(t, "the session ends at the last end", func() bool { return conn.Ping(t.Context()) != nil })
 			waitFor(t, "the role is gone", func() bool { return !f.exists(t, lease.Login().User) })
+		})
+	}
+}
+
+// whenMade is a trail that does something before the COMMIT that makes a role.
+type whenMade struct {
+	*trail
+	do func(role string)
+}
+
+func (w *whenMade) Append(r audit.Record) error {
+	if r.Event == audit.RoleMade {
+		w.do(r.Role)
+	}
+	return w.trail.Append(r)
+}
+
+// An end that is moved while the role is being made reaches the server, too: what another process would go by once this one
+// is gone is the end as it is.
+func TestEndMovesWhileTheRoleIsMade(t *testing.T) {
+	t.Parallel()
+	for name, later := range map[string]time.Duration{"shorter": time.Hour, "longer": 3 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := inForce{f: &fixture{db: pgtest.Start(t, 16).Database(t)}}
+			p.Live = policy.NewLive(p.set(t, "READ_ONLY", time.Now().Add(2*time.Hour), ""))
+			until := time.Now().Add(later).Truncate(time.Second)
+			var f *fixture
+			f = newFixture(t, p.f.db, func(c *roles.Config) {
+				c.Policy = p.Live
+				c.Trail = &whenMade{&trail{}, func(role string) {
+					p.Put(p.set(t, "READ_ONLY", until, ""))
+					waitFor(t, "the move is noticed", func() bool { return f.Heeded(role) })
+				}}
+			})
+			lease := f.acquire(t, p.grant(t))
+			waitFor(t, "the server knows the end", func() bool { return f.validUntil(t, lease.Login().User).Equal(until) })
+			lease.Release()
 		})
 	}
 }

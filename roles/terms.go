@@ -68,7 +68,7 @@ func (l *lease) tell() {
 	k := l.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if l.told == nil || l.telling || l.over || l.told.Until.Equal(l.grant.Until) && l.told.SameLimits(l.grant) {
+	if l.told == nil || l.telling || l.over || l.upToDate() {
 		return
 	}
 	l.telling = true
@@ -110,10 +110,18 @@ func (l *lease) tellNow(ctx context.Context, g *policy.Grant) error {
 	return err
 }
 
-// heard notes what the server knows.
+// heard notes what the server knows. The grant may have moved while the server was being told, or while the role was made.
 func (l *lease) heard(g *policy.Grant) {
 	entry := l.entry(g)
 	l.keeper.mu.Lock()
 	defer l.keeper.mu.Unlock()
 	l.told, l.role.Entry = g, entry
+	if !l.upToDate() {
+		l.wake()
+	}
+}
+
+// upToDate reports whether the server knows the grant's end and limits as they are; the keeper's mutex is held.
+func (l *lease) upToDate() bool {
+	return l.told.Until.Equal(l.grant.Until) && l.told.SameLimits(l.grant)
 }

@@ -113,6 +113,7 @@ func (s *sweeper) due(ctx context.Context, ahead time.Duration) (due []orphan, n
 		}
 		return err
 	})
+	next = k.endBehind(near)
 	live := k.live()
 	for _, o := range near {
 		e, ok := ledger.Parse(o.Comment)
@@ -121,12 +122,44 @@ func (s *sweeper) due(ctx context.Context, ahead time.Duration) (due []orphan, n
 		}
 		at := e.Until.Add(aliveGrace)
 		if wait := at.Sub(o.Now); wait > 0 {
-			if next.IsZero() || time.Now().Add(wait).Before(next) {
-				next = time.Now().Add(wait)
-			}
+			next = earlier(next, time.Now().Add(wait))
 			continue
 		}
 		due = append(due, o)
 	}
 	return due, next, err
+}
+
+// earlier is the earlier of two moments, of which the first may be none.
+func earlier(next, at time.Time) time.Time {
+	if next.IsZero() || at.Before(next) {
+		return at
+	}
+	return next
+}
+
+// endBehind ends roles of this process whose grant is over by the server's clock, although this machine's clock says that it is
+// not: it was put back, or is wrong. The server turns away their log-ins already, and nobody may stay longer than that. next is
+// when there is one more.
+func (k *Keeper) endBehind(near []orphan) (next time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, o := range near {
+		l := k.ours[o.Name]
+		if l == nil || l.over || l.told == nil {
+			continue
+		}
+		wait := l.grant.Until.Add(aliveGrace).Sub(o.Now)
+		if wait > 0 {
+			if time.Until(l.until) > wait { // or the lease ends by itself before that
+				next = earlier(next, time.Now().Add(wait))
+			}
+			continue
+		}
+		k.log.Warn("a grant is over by the server's clock and not by this machine's: it ends, and the clocks should be set",
+			"role", o.Name, "grant", l.grant.Name, "until", l.grant.Until, "server", o.Now)
+		l.until = time.Time{}
+		l.close()
+	}
+	return next
 }

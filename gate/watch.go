@@ -145,7 +145,8 @@ func (s snapshot) same(o snapshot) bool {
 		case a.name != b.name, (a.info == nil) != (b.info == nil):
 			return false
 		case a.info == nil:
-		case !os.SameFile(a.info, b.info), a.info.Mode() != b.info.Mode(), a.info.Size() != b.info.Size(), !a.info.ModTime().Equal(b.info.ModTime()):
+		case !os.SameFile(a.info, b.info), a.info.Mode() != b.info.Mode(), a.info.Size() != b.info.Size(),
+			!a.info.ModTime().Equal(b.info.ModTime()), !changed(a.info).Equal(changed(b.info)):
 			return false
 		}
 	}

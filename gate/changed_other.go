@@ -1,0 +1,10 @@
+//go:build !linux
+
+package gate
+
+import (
+	"os"
+	"time"
+)
+
+func changed(info os.FileInfo) time.Time { return info.ModTime() }

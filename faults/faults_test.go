@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,8 +23,6 @@ import (
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
-
 var (
 	update = flag.Bool("update", false, "write the cells that were run into the table")
 	table  = flag.String("table", "../docs/reliability.md", "the file with the table")
@@ -37,6 +36,7 @@ type fault struct {
 	withState   bool // the gate has a state, in PostgreSQL
 	away        bool // nothing of the gate's can reach the server until it is mended
 	mute        bool // the client can't be told
+	over        bool // the grant is over for the gate as soon as it is struck
 	strike      func(r *rig) (mend func())
 }
 
@@ -90,6 +90,10 @@ var allFaults = []fault{
 		_ = r.process.Process.Signal(syscall.SIGSTOP)
 		return func() { _ = r.process.Process.Signal(syscall.SIGCONT) }
 	}},
+	{name: "clock put forward", over: true, strike: func(r *rig) func() { return setClock(r, time.Hour, false) }},
+	{name: "clock put back", strike: func(r *rig) func() { return setClock(r, -time.Hour, false) }},
+	{name: "clock put back, and a reload", strike: func(r *rig) func() { return setClock(r, -time.Hour, true) }},
+	{name: "machine suspended", away: true, strike: suspendMachine},
 	{name: "gate out of memory", away: true, mute: true, strike: func(r *rig) func() { starve(r); return nil }},
 	{name: "gate out of descriptors", strike: func(r *rig) func() {
 		limit(r, "0")
@@ -108,11 +112,10 @@ var allFaults = []fault{
 		return func() { _ = os.Rename(secret+".away", secret) }
 	}},
 	{name: "secret rotated", strike: rotate},
-	{name: "server answers noise", away: true, strike: func(r *rig) func() {
-		r.upstream.setBabble(true)
-		r.upstream.cut(false)
-		return func() { r.upstream.setBabble(false); r.upstream.cut(false) }
-	}},
+	{name: "server answers noise", away: true, strike: impostor(babble)},
+	{name: "server answers nothing", away: true, strike: impostor(silence)},
+	{name: "server announces two gigabytes", away: true, strike: impostor(boast)},
+	{name: "server hangs up on everybody", away: true, strike: impostor(hangUp)},
 	{name: "storm of SIGHUPs", strike: storm},
 	{name: "another gate killed", strike: neighbour},
 	{name: "state away", withState: true, strike: func(r *rig) func() {
@@ -240,7 +243,7 @@ func cell(t *testing.T, f fault, m moment, major int) string {
 		go func() {
 			defer close(broken)
 			if m.late != 0 {
-				time.Sleep(time.Until(r.until.Add(-m.late)))
+				sleepUntil(r.until.Add(-m.late))
 			}
 			mend = f.strike(r)
 		}()
@@ -250,7 +253,11 @@ func cell(t *testing.T, f fault, m moment, major int) string {
 	over := make(chan error, 1)
 	go func() { over <- m.do(ctx, r, now) }()
 
-	time.Sleep(time.Until(r.until))
+	if f.over {
+		waitFor(broken, r.until)
+	} else {
+		sleepUntil(r.until)
+	}
 	now() // at the latest: the log-in may have been refused
 	took := "–"
 	if !f.away {
@@ -261,7 +268,7 @@ func cell(t *testing.T, f fault, m moment, major int) string {
 		took = fmt.Sprintf("%.1f s", gone.Seconds())
 	}
 	<-broken
-	time.Sleep(time.Until(r.until.Add(breaksFor)))
+	sleepUntil(r.until.Add(breaksFor))
 	if mend != nil {
 		mend()
 	}
@@ -281,6 +288,17 @@ func cell(t *testing.T, f fault, m moment, major int) string {
 	r.stop()
 	r.checkTrail()
 	return took
+}
+
+// sleepUntil waits for a moment that the test is about.
+func sleepUntil(t time.Time) { <-time.After(time.Until(t)) }
+
+// waitFor waits for something that happens, until a moment at the latest.
+func waitFor(happened <-chan struct{}, latest time.Time) {
+	select {
+	case <-happened:
+	case <-time.After(time.Until(latest)):
+	}
 }
 
 // fillServer takes all connections that ordinary users can have, as an application that leaks them does.
@@ -336,6 +354,15 @@ func failOver(r *rig) func() {
 		r.t.Errorf("promoting: %v", err)
 	}
 	return nil
+}
+
+// impostor cuts all connections to the server and has new ones answered by somebody else.
+func impostor(answers func(net.Conn)) func(r *rig) func() {
+	return func(r *rig) func() {
+		r.upstream.answer(answers)
+		r.upstream.cut(false)
+		return func() { r.upstream.answer(nil) }
+	}
 }
 
 type zeros struct{}

@@ -18,11 +18,11 @@ type leg struct {
 	mu      sync.Mutex
 	target  string
 	pairs   map[[2]net.Conn]struct{}
-	refuse  bool          // new connections are closed at once
-	babbles bool          // new connections are answered with noise
-	dark    chan struct{} // closed when bytes flow again; nil while they do
-	delayed time.Duration // of each piece
-	split   bool          // into single bytes
+	refuse  bool           // new connections are closed at once
+	answers func(net.Conn) // who has new connections, instead of the target; nil: nobody
+	dark    chan struct{}  // closed when bytes flow again; nil while they do
+	delayed time.Duration  // of each piece
+	split   bool           // into single bytes
 }
 
 func newLeg(t *testing.T, target string) *leg {
@@ -51,10 +51,11 @@ func (l *leg) accept() {
 
 func (l *leg) serve(near net.Conn) {
 	l.mu.Lock()
-	refuse, babbles, target := l.refuse, l.babbles, l.target
+	refuse, answers, target := l.refuse, l.answers, l.target
 	l.mu.Unlock()
-	if babbles {
-		l.babble(near)
+	if answers != nil {
+		defer near.Close()
+		answers(near)
 		return
 	}
 	if refuse {
@@ -80,8 +81,7 @@ func (l *leg) serve(near net.Conn) {
 }
 
 // babble answers what comes with a megabyte of noise, and keeps the connection.
-func (l *leg) babble(near net.Conn) {
-	defer near.Close()
+func babble(near net.Conn) {
 	if _, err := near.Read(make([]byte, 1)); err != nil {
 		return
 	}
@@ -90,11 +90,28 @@ func (l *leg) babble(near net.Conn) {
 	_, _ = io.Copy(io.Discard, near)
 }
 
-// setBabble says whether new connections are answered with noise.
-func (l *leg) setBabble(on bool) {
+// silence takes what comes and answers nothing.
+func silence(near net.Conn) { _, _ = io.Copy(io.Discard, near) }
+
+// boast announces an error message of two gigabytes, and sends it byte by byte.
+func boast(near net.Conn) {
+	_, err := near.Write([]byte{'E', 0x7f, 0xff, 0xff, 0xff})
+	for ; err == nil; _, err = near.Write([]byte{'S'}) {
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// hangUp agrees to TLS and closes.
+func hangUp(near net.Conn) {
+	_, _ = near.Read(make([]byte, 8))
+	_, _ = near.Write([]byte{'S'})
+}
+
+// answer has new connections answered by somebody else than the target, nil by the target again.
+func (l *leg) answer(answers func(net.Conn)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.babbles = on
+	l.answers = answers
 }
 
 func (l *leg) copy(to, from net.Conn) {

@@ -44,6 +44,7 @@ type rig struct {
 	until    time.Time
 	marker   string
 	marks    atomic.Int32
+	writes   atomic.Int32
 	promoted atomic.Bool
 }
 
@@ -101,7 +102,10 @@ func (r *rig) grants() string {
 	return gatetest.Grant("work", "access", "READ_WRITE", "until", r.until.UTC().Format(time.RFC3339Nano))
 }
 
-func (r *rig) setGrants() { r.gate.SetGrants(r.t, r.grants()) }
+// setGrants writes the policy, which differs each time, so that the gate reads it again.
+func (r *rig) setGrants() {
+	r.gate.SetGrants(r.t, fmt.Sprintf("%s  # written %d times before\n", r.grants(), r.writes.Add(1)-1))
+}
 
 // newState makes a database for the state, behind a leg of its own, and returns the configuration's part about it.
 func (r *rig) newState() string {
@@ -197,7 +201,7 @@ func zeroWithin(limit time.Duration, count func() (int, error)) (time.Duration, 
 		if took > limit {
 			return took, errors.Join(fmt.Errorf("still %d after %v", n, took.Round(time.Millisecond)), err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 	}
 }
 

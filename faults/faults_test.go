@@ -92,7 +92,7 @@ var allFaults = []fault{
 	}},
 	{name: "clock put forward", over: true, strike: func(r *rig) func() { return setClock(r, time.Hour, false) }},
 	{name: "clock put back", strike: func(r *rig) func() { return setClock(r, -time.Hour, false) }},
-	{name: "clock put back, and a reload", strike: func(r *rig) func() { return setClock(r, -time.Hour, true) }},
+	{name: "clock put back before a reload", strike: func(r *rig) func() { return setClock(r, -time.Hour, true) }},
 	{name: "machine suspended", away: true, strike: suspendMachine},
 	{name: "gate out of memory", away: true, mute: true, strike: func(r *rig) func() { starve(r); return nil }},
 	{name: "gate out of descriptors", strike: func(r *rig) func() {

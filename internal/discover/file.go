@@ -39,13 +39,14 @@ type entry struct {
 }
 
 // fileSource is a file that another program writes. A file that can't be used changes nothing: the last list stays. What is
-// not in the list any more stays for another look, because half a list of YAML may be a list too.
+// not in the list any more stays for relookPause, because half a list of YAML may be a list too.
 type fileSource struct {
 	cfg     *File
 	log     *slog.Logger
 	watcher *fsnotify.Watcher // of the folder: programs replace files by renaming others over them
 	wake    chan struct{}     // capacity 1
 	last    answer
+	missing map[string]time.Time // by ID, what the last list did not have, and since when
 }
 
 const (
@@ -109,8 +110,8 @@ func (f *fileSource) poll(context.Context) answer {
 	status := Status{Place: place, Err: err}
 	f.last.again = 0
 	if err == nil {
-		f.take(found)
 		status.Asked = time.Now()
+		f.take(found, status.Asked)
 	} else if len(f.last.status) > 0 {
 		status.Asked = f.last.status[0].Asked
 	}
@@ -119,19 +120,32 @@ func (f *fileSource) poll(context.Context) answer {
 	return f.last
 }
 
-// take keeps a list, and for one more look what it does not have any more.
-func (f *fileSource) take(now []Integration) {
+// take keeps a list, and for relookPause what it does not have any more: one write is often several events, and each is a look.
+func (f *fileSource) take(now []Integration, at time.Time) {
 	there, taken := make(map[string]bool, len(now)), make(map[string]bool, len(now))
 	for _, i := range now {
 		there[i.ID], taken[i.Name] = true, true
 	}
+	missing := make(map[string]time.Time)
 	for _, i := range f.last.found {
-		if !there[i.ID] && !taken[i.Name] && i.NotReady != missingNow {
-			i.NotReady, f.last.again = missingNow, relookPause
-			now = append(now, i)
+		if there[i.ID] || taken[i.Name] {
+			continue
 		}
+		since, known := f.missing[i.ID]
+		if !known {
+			since = at
+		}
+		left := relookPause - at.Sub(since)
+		if left <= 0 {
+			continue
+		}
+		if f.last.again == 0 || left < f.last.again {
+			f.last.again = left
+		}
+		i.NotReady, missing[i.ID] = missingNow, since
+		now = append(now, i)
 	}
-	f.last.found = now
+	f.last.found, f.missing = now, missing
 }
 
 // readList reads the whole file, or nothing of it.

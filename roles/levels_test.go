@@ -118,6 +118,9 @@ func TestNamedRolesThatHandOn(t *testing.T) {
 			"hand_role_" + id:    "GRANT " + plain + " TO %s WITH ADMIN OPTION",
 			"hand_set_" + id:     "ALTER ROLE %s SET work_mem = '1MB'",
 		}
+		if db.Server.Major >= 15 {
+			makers["hand_parameter_"+id] = "GRANT SET ON PARAMETER log_statement TO %s WITH GRANT OPTION"
+		}
 		f.exec(t, "CREATE ROLE "+plain+"; GRANT SELECT ON orders TO "+plain)
 		names := []string{plain}
 		for name, statement := range makers {

@@ -25,13 +25,17 @@ import (
 type plot struct {
 	name    string
 	access  policy.Access // default ADMIN
+	before  []string      // as a superuser, before the tenant comes
 	tenant  []string
 	ally    []string // then, in a session of hers that stays
 	bob     []string // then, in a session of his that stays
 	mate    []string // then, in a session of an ordinary member of TEAM
 	dba     []string // then, as a superuser
+	again   []string // then, as the tenant once more
 	running string   // bob runs it while the grant ends
 	after   []string // bob tries these in his old session after the end, and none may succeed
+	fresh   []string // bob tries these in a new session after the end, and none may succeed
+	later   []string // then, as a superuser: what others do some day
 	mates   string   // a query of the superuser that must be true after the end: what belongs to others stays
 	blocked bool     // somebody keeps the tenant's things from being removed for as long as he likes
 }
@@ -128,6 +132,61 @@ var plots = []plot{
 		}, dba: []string{"GRANT TEAM TO MATE"}, mate: []string{"SET ROLE TEAM", "CREATE TABLE public.mates (i int)", "INSERT INTO public.mates VALUES (1), (2)"},
 		mates: "SELECT to_regclass('public.mates') IS NULL OR (SELECT count(*) = 2 FROM public.mates)",
 	},
+	{
+		name: "privileges on columns of the profile's view, and bob holds a lock on it", blocked: true, tenant: []string{
+			"CREATE VIEW peep AS SELECT * FROM public.customers", "GRANT SELECT (name) ON peep TO PUBLIC", "GRANT USAGE, CREATE ON SCHEMA HOME TO PROFILE",
+			"ALTER VIEW peep OWNER TO PROFILE", "REASSIGN OWNED BY ME TO PROFILE", "SET ROLE PROFILE", "CREATE VIEW public.peep AS SELECT * FROM public.customers", "GRANT SELECT (name) ON public.peep TO PUBLIC",
+		}, bob: []string{"BEGIN", "SELECT count(name) FROM HOME.peep"},
+		fresh: []string{"SELECT name FROM public.peep", "SELECT name FROM HOME.peep"},
+	},
+	{
+		name: "default privileges of the named role", access: policy.Access{Roles: []string{"TEAM"}}, dba: []string{"GRANT TEAM TO MATE"}, again: []string{
+			"ALTER DEFAULT PRIVILEGES FOR ROLE TEAM GRANT ALL ON TABLES TO PUBLIC", "ALTER DEFAULT PRIVILEGES FOR ROLE TEAM IN SCHEMA public GRANT ALL ON FUNCTIONS TO BOB",
+			"ALTER DEFAULT PRIVILEGES FOR ROLE PARENT GRANT ALL ON TABLES TO BOB",
+		}, later: []string{"SET ROLE TEAM; CREATE TABLE public.next AS SELECT 1 AS i; RESET ROLE"},
+		mates: "SELECT NOT has_table_privilege('BOB', 'public.next', 'SELECT')",
+	},
+	{
+		name: "what others made as the named role is made anew", access: policy.Access{Roles: []string{"TEAM"}}, dba: []string{"GRANT TEAM TO MATE"},
+		mate: []string{
+			"SET ROLE TEAM", "CREATE FUNCTION public.tool() RETURNS text LANGUAGE sql AS 'SELECT 1::text'", "CREATE VIEW public.shown AS SELECT 1::text AS name",
+			"CREATE TABLE public.mates (i int)", "INSERT INTO public.mates VALUES (1), (2)",
+		},
+		again: []string{
+			"CREATE OR REPLACE FUNCTION public.tool() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT name FROM public.customers LIMIT 1'",
+			"CREATE OR REPLACE VIEW public.shown AS SELECT name FROM public.customers", "GRANT SELECT ON public.shown, public.mates TO BOB", "GRANT UPDATE (i) ON public.mates TO PUBLIC",
+		},
+		fresh: []string{"SELECT public.tool()", "SELECT * FROM public.shown", "SELECT * FROM public.mates", "UPDATE public.mates SET i = 3"},
+		mates: "SELECT count(*) = 2 FROM public.mates",
+	},
+	{
+		name: "objects of a role that the named role is a member of", access: policy.Access{Roles: []string{"TEAM"}}, tenant: []string{
+			"SET ROLE PARENT", `CREATE FUNCTION public.leak() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT name FROM public.customers LIMIT 1'`,
+			"CREATE VIEW public.peep AS SELECT * FROM public.customers", "GRANT SELECT ON public.peep TO PUBLIC",
+		},
+	},
+	{
+		name: "the profile's functions are where the admin may not look", before: []string{
+			"CREATE SCHEMA bobs AUTHORIZATION BOB", "CREATE TYPE bobs.t AS (i int)", "GRANT USAGE, CREATE ON SCHEMA bobs TO PUBLIC",
+		}, tenant: []string{
+			"SET ROLE PROFILE", `CREATE FUNCTION bobs.leak() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT name FROM public.customers LIMIT 1'`,
+			`CREATE FUNCTION public.leak(x bobs.t DEFAULT NULL) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT name FROM public.customers LIMIT 1'`,
+			"CREATE VIEW bobs.peep AS SELECT * FROM public.customers", "GRANT SELECT ON bobs.peep TO PUBLIC",
+		}, dba: []string{"SET ROLE BOB; REVOKE ALL ON SCHEMA bobs FROM PUBLIC; RESET ROLE"},
+		fresh: []string{"SELECT bobs.leak()", "SELECT public.leak()", "SELECT * FROM bobs.peep"},
+	},
+	{
+		name: "an index has bob's function run as the named role", access: policy.Access{Roles: []string{"TEAM"}}, before: []string{
+			"CREATE SCHEMA bobs AUTHORIZATION BOB", "GRANT USAGE ON SCHEMA bobs TO PUBLIC", "CREATE TABLE bobs.loot (name text)", "GRANT INSERT ON bobs.loot TO PUBLIC",
+			"CREATE FUNCTION bobs.take() RETURNS void LANGUAGE sql AS 'INSERT INTO bobs.loot SELECT name FROM public.customers'",
+			`CREATE FUNCTION bobs.spy(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM bobs.take(); RETURN $1; EXCEPTION WHEN OTHERS THEN RETURN $1; END'`,
+			"GRANT TEAM TO MATE",
+		},
+		mate:  []string{"SET ROLE TEAM", "CREATE TABLE public.mates AS SELECT i FROM generate_series(1, 9) i"},
+		again: []string{"CREATE INDEX ON public.mates (bobs.spy(i))"},
+		later: []string{"TRUNCATE bobs.loot", "ANALYZE public.mates"},
+		mates: "SELECT (SELECT count(*) FROM bobs.loot) = 0 AND (SELECT count(*) FROM public.mates) = 9",
+	},
 	{name: "all kinds of objects, and bob holds a lock on one", blocked: true, tenant: []string{
 		leak, steal, "CREATE TYPE mood AS ENUM ('good')", "CREATE DOMAIN d AS int CHECK (VALUE > 0)", "CREATE SEQUENCE sq", "CREATE TABLE held (i serial PRIMARY KEY, m mood, d d)", "GRANT SELECT ON held TO PUBLIC",
 		"CREATE MATERIALIZED VIEW mv AS SELECT * FROM public.customers", "GRANT SELECT ON mv TO PUBLIC", "CREATE STATISTICS st ON i, d FROM held", `CREATE COLLATION coll FROM "C"`,
@@ -179,6 +238,8 @@ func newStage(t *testing.T, db *pgtest.Database) *stage {
 	}
 	st.names["TEAM"] = "team_" + suffix
 	st.exec(t, "CREATE ROLE "+st.names["TEAM"]+" NOLOGIN; GRANT SELECT, UPDATE ON customers, orders TO "+st.names["TEAM"]+"; GRANT CREATE ON SCHEMA public TO "+st.names["TEAM"])
+	st.names["PARENT"] = "parent_" + suffix
+	st.exec(t, "CREATE ROLE "+st.names["PARENT"]+" NOLOGIN; GRANT SELECT ON customers TO "+st.names["PARENT"]+"; GRANT CREATE ON SCHEMA public TO "+st.names["PARENT"]+"; GRANT "+st.names["PARENT"]+" TO "+st.names["TEAM"])
 	if db.Server.Major >= 16 {
 		st.exec(t, "GRANT "+st.names["TEAM"]+" TO "+db.Admin+" WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
 	}
@@ -186,7 +247,7 @@ func newStage(t *testing.T, db *pgtest.Database) *stage {
 	return st
 }
 
-var parts = regexp.MustCompile(`\b(ME|ALLY|BOB|MATE|TEAM|PROFILE|OWNER|HOME|DB)\b`)
+var parts = regexp.MustCompile(`\b(ME|ALLY|BOB|MATE|TEAM|PARENT|PROFILE|OWNER|HOME|DB)\b`)
 
 // sql puts the names in.
 func (st *stage) sql(statement string) string {
@@ -263,9 +324,9 @@ func (st *stage) enter(t *testing.T, set *policy.Set, who, name string) *roles.L
 func (st *stage) made(t *testing.T) (calls []string) {
 	t.Helper()
 	rows, err := st.super.Query(t.Context(), `
-		SELECT CASE WHEN pronargs = 0 AND prokind = 'f' THEN format('SELECT %s', f.oid::regprocedure) END FROM pg_proc f WHERE proowner IN (SELECT oid FROM pg_roles WHERE rolname ~ '^(hg_|hourgate_|team_)') AND prorettype <> 'trigger'::regtype AND proname <> 'slowly'
+		SELECT CASE WHEN pronargs = 0 AND prokind = 'f' THEN format('SELECT %s', f.oid::regprocedure) END FROM pg_proc f WHERE proowner IN (SELECT oid FROM pg_roles WHERE rolname ~ '^(hg_|hourgate_|team_|parent_)') AND prorettype <> 'trigger'::regtype AND proname <> 'slowly'
 		UNION ALL SELECT format('SELECT * FROM %s', c.oid::regclass) FROM pg_class c
-		 WHERE relkind IN ('v', 'm') AND relowner IN (SELECT oid FROM pg_roles WHERE rolname ~ '^(hg_|hourgate_|team_)') AND relnamespace::regnamespace::text !~ '^pg_'`)
+		 WHERE relkind IN ('v', 'm') AND relowner IN (SELECT oid FROM pg_roles WHERE rolname ~ '^(hg_|hourgate_|team_|parent_)') AND relnamespace::regnamespace::text !~ '^pg_'`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,6 +357,9 @@ func (st *stage) play(t *testing.T, p plot) {
 	_ = st.super.QueryRow(t.Context(), "SELECT min(g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = $1 AND g.rolname ~ '^hourgate_'", st.names["ME"]).Scan(&profile)
 	_ = st.conns["ME"].QueryRow(t.Context(), "SELECT quote_ident(current_schema())").Scan(&home)
 	st.names["PROFILE"], st.names["HOME"] = profile, home
+	for _, s := range p.before {
+		st.exec(t, st.sql(s))
+	}
 	st.as(t, "ME", append([]string{house}, p.tenant...))
 	calls := st.made(t)
 	st.as(t, "ALLY", p.ally)
@@ -307,6 +371,7 @@ func (st *stage) play(t *testing.T, p plot) {
 		_, _ = st.super.Exec(t.Context(), "RESET ROLE")
 	}
 	st.as(t, "MATE", p.mate)
+	st.as(t, "ME", p.again)
 	ran := make(chan error, 1)
 	if p.running != "" {
 		runner := st.connect(t, "BOB")
@@ -366,6 +431,9 @@ func (st *stage) look(t *testing.T, p plot, calls []string, ran chan error) {
 		}
 	}
 	fresh := st.connect(t, "BOB")
+	for _, s := range p.fresh {
+		calls = append(calls, st.sql(s))
+	}
 	for _, call := range calls {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		if tag, err := fresh.Exec(ctx, call); err == nil && tag.RowsAffected() > 0 {
@@ -388,13 +456,17 @@ func (st *stage) look(t *testing.T, p plot, calls []string, ran chan error) {
 	st.none(t, "rows that were changed with the tenant's rights", "SELECT abs(count(*) - $1) FROM orders WHERE note !~ '^Order'", st.changed)
 	st.none(t, "prepared transactions", "SELECT count(*) FROM pg_prepared_xacts WHERE database = $1", st.db.Name)
 	st.none(t, "SECURITY DEFINER functions with power", `
-		SELECT count(*) FROM pg_proc WHERE prosecdef AND proowner IN (SELECT oid FROM pg_roles WHERE rolname ~ '^(hourgate_|team_)')`)
+		SELECT count(*) FROM pg_proc WHERE prosecdef AND proowner IN (SELECT oid FROM pg_roles WHERE rolname ~ '^(hourgate_|team_|parent_)')`)
 	st.none(t, "rights of others to routines in quarantine", `
 		SELECT count(*) FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
 		 WHERE pg_get_userbyid(p.proowner) ~ '^hourgate_quarantine_' AND x.grantee <> p.proowner`)
+	st.none(t, "default privileges of roles that live on", "SELECT count(*) FROM pg_default_acl WHERE pg_get_userbyid(defaclrole) ~ '^(team_|parent_)'")
+	for _, s := range p.later {
+		st.exec(t, st.sql(s))
+	}
 	if p.mates != "" {
 		var kept bool
-		if err := st.super.QueryRow(t.Context(), p.mates).Scan(&kept); err != nil || !kept {
+		if err := st.super.QueryRow(t.Context(), st.sql(p.mates)).Scan(&kept); err != nil || !kept {
 			t.Errorf("what belongs to others is gone: %v", err)
 		}
 	}

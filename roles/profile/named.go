@@ -49,7 +49,7 @@ func CheckNamed(ctx context.Context, c *admin.Conn, g *policy.Grant) error {
 		)
 		SELECT rolname::text, rolsuper, rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls, rolcanlogin,
 		       EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o'),
-		       EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid AND m.admin_option) OR `+handsOn+`,
+		       EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid AND m.admin_option) OR `+handsOn(c.Version)+`,
 		       EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setrole = r.oid),
 		       rolname ~ '^(pg_|rds)'
 		  FROM reach JOIN pg_roles r USING (oid) ORDER BY 1`, access.Roles)
@@ -75,8 +75,14 @@ func CheckNamed(ctx context.Context, c *admin.Conn, g *policy.Grant) error {
 	return mayGrant(ctx, c, access.Roles)
 }
 
-// handsOn is whether role r holds a privilege WITH GRANT OPTION on something in this database or on the server.
-const handsOn = `
+// handsOn is whether role r holds a privilege WITH GRANT OPTION on something in this database or on the server. Settings of the
+// server have privileges from 15 on.
+func handsOn(version int) string {
+	parameters := ""
+	if version >= 150000 {
+		parameters = "WHEN 'pg_parameter_acl'::regclass THEN (SELECT paracl FROM pg_parameter_acl WHERE oid = d.objid)"
+	}
+	return fmt.Sprintf(`
 	EXISTS (SELECT FROM pg_shdepend d, aclexplode(CASE d.classid
 	          WHEN 'pg_class'::regclass THEN CASE d.objsubid WHEN 0 THEN (SELECT relacl FROM pg_class WHERE oid = d.objid)
 	                                                         ELSE (SELECT attacl FROM pg_attribute WHERE attrelid = d.objid AND attnum = d.objsubid) END
@@ -89,10 +95,11 @@ const handsOn = `
 	          WHEN 'pg_foreign_data_wrapper'::regclass THEN (SELECT fdwacl FROM pg_foreign_data_wrapper WHERE oid = d.objid)
 	          WHEN 'pg_tablespace'::regclass THEN (SELECT spcacl FROM pg_tablespace WHERE oid = d.objid)
 	          WHEN 'pg_largeobject'::regclass THEN (SELECT lomacl FROM pg_largeobject_metadata WHERE oid = d.objid)
-	          WHEN 'pg_default_acl'::regclass THEN (SELECT defaclacl FROM pg_default_acl WHERE oid = d.objid) END) x
+	          WHEN 'pg_default_acl'::regclass THEN (SELECT defaclacl FROM pg_default_acl WHERE oid = d.objid) %s END) x
 	         WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'a'
 	           AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-	           AND x.grantee = r.oid AND x.is_grantable)`
+	           AND x.grantee = r.oid AND x.is_grantable)`, parameters)
+}
 
 // refuse says why the group can't be granted, or "".
 func (g group) refuse(dangerous bool) string {

@@ -128,10 +128,29 @@ func (s *settlement) goneAlready() error {
 
 // takeStock learns what the role left.
 func (s *settlement) takeStock(ctx context.Context) error {
+	if err := s.reach(ctx); err != nil {
+		return err
+	}
 	rows, err := s.c.Query(ctx, inventorySQL, s.oid, s.groups)
 	if err == nil {
 		s.inventory, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[inventory])
 	}
+	return err
+}
+
+// reach adds to the groups what the named roles are members of: the tenant could act as these, too, or was as good as their owner.
+func (s *settlement) reach(ctx context.Context) error {
+	if len(s.role.Entry.Roles) == 0 {
+		return nil
+	}
+	more, err := statements(ctx, s.c, pgx.RowTo[string], `
+		WITH RECURSIVE reach(oid) AS (
+			SELECT oid FROM pg_roles WHERE rolname = ANY ($1)
+			UNION SELECT m.roleid FROM pg_auth_members m JOIN reach ON m.member = reach.oid
+		)
+		SELECT rolname::text FROM reach JOIN pg_roles USING (oid) WHERE rolname <> ALL ($1) AND rolname <> ALL ($2) AND NOT rolsuper AND rolname !~ '^(pg_|rds)'`,
+		s.role.Entry.Roles, s.groups)
+	s.groups = append(s.groups, more...)
 	return err
 }
 

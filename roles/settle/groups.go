@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -94,29 +95,17 @@ func (st *Settler) evict(ctx context.Context, c *admin.Conn, names []string, r *
 		return err
 	}
 	for _, g := range groups {
-		if !g.profile() && sealed(c.Version) {
-			continue // nobody whom the gate let in could have made this
-		}
-		err := in(ctx, g.Database, func(c *admin.Conn) error { return st.evictHere(ctx, c, g, r, ready) })
+		err := in(ctx, g.Database, func(c *admin.Conn) error { return st.evictHere(ctx, c, g, names, r, ready) })
 		r.try("what "+g.Name+" owns in database "+g.Database, err)
 	}
 	return nil
 }
 
-// sealed reports whether a server keeps members without SET from handing anything to a group (CVE-2026-120146).
-func sealed(version int) bool {
-	for _, first := range []int{160016, 170012, 180007} {
-		if version/10000 == first/10000 {
-			return version >= first
-		}
-	}
-	return version >= 190000
-}
-
-// evictHere is for one group in c's database. The admin joins it for that time.
-func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, r *report, ready readied) error {
+// evictHere is for one of the named groups in c's database. The admin joins it for that time.
+func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, names []string, r *report, ready readied) error {
 	name := admin.QuoteIdentifier(g.Name)
-	if _, err := c.Script(ctx, c.Join(name)); err != nil {
+	joined, err := joinGroup(ctx, c, g, names)
+	if err != nil {
 		return err
 	}
 	s := &estate{report: r, st: st, oid: g.OID, name: name}
@@ -132,24 +121,53 @@ func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, r *rep
 	if err == nil {
 		err = s.reset(ctx, c, g)
 	}
-	_, leaveErr := c.Script(ctx, "REVOKE "+name+" FROM CURRENT_USER")
+	_, leaveErr := c.Script(ctx, "REVOKE "+joined+" FROM CURRENT_USER")
 	return errors.Join(err, leaveErr)
 }
 
-// sortOut is for a named role that other people act as too, who may have made what it owns. What runs with its rights is
-// made powerless and kept in quarantine, where it can be looked at and given back; data is left alone. Both are recorded.
+// joinGroup makes the admin a member of a group or, where it may not, of one of the others that is a member of it, as the tenant
+// was. It returns which, quoted.
+func joinGroup(ctx context.Context, c *admin.Conn, g group, names []string) (joined string, err error) {
+	joined = admin.QuoteIdentifier(g.Name)
+	_, err = c.Script(ctx, c.Join(joined))
+	if admin.SQLState(err) != pgerrcode.InsufficientPrivilege {
+		return joined, err
+	}
+	ways, askErr := statements(ctx, c, pgx.RowTo[string], `
+		SELECT quote_ident(rolname) FROM pg_roles
+		 WHERE rolname = ANY ($1) AND oid <> $2 AND pg_has_role(oid, $2, 'USAGE') AND pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')`, names, g.OID)
+	if askErr != nil || len(ways) == 0 {
+		return "", errors.Join(err, askErr)
+	}
+	_, err = c.Script(ctx, c.Join(ways[0]))
+	return ways[0], err
+}
+
+// powerfulSQL is whether the relation with OID $1 has code run for its owner or for whoever uses it: by a rule, a trigger, or
+// an index or statistics that call what is not PostgreSQL's own, as ANALYZE does with the owner's rights.
+const powerfulSQL = `
+	SELECT relhasrules OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal)
+	    OR EXISTS (SELECT FROM pg_depend d
+	                WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
+	                  AND (d.classid = 'pg_class'::regclass AND d.objid IN (SELECT indexrelid FROM pg_index WHERE indrelid = $1)
+	                       OR d.classid = 'pg_statistic_ext'::regclass AND d.objid IN (SELECT oid FROM pg_statistic_ext WHERE stxrelid = $1)))
+	  FROM pg_class WHERE oid = $1`
+
+// sortOut is for a named role that other people act as too, who may have made what it owns. The tenant could have made it
+// anew all the same. What runs with its rights is made powerless and kept in quarantine, where it can be looked at and given
+// back; data is left alone, but nobody else keeps a privilege on it. Both are recorded.
 func (s *estate) sortOut(ctx context.Context, c *admin.Conn, all []object) {
 	for _, o := range all {
 		powerful := o.routine() || o.Type == "view"
 		if o.relation() && !powerful {
-			err := c.QueryOne(ctx, "SELECT relhasrules OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal) FROM pg_class WHERE oid = $1", []any{o.OID}, &powerful)
+			err := c.QueryOne(ctx, powerfulSQL, []any{o.OID}, &powerful)
 			if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 				s.resists(o.String(), err)
 				continue
 			}
 		}
 		if !powerful {
-			s.left = append(s.left, o.String())
+			s.try(o.String(), s.leave(ctx, c, o))
 			continue
 		}
 		if err := s.quarantine(ctx, c, o); err != nil {
@@ -160,14 +178,31 @@ func (s *estate) sortOut(ctx context.Context, c *admin.Conn, all []object) {
 	}
 }
 
+// leave takes the privileges of others on what stays with a named role: it can't be told who gave them.
+func (s *estate) leave(ctx context.Context, c *admin.Conn, o object) error {
+	what := o.String()
+	if o.relation() {
+		others, err := grantees(ctx, c, o)
+		if err != nil {
+			return err
+		}
+		if len(others) > 0 {
+			what += ", without the privileges of " + strings.Join(others, ", ")
+		}
+		if err := admin.Retry(ctx, func() error { return disarmOne(ctx, c, o) }); err != nil {
+			return s.st.told(err)
+		}
+	}
+	s.left = append(s.left, what)
+	return nil
+}
+
 // reset ends a group's settings and brings its default privileges back to those of a role that never changed them.
 func (s *estate) reset(ctx context.Context, c *admin.Conn, g group) error {
-	if !g.profile() && g.Shared && c.Version >= 160000 {
-		return nil // members of the gate can't have set them
-	}
+	settings := g.profile() || !g.Shared || c.Version < 160000 // from 16 on members of the gate can't have set them
 	return admin.Retry(ctx, func() error {
 		return c.Exclusively(ctx, func() error {
-			list, err := statements(ctx, c, pgx.RowTo[string], resetGroup, s.oid)
+			list, err := statements(ctx, c, pgx.RowTo[string], resetGroup, s.oid, settings)
 			if err == nil && len(list) > 0 {
 				_, err = c.Script(ctx, list...)
 			}
@@ -179,7 +214,7 @@ func (s *estate) reset(ctx context.Context, c *admin.Conn, g group) error {
 const resetGroup = `
 	SELECT statement FROM (
 		SELECT 1 AS place, format('ALTER ROLE %I %s RESET ALL', r.rolname, coalesce((SELECT format('IN DATABASE %I', datname) FROM pg_database d WHERE d.oid = s.setdatabase), '')) AS statement
-		  FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole WHERE s.setrole = $1
+		  FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole WHERE s.setrole = $1 AND $2
 		UNION ALL
 		SELECT 2, format('ALTER DEFAULT PRIVILEGES FOR ROLE %I %s REVOKE ALL ON %s FROM %s', d.owner, d.place, d.kind,
 		                 CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)

@@ -70,6 +70,9 @@ func (o object) keyword() string {
 
 // drop is the statement that drops the object unless something else depends on it.
 func (o object) drop() string {
+	if o.Type == "user mapping" { // nothing can, and the grammar has no RESTRICT for it
+		return "DROP USER MAPPING IF EXISTS " + o.Identity
+	}
 	return "DROP " + o.keyword() + " IF EXISTS " + o.Identity + " RESTRICT"
 }
 
@@ -165,9 +168,10 @@ func armed(ctx context.Context, c *admin.Conn, role uint32, routines bool) ([]st
 	}, armedSQL, role, routines)
 }
 
-// grantees returns everybody but the owner who holds privileges on a relation or a routine, quoted.
+// grantees returns everybody but the owner who holds privileges on a relation, its columns or a routine, quoted.
 func grantees(ctx context.Context, c *admin.Conn, o object) ([]string, error) {
-	catalog := "SELECT relacl, relowner FROM pg_class WHERE oid = $1"
+	catalog := `SELECT relacl, relowner FROM pg_class WHERE oid = $1
+		UNION ALL SELECT a.attacl, c.relowner FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE c.oid = $1`
 	if o.routine() {
 		catalog = "SELECT coalesce(proacl, acldefault('f', proowner)), proowner FROM pg_proc WHERE oid = $1"
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -42,7 +41,7 @@ func (s *settlement) rollbackPrepared(ctx context.Context) error {
 	}
 	for _, p := range all {
 		what := fmt.Sprintf("prepared transaction %s of role %s in database %s", p.GID, p.Owner, p.Database)
-		if named := slices.Contains(s.role.Entry.Roles, p.Owner) && !ledger.IsProfile(p.Owner); named {
+		if named := p.Owner != s.role.Name && !ledger.IsProfile(p.Owner); named {
 			if s.c.Version >= 160000 || p.At.Before(s.role.Entry.Made) {
 				continue // the tenant could not act as that role, or it began before
 			}

@@ -1,14 +1,17 @@
 -- What of the role with OID $1 in this database gives others something: routines that act as their owner, and privileges on
--- relations and routines for anybody but the owner.
+-- relations, their columns, and routines for anybody but the owner. REVOKE ON TABLE takes those on columns, too.
 --   kind, identity: as GRANT and ALTER have them; grantee: NULL for PUBLIC; definer: no grantee, the routine acts as its owner
 --   $2 whether routines count: those of a role without power do nothing for others
 WITH owned AS (
 	SELECT 'pg_class'::regclass AS class, oid, relacl AS acl, false AS definer FROM pg_class
 	 WHERE relowner = $1 AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND relacl IS NOT NULL
 	UNION ALL
+	SELECT 'pg_class'::regclass, c.oid, a.attacl, false FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+	 WHERE c.relowner = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attacl IS NOT NULL
+	UNION ALL
 	SELECT 'pg_proc'::regclass, oid, coalesce(proacl, acldefault('f', proowner)), prosecdef FROM pg_proc WHERE proowner = $1 AND $2
 )
-SELECT CASE class WHEN 'pg_class'::regclass THEN 'TABLE' ELSE 'ROUTINE' END, i.identity, g.grantee, g.definer
+SELECT DISTINCT CASE class WHEN 'pg_class'::regclass THEN 'TABLE' ELSE 'ROUTINE' END, i.identity, g.grantee, g.definer
   FROM owned, LATERAL pg_identify_object(class, oid, 0) i,
        LATERAL (SELECT DISTINCT CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee)::text END, false FROM aclexplode(acl) x WHERE x.grantee <> $1
                 UNION ALL SELECT NULL, true WHERE owned.definer) g(grantee, definer)

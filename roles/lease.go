@@ -233,16 +233,16 @@ func (l *lease) identity() ledger.Role {
 }
 
 // pastDeadConnections tries again where the server went away under a connection that seemed to work a moment ago: the
-// pool may hold as many of these as it holds connections. Once a COMMIT may have been sent, its outcome is not known, and
-// the role is given up.
+// pool may hold as many of these as it holds connections. A new connection has waited for the server already, so nothing is
+// tried again after that. Once a COMMIT may have been sent, its outcome is not known, and the role is given up.
 func (l *lease) pastDeadConnections(ctx context.Context, database string, work func(context.Context, string) error) error {
-	var err error
-	for range admin.Limit + 1 {
-		if err = work(ctx, database); err == nil || !admin.Passing(err) || l.identity().OID != 0 && !l.made {
-			break
+	began := time.Now()
+	for tries := 0; ; tries++ {
+		err := work(ctx, database)
+		if err == nil || !admin.Passing(err) || l.identity().OID != 0 && !l.made || tries == admin.Limit || time.Since(began) > admin.FailoverWait/2 {
+			return err
 		}
 	}
-	return err
 }
 
 // Release ends the session's hold on the role. It may be called more than once.

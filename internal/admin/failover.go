@@ -16,8 +16,10 @@ import (
 // ErrStandby is a server that can't make roles. After a failover it is where the name led before, and leads no more soon.
 var ErrStandby = errors.New("the server is a replica, which can't make roles: hostname must lead to the writer")
 
+// FailoverWait is how long a connection waits for a server that is away; less than people have patience.
+const FailoverWait = 5 * time.Second
+
 const (
-	failoverWait     = 5 * time.Second // how long a log-in waits for a server that is away; less than people have patience
 	failoverPause    = 50 * time.Millisecond
 	maxFailoverPause = 500 * time.Millisecond
 )
@@ -28,7 +30,7 @@ const (
 func (p *Pool) connect(ctx context.Context, database string) (*Conn, error) {
 	deadline := time.Now()
 	if p.reached.Load() {
-		deadline = deadline.Add(failoverWait)
+		deadline = deadline.Add(FailoverWait)
 	}
 	for pause := failoverPause; ; pause = min(2*pause, maxFailoverPause) {
 		conn, err := p.connectOnce(ctx, database)

@@ -23,7 +23,7 @@ demo: ## try Hourgate in front of a PostgreSQL of its own
 
 test: ## run all tests, on PostgreSQL 13 to 18
 	scripts/install
-	go test -race -timeout 15m ./...
+	go test -race -parallel 4 -timeout 15m ./...
 
 # The tests of proxy that are about the relay; the tag changes nothing else.
 RELAY_TESTS = $(shell sed -nE 's/^func (Test[A-Za-z0-9_]+).*/\1/p' proxy/relay_test.go proxy/end_test.go | paste -sd'|')

@@ -102,7 +102,7 @@ func sameEntry(rows [][][]byte, entry ledger.Entry) bool {
 
 // inherits takes a role over that no process answers for, if it owns something and its grant lives, and reports whether it
 // did, or whether that can't be told now: then the role is not to be settled either. A process that lives and is only late
-// to tell the server that the grant goes on keeps its role.
+// to tell the server that the grant goes on keeps its role, and a role of another integration on the server is left to that.
 func (k *Keeper) inherits(ctx context.Context, role ledger.Role, alive bool) (bool, error) {
 	grant := k.heirs(role.Entry)
 	switch {
@@ -120,6 +120,9 @@ func (k *Keeper) inherits(ctx context.Context, role ledger.Role, alive bool) (bo
 	owns, err := ownsAnything(ctx, k.pool, role)
 	if err != nil || !owns {
 		return err != nil, err
+	}
+	if role.Entry.Integration != k.cfg.Integration {
+		return true, nil // that one's keeper takes it over
 	}
 	l, err := k.inherit(ctx, role, grant)
 	if err != nil {
@@ -160,7 +163,7 @@ func (k *Keeper) inherit(ctx context.Context, role ledger.Role, grant *policy.Gr
 
 // heirs returns the grant under which a role of that entry goes on, or nil. A process without a policy believes until.
 func (k *Keeper) heirs(e ledger.Entry) *policy.Grant {
-	if e.Integration != k.cfg.Integration || e.Rights == "" {
+	if e.Rights == "" {
 		return nil
 	}
 	if k.cfg.Policy == nil {
@@ -170,8 +173,8 @@ func (k *Keeper) heirs(e ledger.Entry) *policy.Grant {
 		return &policy.Grant{Name: e.Grant, Integration: e.Integration, Until: e.Until, KeepObjectsAs: e.Keep}
 	}
 	set := k.cfg.Policy.Set()
-	for _, database := range set.Databases(k.cfg.Integration) {
-		if g, ok := set.Covers(e.User, e.Grant, database, time.Now()); ok && g.Integration == k.cfg.Integration && g.Access.Fingerprint() == e.Rights {
+	for _, database := range set.Databases(e.Integration) {
+		if g, ok := set.Covers(e.User, e.Grant, database, time.Now()); ok && g.Integration == e.Integration && g.Access.Fingerprint() == e.Rights {
 			return g
 		}
 	}

@@ -49,6 +49,14 @@ func (p inForce) join(t *testing.T, linger time.Duration) *fixture {
 	return f
 }
 
+// neighbour makes the keeper of another integration on the same server, in the same deployment.
+func (p inForce) neighbour(t *testing.T) *fixture {
+	t.Helper()
+	f := newFixture(t, p.f.db, func(c *roles.Config) { c.Policy, c.Integration = p.Live, "neighbour" })
+	f.exec(t, "ALTER DATABASE "+p.f.db.Name+" RESET search_path")
+	return f
+}
+
 func (p inForce) grant(t *testing.T) *policy.Grant {
 	t.Helper()
 	g, ok := p.Set().Covers("alice@example.com", "inc-4211", p.f.db.Name, time.Now())
@@ -225,11 +233,13 @@ func TestNextProcessTakesTheRoleOver(t *testing.T) {
 		lease.Release()
 		role := lease.Login().User
 		for name, between := range map[string]func(next *fixture){
-			"a stop":                    func(*fixture) { f.stop(t) },
-			"a crash":                   func(*fixture) { f.crash(t) },
-			"a stop, and the sweep":     func(next *fixture) { f.stop(t); next.sweep(t) },
-			"a crash, and the sweep":    func(next *fixture) { f.crash(t); next.sweep(t) },
-			"a crash and two processes": func(next *fixture) { f.crash(t); next.sweep(t); p.join(t, 0).sweep(t) },
+			"a stop":                 func(*fixture) { f.stop(t) },
+			"a crash":                func(*fixture) { f.crash(t) },
+			"a stop, and the sweep":  func(next *fixture) { f.stop(t); next.sweep(t) },
+			"a crash, and the sweep": func(next *fixture) { f.crash(t); next.sweep(t) },
+			"a stop, and the sweep of another integration there":  func(*fixture) { f.stop(t); p.neighbour(t).sweep(t) },
+			"a crash, and the sweep of another integration there": func(next *fixture) { f.crash(t); p.neighbour(t).sweep(t); next.sweep(t) },
+			"a crash and two processes":                           func(next *fixture) { f.crash(t); next.sweep(t); p.join(t, 0).sweep(t) },
 		} {
 			next := p.join(t, 0)
 			between(next)

@@ -5,6 +5,7 @@
 package mototest
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -47,30 +48,7 @@ type Server struct {
 // Start runs moto until the test ends.
 func Start(t *testing.T) *Server {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	_ = listener.Close()
-	cache := os.Getenv("HOURGATE_CACHE")
-	if cache == "" {
-		cache = "/var/tmp/hourgate"
-	}
-	_, port, _ := net.SplitHostPort(address)
-	server := exec.Command(filepath.Join(cache, "moto", "bin", "moto_server"), "-H", "127.0.0.1", "-p", port)
-	if err := server.Start(); err != nil {
-		t.Fatalf("run scripts/install moto: %v", err)
-	}
-	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
-	s := &Server{url: "http://" + address}
-	eventually.Within(t, time.Minute, "moto starts", func() bool {
-		response, err := http.Get(s.url + "/moto-api/")
-		if err == nil {
-			_ = response.Body.Close()
-		}
-		return err == nil
-	})
+	s := &Server{url: "http://" + serve(t)}
 	to, _ := url.Parse(s.url)
 	forward := httputil.NewSingleHostReverseProxy(to)
 	forward.ModifyResponse = s.rewritten
@@ -83,6 +61,55 @@ func Start(t *testing.T) *Server {
 		t.Setenv(key, value)
 	}
 	return s
+}
+
+// serve runs moto and returns its address. Moto imports for seconds, and for minutes on a machine with more to do than it can; so
+// what counts is whether it still runs. Its port may be taken by another program meanwhile, and it is tried again.
+func serve(t *testing.T) (address string) {
+	t.Helper()
+	cache := os.Getenv("HOURGATE_CACHE")
+	if cache == "" {
+		cache = "/var/tmp/hourgate"
+	}
+	var output bytes.Buffer
+	for range 3 {
+		port := strconv.Itoa(20000 + rand.IntN(12000)) // below those that Linux gives to connections
+		address = net.JoinHostPort("127.0.0.1", port)
+		server := exec.Command(filepath.Join(cache, "moto", "bin", "moto_server"), "-H", "127.0.0.1", "-p", port)
+		output.Reset()
+		server.Stdout, server.Stderr = &output, &output
+		if err := server.Start(); err != nil {
+			t.Fatalf("run scripts/install moto: %v", err)
+		}
+		ended := make(chan struct{})
+		go func() { _ = server.Wait(); close(ended) }()
+		t.Cleanup(func() { _ = server.Process.Kill(); <-ended })
+		if answers(t, "http://"+address+"/moto-api/", ended) {
+			return address
+		}
+	}
+	t.Fatalf("moto does not start:\n%s", output.String())
+	return ""
+}
+
+// answers waits until moto answers, or has ended.
+func answers(t *testing.T, url string, ended <-chan struct{}) (ok bool) {
+	t.Helper()
+	eventually.Within(t, 5*time.Minute, "moto answers", func() bool {
+		response, err := http.Get(url)
+		if err == nil {
+			_ = response.Body.Close()
+			ok = strings.Contains(response.Header.Get("Server"), "Werkzeug")
+			return true
+		}
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	return ok
 }
 
 func (s *Server) disturbed(forward http.Handler) http.Handler {

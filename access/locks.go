@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/wholefile"
 	"github.com/hourgate/hourgate/policy"
 )
 
@@ -21,7 +22,7 @@ type lockFile struct {
 
 func readLocks(file string) ([]Lock, error) {
 	var f lockFile
-	if err := readFile(file, &f); err != nil {
+	if err := wholefile.Read(file, &f); err != nil {
 		return nil, err
 	}
 	for _, l := range f.Locks {
@@ -151,7 +152,7 @@ func (s *Service) setLocal(l Lock, on bool) error {
 		s.local = append(s.local, l)
 	}
 	s.force()
-	return writeFile(s.cfg.LockFile, lockFile{s.local})
+	return wholefile.Write(s.cfg.LockFile, lockFile{s.local})
 }
 
 func (s *Service) record(e audit.Event, l Lock) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/wholefile"
 )
 
 // A mark is how far the store had come when this gate looked last. It is kept beside the trail and not in the store, so
@@ -28,7 +29,7 @@ type mark struct {
 
 func readMark(file string) (mark, error) {
 	var m mark
-	return m, readFile(file, &m)
+	return m, wholefile.Read(file, &m)
 }
 
 // remember moves the mark to a snapshot that is newer. Refresh calls it, one at a time.
@@ -37,7 +38,7 @@ func (s *Service) remember(snapshot *Snapshot) error {
 		return nil
 	}
 	m := mark{snapshot.Revision, snapshot.Token, snapshot.LastID, snapshot.Locks}
-	if err := writeFile(s.cfg.MarkFile, m); err != nil {
+	if err := wholefile.Write(s.cfg.MarkFile, m); err != nil {
 		return fmt.Errorf("writing down how far the state has come: %w", err)
 	}
 	s.mark = m

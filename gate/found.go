@@ -289,7 +289,7 @@ func (f *Fleet) lookAfter(m *member) {
 // Discover asks all sources of the configuration once. The error is about the configuration of AWS; what could not be asked
 // is in the report.
 func (c *Config) Discover(ctx context.Context) (discover.Report, error) {
-	d, err := discover.New(ctx, c.Discovery, discover.Options{Taken: c.names()})
+	d, err := discover.New(ctx, c.Discovery, discover.Options{Taken: c.names(), Names: c.Audit.namesFile()})
 	if err != nil {
 		return discover.Report{}, err
 	}
@@ -364,6 +364,9 @@ func (c Config) States(ctx context.Context, set *policy.Set) ([]State, error) {
 	return states, unasked
 }
 
+// namesFile is where it is kept which names discovered servers were given.
+func (a Audit) namesFile() string { return a.File + ".names" }
+
 func (c *Config) names() []string {
 	var names []string
 	for _, i := range c.Integrations {
@@ -395,7 +398,7 @@ func (g *Gate) openDiscovery(ctx context.Context) (err error) {
 	if len(g.cfg.Discovery) == 0 {
 		return nil
 	}
-	g.discovery, err = discover.New(ctx, g.cfg.Discovery, discover.Options{Taken: g.cfg.names(), Log: g.log, Registry: g.registry})
+	g.discovery, err = discover.New(ctx, g.cfg.Discovery, discover.Options{Taken: g.cfg.names(), Names: g.cfg.Audit.namesFile(), Log: g.log, Registry: g.registry})
 	return err
 }
 

@@ -5,9 +5,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hourgate/hourgate/gate"
 	"github.com/hourgate/hourgate/internal/awstest"
 	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/gatetest"
@@ -120,6 +122,49 @@ func TestServersComeAndGo(t *testing.T) {
 		_ = conn.Close(t.Context())
 	}
 	eventually.True(t, "no role is left", func() bool { return len(g.Roles(t)) == 0 })
+}
+
+// A grant that names a server opens no server of another region that asks for the name, when the next gate starts while the first
+// one's region does not answer.
+func TestNameMeansOneServer(t *testing.T) {
+	db := pgtest.Start(t, 16).Database(t)
+	s := awstest.New(t)
+	s.Change(func() {
+		s.Secrets["prod/hourgate"] = fmt.Sprintf(`{"username": %q, "password": %q}`, db.Admin, db.AdminPassword)
+	})
+	s.Add(ireland, awstest.Instance{ID: "shop", Tags: foundTags()})
+	s.Add(awstest.Where{Account: awstest.OwnAccount, Region: "eu-central-1"}, awstest.Instance{ID: "shop", Created: time.Now(), Tags: foundTags()})
+	g := gatetest.New(t, db)
+	config := g.Configure(t, gatetest.Options{
+		Grants: gatetest.Grant("by-name", "integration", "shop"),
+		Config: map[string]string{"discovery": fmt.Sprintf(`
+  - aws_rds:
+      regions: [eu-west-1, eu-central-1]
+      tags: {hourgate: "true"}
+      defaults: {database: %s, ssl_mode: verify-ca, ssl_root_cert: %s}
+      interval: 1s
+      dial: {"*": "127.0.0.1:%d"}
+`, db.Name, db.Server.CAFile, db.Server.Port)},
+	})
+	t.Run("a gate", func(t *testing.T) {
+		g.Run(t, config)
+		works(t, awaitLogin(t, g, "shop"), "the server that the grant names")
+	})
+	s.Change(func() {
+		s.Fault = func(w awstest.Where, action string) (int, string, string) {
+			if w == ireland && action != "GetSecretValue" {
+				return 403, "AccessDenied", "not now"
+			}
+			return 0, "", ""
+		}
+	})
+	g.Run(t, config)
+	eventually.True(t, "the server of the other region is found, under its full name", func() bool {
+		return slices.ContainsFunc(g.Gate.Fleet().States(), func(s gate.State) bool { return s.Name == "shop-"+awstest.OwnAccount+"-eu-central-1" })
+	})
+	awaitRefusal(t, g, "shop", "no live grant")
+	s.Change(func() { s.Fault = nil })
+	works(t, awaitLogin(t, g, "shop"), "once its region answers again")
 }
 
 // A tag that the policy does not trust opens nothing, whatever it says.

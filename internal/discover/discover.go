@@ -47,6 +47,7 @@ const (
 // Options are optional in all parts.
 type Options struct {
 	Taken    []string              // names that the configuration gives to servers of its own
+	Names    string                // file with the names that were given, for the next start. Once reads it only
 	Log      *slog.Logger          // gets what fails, and when it works again
 	Registry prometheus.Registerer // gets the metrics
 }
@@ -60,13 +61,18 @@ type Discovery struct {
 
 	mu      sync.Mutex
 	names   *namer
-	answers []*answer // of sources, in their order; nil before the first
+	named   chan struct{} // capacity 1: names were given
+	answers []*answer     // of sources, in their order; nil before the first
 	report  Report
 }
 
 // New makes the sources. It asks nothing, but reads the AWS SDK's configuration. Entries must have no Problems.
 func New(ctx context.Context, entries []Config, o Options) (*Discovery, error) {
-	d := &Discovery{log: o.Log, names: newNamer(o.Taken)}
+	names, err := newNamer(o.Taken, o.Names)
+	if err != nil {
+		return nil, err
+	}
+	d := &Discovery{log: o.Log, names: names, named: make(chan struct{}, 1)}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -110,6 +116,8 @@ func (d *Discovery) Watch(ctx context.Context, apply func([]Integration)) {
 			apply(found)
 		}
 	}
+	kept := make(chan struct{})
+	go func() { d.keepNames(ctx); close(kept) }()
 	first.Add(len(d.sources))
 	for n := range d.sources {
 		running.Go(func() { d.follow(ctx, n, sync.OnceFunc(first.Done), update) })
@@ -127,6 +135,11 @@ func (d *Discovery) Watch(ctx context.Context, apply func([]Integration)) {
 	update()
 	running.Wait()
 	<-all
+	select {
+	case <-kept:
+	case <-time.After(keepLast):
+		d.log.Error("the names that servers were given are not written down, the disk does not answer")
+	}
 }
 
 // follow asks the nth source until ctx is done. asked is called after each answer, and update then.
@@ -233,6 +246,12 @@ func (d *Discovery) merge() (found []Integration, changed bool) {
 		}
 	}
 	d.names.name(found)
+	if d.names.dirty {
+		select {
+		case d.named <- struct{}{}:
+		default: // it is due already
+		}
+	}
 	changed = d.report.Integrations == nil || !slices.EqualFunc(found, d.report.Integrations, func(a, b Integration) bool { return a.equal(&b) })
 	d.report.Integrations = append([]Integration{}, found...)
 	d.metrics.found(found)

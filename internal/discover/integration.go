@@ -2,7 +2,6 @@ package discover
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -77,6 +76,12 @@ func (p Place) String() string {
 	return strings.TrimSpace(strings.Join([]string{"aws_rds", cmp.Or(p.Account, "own account"), p.Region, string(p.Kind)}, " "))
 }
 
+// home is where a name belongs to: an account and region, or a file.
+func (p Place) home() string {
+	p.Kind = ""
+	return p.String()
+}
+
 // LeftOut is a server that is no integration.
 type LeftOut struct {
 	Place      Place
@@ -105,60 +110,4 @@ func (i *Integration) equal(o *Integration) bool {
 		i.Database == o.Database && i.SSLMode == o.SSLMode && i.SSLRootCert == o.SSLRootCert && i.SSLNegotiation == o.SSLNegotiation &&
 		i.NotReady == o.NotReady && reflect.DeepEqual(i.Secret, o.Secret) &&
 		maps.EqualFunc(i.Labels, o.Labels, func(a, b Label) bool { return a.Value == b.Value && slices.Equal(a.Tags, b.Tags) })
-}
-
-// namer gives integrations names that are unique, and lets each keep its name as long as it asks for the same one.
-type namer struct {
-	taken  map[string]bool   // by the configuration; no server that was found gets these
-	wanted map[string]string // what the integration of that ID asked for
-	given  map[string]string // what it got
-}
-
-func newNamer(taken []string) *namer {
-	n := &namer{taken: make(map[string]bool), wanted: make(map[string]string), given: make(map[string]string)}
-	for _, name := range taken {
-		n.taken[name] = true
-	}
-	return n
-}
-
-// name replaces the names that all ask for by those that they get. Those that have theirs already come first, then older
-// servers before younger ones: whoever makes or tags a server later can't take a name that people use.
-func (n *namer) name(all []Integration) {
-	used := maps.Clone(n.taken)
-	wanted, given := make(map[string]string, len(all)), make(map[string]string, len(all))
-	var newcomers []*Integration
-	for k := range all {
-		i := &all[k]
-		wanted[i.ID] = i.Name
-		if had := n.given[i.ID]; had != "" && n.wanted[i.ID] == i.Name {
-			used[had], given[i.ID], i.Name = true, had, had
-			continue
-		}
-		newcomers = append(newcomers, i)
-	}
-	slices.SortFunc(newcomers, func(a, b *Integration) int {
-		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.ID, b.ID))
-	})
-	for _, i := range newcomers {
-		i.Name = free(used, i.Name, i.Place)
-		used[i.Name], given[i.ID] = true, i.Name
-	}
-	n.wanted, n.given = wanted, given
-	slices.SortFunc(all, func(a, b Integration) int { return strings.Compare(a.Name, b.Name) })
-}
-
-// free returns the name itself, or with the account and region, or with a number besides.
-func free(used map[string]bool, name string, p Place) string {
-	if !used[name] {
-		return name
-	}
-	if p.Region != "" {
-		name = strings.Join([]string{name, p.Account, p.Region}, "-")
-	}
-	unique := name
-	for n := 2; used[unique]; n++ {
-		unique = fmt.Sprintf("%s-%d", name, n)
-	}
-	return unique
 }

@@ -1,4 +1,5 @@
-package access
+// Package wholefile keeps small documents in files of ours, each whole or not at all. It holds no lock: one process writes a file.
+package wholefile
 
 import (
 	"encoding/json"
@@ -11,8 +12,9 @@ import (
 	"github.com/hourgate/hourgate/internal/descriptors"
 )
 
-// readFile decodes a file of ours into v, which stays as it is when there is no file. file may be "".
-func readFile(file string, v any) error {
+// Read decodes a file (JSON) into v, which stays as it is when there is no file. file may be "",
+// and there is none then.
+func Read(file string, v any) error {
 	if file == "" {
 		return nil
 	}
@@ -29,12 +31,12 @@ func readFile(file string, v any) error {
 	return nil
 }
 
-// writeFile replaces a file of ours (mode 0600) whole or not at all, also when the machine loses power.
-func writeFile(file string, v any) error {
+// Write replaces a file (JSON, mode 0600) whole or not at all, also when the machine loses power.
+func Write(file string, v any) error {
 	if file == "" {
 		return nil
 	}
-	defer descriptors.Borrow()() // a lock must be kept
+	defer descriptors.Borrow()() // what ends access, or keeps it narrow, must be kept
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err

@@ -4,8 +4,10 @@ package main
 
 import (
 	"flag"
+	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -43,6 +45,19 @@ func TestParseOptions(t *testing.T) {
 		if err != nil || !slices.Equal(o.only, tt.only) || !slices.Equal(o.proxies, tt.proxies) {
 			t.Errorf("%s: got only %v, proxies %v, error %v", tt.args, o.only, o.proxies, err)
 		}
+	}
+}
+
+// A turn that fails says whose it was, and what that has logged.
+func TestBlame(t *testing.T) {
+	t.Parallel()
+	log := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(log, []byte("out of descriptors\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{name: copyName, process: &process{log: log}}
+	if got, want := p.blame(io.ErrUnexpectedEOF).Error(), "copy: unexpected EOF; its log:\nout of descriptors"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

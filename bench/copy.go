@@ -23,11 +23,6 @@ func (r *rig) startCopy(ctx context.Context, upstream int) (*proxy, error) {
 
 // runCopy is the copy loop's process, until a signal.
 func runCopy(port, upstream int) error {
-	runtime.LockOSThread()
-	poll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
-	if err != nil {
-		return err
-	}
 	listener, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -38,12 +33,23 @@ func runCopy(port, upstream int) error {
 	if err := syscall.Listen(listener, 1000); err != nil {
 		return err
 	}
-	peers := make(map[int]int) // of each connection the other
-	events := make([]syscall.EpollEvent, 128)
-	buf := make([]byte, 64<<10)
+	return copyBetween(listener, upstream)
+}
+
+// copyBetween serves whoever connects to the listener, until a system call fails that should not.
+func copyBetween(listener, upstream int) error {
+	runtime.LockOSThread()
+	poll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return err
+	}
 	if err := watch(poll, listener); err != nil {
 		return err
 	}
+	peers := make(map[int]int) // of each connection the other
+	events := make([]syscall.EpollEvent, 128)
+	buf := make([]byte, 64<<10)
+	var gone []int
 	for {
 		n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(poll), //nolint:gosec // the system call's argument
 			uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), ^uintptr(0), 0, 0)
@@ -63,9 +69,15 @@ func runCopy(port, upstream int) error {
 			case known && !pass(fd, peer, buf):
 				delete(peers, fd)
 				delete(peers, peer)
-				_, _ = syscall.Close(fd), syscall.Close(peer)
+				gone = append(gone, fd, peer)
 			}
 		}
+		// Not before: another connection would get the descriptor, and an event of this one that is still to come would be
+		// taken for its own. The read for that event waits, and meanwhile nobody is served.
+		for _, fd := range gone {
+			_ = syscall.Close(fd)
+		}
+		gone = gone[:0]
 	}
 }
 

@@ -132,18 +132,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	} else {
 		results, err = measureAll(ctx, &o, stderr)
 	}
-	if results != nil && o.save != "" { // a part of a long run is better than nothing
+	if results == nil {
+		return err
+	}
+	if o.save != "" { // a part of a long run is better than nothing
 		err = errors.Join(err, results.save(o.save))
 	}
-	if err != nil {
+	if ctx.Err() != nil {
 		return err
 	}
 	report := render(results)
 	if o.out != "" {
-		return os.WriteFile(o.out, []byte(report), 0o644) //nolint:gosec // a document for everybody
+		return errors.Join(err, os.WriteFile(o.out, []byte(report), 0o644)) //nolint:gosec // a document for everybody
 	}
-	_, err = io.WriteString(stdout, report)
-	return err
+	_, writeErr := io.WriteString(stdout, report)
+	return errors.Join(err, writeErr)
 }
 
 // measureAll brings everything up, measures, and takes it down, whatever happens.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -42,7 +41,7 @@ func measureLogin(ctx context.Context, r *rig) error {
 	for _, p := range contestants {
 		conn, err := r.connect(ctx, p, benchUser) // Hourgate makes the role
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			return p.blame(err)
 		}
 		_ = conn.Close(ctx)
 	}
@@ -98,13 +97,13 @@ func (r *rig) measureFirstLogin(ctx context.Context) error {
 				user = firstUser(i)
 				first, err := r.timeLogin(ctx, p, user)
 				if err != nil {
-					return fmt.Errorf("%s: %w", p.name, err)
+					return p.blame(err)
 				}
 				quantities[quantityFirst] = first
 			}
 			warm, err := r.timeLogin(ctx, p, user)
 			if err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
+				return p.blame(err)
 			}
 			quantities[quantityWarm] = warm
 			r.results.add(firstMeasure, p.name, quantities)

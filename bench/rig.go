@@ -325,16 +325,39 @@ func (r *rig) pinned() []string { return []string{"taskset", "-c", coreList(r.co
 func (r *rig) rounds(ctx context.Context, contestants []*proxy, turn func(ctx context.Context, p *proxy) error) error {
 	for round := range r.mode.rounds {
 		for i := range contestants {
-			p := contestants[(i+round)%len(contestants)]
-			if err := turn(ctx, p); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
-			if err := r.alive(); err != nil {
+			if err := r.turn(ctx, contestants[(i+round)%len(contestants)], turn); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// turn is one of rounds. One that fails is told of, and tried once more: so one connection that is hung up on does not cost a
+// run of half an hour.
+func (r *rig) turn(ctx context.Context, p *proxy, turn func(ctx context.Context, p *proxy) error) error {
+	for tries := 1; ; tries++ {
+		err := turn(ctx, p)
+		if ended := r.alive(); ended != nil {
+			return errors.Join(err, ended)
+		}
+		if err == nil {
+			return nil
+		}
+		err = p.blame(err)
+		if tries == 2 || ctx.Err() != nil {
+			return err
+		}
+		r.sayf("trying again: %v", err)
+	}
+}
+
+// blame says whose turn has failed, and shows what it has logged.
+func (p *proxy) blame(err error) error {
+	if p.process == nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	return fmt.Errorf("%s: %w; its log:\n%s", p.name, err, p.process.logTail())
 }
 
 // alive reports who has ended by itself.

@@ -41,6 +41,9 @@ type Conn struct {
 	spare     *[Size]byte // holds what was read ahead, nil if nothing
 	ahead     []byte      // the rest of that
 
+	timing          sync.Mutex // guards what follows, which a seat takes over
+	readBy, writeBy time.Time
+
 	writing sync.Mutex // guards what follows
 	rest    []byte     // of what is being written
 	failure error      // of writing it
@@ -203,6 +206,9 @@ func (c *Conn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is that of net.Conn.
 func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.timing.Lock()
+	defer c.timing.Unlock()
+	c.readBy = t
 	if s := c.seat.Load(); s != nil {
 		s.setReadDeadline(t)
 		return nil
@@ -212,6 +218,9 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline is that of net.Conn.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.timing.Lock()
+	defer c.timing.Unlock()
+	c.writeBy = t
 	if s := c.seat.Load(); s != nil {
 		s.setWriteDeadline(t)
 		return nil

@@ -105,6 +105,31 @@ func inLoop(t testing.TB, near net.Conn) net.Conn {
 	return near
 }
 
+// A deadline that was set before Join is one after it: a notice for an idle session comes with one, at any time.
+func TestDeadlineBeforeJoin(t *testing.T) {
+	t.Parallel()
+	near, _ := pair(t)
+	beside, _ := pair(t)
+	if err := near.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	burst.Join(near, beside)
+	t.Cleanup(func() { _ = near.Close(); _ = beside.Close() })
+	ended := make(chan error, 1)
+	go func() {
+		_, err := receiveAll(near)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("got %v, want %v", err, os.ErrDeadlineExceeded)
+		}
+	case <-time.After(patience):
+		t.Error("the deadline is forgotten")
+	}
+}
+
 type layer struct{ net.Conn }
 
 func (l layer) NetConn() net.Conn { return l.Conn }

@@ -61,9 +61,13 @@ func (l *loop) seat(c *Conn) (*seat, error) {
 	return s, nil
 }
 
-// move makes the connection use its seat, and nothing else.
+// move makes the connection use its seat, and nothing else. A deadline that somebody sets meanwhile is set here or there.
 func (s *seat) move() {
+	s.conn.timing.Lock()
 	s.conn.seat.Store(s)
+	s.setReadDeadline(s.conn.readBy)
+	s.setWriteDeadline(s.conn.writeBy)
+	s.conn.timing.Unlock()
 	_ = s.conn.Conn.Close() // its descriptor; the connection is not affected
 	s.conn.forgoHint(s.fd)
 }

@@ -43,9 +43,9 @@ regress: ## run PostgreSQL's own suites (15 and 18) and those of Go drivers, dir
 	scripts/install && scripts/install regress
 	go test -tags clients -count=1 -parallel 2 -timeout 2h -v -run 'TestSuites|TestDriverSuites' ./clients -args -suites $(CURDIR)/docs/suites.md
 
-sqlsmith: ## let sqlsmith make up statements, and compare what comes of them direct and through the gate; N=5000 for more, SEED=2
+sqlsmith: ## let sqlsmith make up statements for SMITH=1h, and compare what comes of them direct and through the gate; SEED=2
 	scripts/install && scripts/install clients
-	go test -tags clients -count=1 -v -timeout 3h -run TestSqlsmith ./clients -args -sqlsmith-queries $(or $(N),5000) -sqlsmith-seed $(or $(SEED),1)
+	go test -tags clients -count=1 -v -timeout 3h -run TestSqlsmith ./clients -args -sqlsmith-time $(or $(SMITH),10m) -sqlsmith-seed $(SEED)
 
 latencies: ## measure how long a request, its approval and a revocation take, and log-ins with and without a state
 	scripts/install

@@ -3,17 +3,18 @@
 package clients
 
 import (
-	"context"
 	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -35,11 +36,25 @@ func migrators(t *testing.T) []migrator {
 	alembic := []string{"/usr/bin/python3", "-m", "alembic", "-c", filepath.Join(folder, "alembic", "alembic.ini")}
 	django := []string{"/usr/bin/python3", filepath.Join(folder, "django", "manage.py"), "migrate", "shop"}
 	node := []string{"node", filepath.Join(cache(), "clients", "node", "node_modules", "node-pg-migrate", "bin", "node-pg-migrate.js"), "-m", filepath.Join(folder, "node")}
+	liquibase := []string{
+		"java", "-cp", liquibaseJars(), "liquibase.integration.commandline.LiquibaseCommandLine", "--search-path=" + filepath.Join(folder, "liquibase"),
+		"--log-level=off", "--show-banner=false",
+	}
 	return []migrator{
 		{"Alembic", append(alembic[:5:5], "upgrade", "head"), append(alembic[:5:5], "downgrade", "base"), "invoices", 3},
 		{"Django", django, append(django[:4:4], "zero"), "shop_shipment", 1},
+		{"Liquibase", append(liquibase[:7:7], "update", "--changelog-file=changelog.yaml"), append(liquibase[:7:7], "rollback-count", "--changelog-file=changelog.yaml", "--count=2"), "returns", 4},
 		{"node-pg-migrate", append(node[:4:4], "up"), append(node[:4:4], "down"), "refunds", 2},
 	}
+}
+
+// liquibaseJars are Liquibase's own and those that it needs, of npm's package, and Debian's driver.
+func liquibaseJars() string {
+	jars := []string{"/usr/share/java/postgresql.jar"}
+	for _, jar := range []string{"liquibase-core", "commons-collections4", "commons-io", "commons-lang3", "commons-text", "opencsv", "picocli", "snakeyaml", "jaxb-api", "jaxb-core", "jaxb-runtime"} {
+		jars = append(jars, filepath.Join(cache(), "clients", "node", "node_modules", "liquibase", "dist", "liquibase", "internal", "lib", jar+".jar"))
+	}
+	return strings.Join(jars, ":")
 }
 
 // Migrations go up, down and up again through a grant that acts as the owner. What they make is the owner's, and stays when
@@ -57,11 +72,14 @@ func TestMigrations(t *testing.T) {
 				}
 				exec1(t, super, "GRANT CREATE ON SCHEMA public TO "+db.Owner)
 				g := startGateUnder(t, binary, db, func(g *gate) { g.mayMigrate(t, db, time.Now().Add(time.Hour)) })
-				for _, args := range [][]string{m.up, m.down, m.up} {
+				for i, args := range [][]string{m.up, m.down, m.up} {
 					cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
 					cmd.Env = append(os.Environ(), g.migratorEnvironment()...)
 					if out, err := cmd.CombinedOutput(); err != nil {
 						t.Fatalf("%v: %v\n%s", args, err, out)
+					}
+					if there := value(t, super, "SELECT (to_regclass('public."+m.table+"') IS NOT NULL)::text"); there != fmt.Sprint(i != 1) {
+						t.Fatalf("after %v, that %s exists is %s", args, m.table, there)
 					}
 				}
 				g.mayMigrate(t, db, time.Now())
@@ -117,26 +135,19 @@ func (g *gate) migratorEnvironment() []string {
 		Scheme: "postgres", User: url.UserPassword(alice, password), Host: g.login.host + ":" + g.login.port, Path: "/orders",
 		RawQuery: url.Values{"sslmode": {"verify-full"}, "sslrootcert": {g.login.ca}}.Encode(),
 	}
+	jdbc := "jdbc:postgresql://" + u.Host + u.Path + "?" + u.RawQuery
 	return []string{
 		"PGHOST=" + g.login.host, "PGPORT=" + g.login.port, "PGUSER=" + alice, "PGPASSWORD=" + password, "PGDATABASE=orders",
-		"PGSSLMODE=verify-full", "PGSSLROOTCERT=" + g.login.ca, "DATABASE_URL=" + u.String(), "PYTHONDONTWRITEBYTECODE=1",
+		"PGSSLMODE=verify-full", "PGSSLROOTCERT=" + g.login.ca, "DATABASE_URL=" + u.String(),
+		"LIQUIBASE_COMMAND_URL=" + jdbc, "LIQUIBASE_COMMAND_USERNAME=" + alice, "LIQUIBASE_COMMAND_PASSWORD=" + password,
+		"PYTHONDONTWRITEBYTECODE=1",
 	}
 }
 
 // awaitNoRole waits until nothing of alice's grant is on the server.
 func (g *gate) awaitNoRole(t *testing.T, super *pgx.Conn) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for {
-		var n int
-		err := super.QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE shobj_description(oid, 'pg_authid') LIKE '%clients-' || current_database() || '%'").Scan(&n)
-		if err != nil {
-			t.Fatalf("waiting for the role's end: %v", err)
-		}
-		if n == 0 {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	eventually.Within(t, time.Minute, "no role is left", func() bool {
+		return value(t, super, "SELECT count(*)::text FROM pg_roles WHERE shobj_description(oid, 'pg_authid') LIKE '%clients-' || current_database() || '%'") == "0"
+	})
 }

@@ -59,7 +59,7 @@ func wantDenied(err error) error {
 	switch {
 	case !errors.As(err, &pgErr) || pgErr.Code != "28000" || pgErr.Message != `no live grant for "orders"`:
 		return fmt.Errorf("got %w", err)
-	case !strings.Contains(pgErr.Detail, "last-week") || !strings.Contains(pgErr.Hint, "orders/invoices"):
+	case !strings.Contains(pgErr.Detail, "last-week") || !strings.Contains(pgErr.Hint, "connect to: invoices"):
 		return fmt.Errorf("DETAIL %q, HINT %q", pgErr.Detail, pgErr.Hint)
 	}
 	return nil

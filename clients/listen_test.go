@@ -104,7 +104,7 @@ func (g *gate) psql(t *testing.T, major int) *terminal {
 	}()
 	t.Cleanup(func() {
 		_ = in.Close()
-		for range p.output { //nolint:revive // until it has ended
+		for range p.output { // until it has ended
 		}
 		_ = cmd.Wait()
 	})

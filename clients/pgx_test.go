@@ -137,7 +137,11 @@ func usePgx(ctx context.Context, l login, out, _ io.Writer) error {
 		_, err := running.Exec(ctx, "SELECT pg_sleep(30)")
 		return wantCode(err, pgerrcode.AdminShutdown)
 	})
-	time.Sleep(time.Second) // until the other has ended, too
-	c.check("end-idle", func() error { return wantCode(idle.Ping(ctx), pgerrcode.AdminShutdown) })
+	c.check("end-idle", func() error {
+		ended, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		_, err := idle.WaitForNotification(ended) // which reads what comes without being asked for
+		return wantCode(err, pgerrcode.AdminShutdown)
+	})
 	return nil
 }

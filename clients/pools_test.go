@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -47,7 +48,7 @@ func TestHikariCP(t *testing.T) {
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		switch line := lines.Text(); line {
 		case "end":
-			g.setPolicy(t, time.Now().Add(2*time.Second))
+			g.setPolicy(t, time.Now().Add(soon))
 		case "again":
 			g.setPolicy(t, time.Now().Add(time.Hour))
 			g.awaitLogin(t, carol)
@@ -68,16 +69,14 @@ func TestHikariCP(t *testing.T) {
 // awaitLogin waits until the gate lets somebody in.
 func (g *gate) awaitLogin(t *testing.T, user string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	eventually.True(t, user+" is let in", func() bool {
 		conn, err := pgx.Connect(t.Context(), g.url(user))
-		if err == nil {
-			_ = conn.Close(t.Context())
-			return
+		if err != nil {
+			return false
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+		_ = conn.Close(t.Context())
+		return true
+	})
 }
 
 // url is for pgx, and for libpq.
@@ -121,7 +120,7 @@ func TestPgBouncer(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), "SELECT session_user").Scan(&role); err != nil || !strings.HasPrefix(role, "hg_carol_shift_") {
 		t.Fatalf("%q, %v", role, err)
 	}
-	g.setPolicy(t, time.Now().Add(2*time.Second))
+	g.setPolicy(t, time.Now().Add(soon))
 	var told *pgconn.PgError
 	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(60)"); !errors.As(err, &told) || told.Code != "57P01" && told.Code != "08P01" {
 		t.Errorf("at the end: %v", err)
@@ -138,18 +137,15 @@ func TestPgBouncer(t *testing.T) {
 		}
 	}
 	g.setPolicy(t, time.Now().Add(time.Hour))
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		if conn, err = connect(); err == nil {
-			_, err = conn.Exec(t.Context(), "SELECT 1")
-			_ = conn.Close(t.Context())
+	eventually.Within(t, time.Minute, "clients are let in under the new grant", func() bool {
+		conn, err := connect()
+		if err != nil {
+			return false
 		}
-		if err == nil || time.Now().After(deadline) {
-			break
-		}
-	}
-	if err != nil {
-		t.Errorf("under a new grant: %v", err)
-	}
+		_, err = conn.Exec(t.Context(), "SELECT 1")
+		_ = conn.Close(t.Context())
+		return err == nil
+	})
 }
 
 func startBouncer(t *testing.T, g *gate, settings string) (port int) {

@@ -274,7 +274,7 @@ func wantDenied(err error) error {
 		message, detail, hint = pqErr.Message, pqErr.Detail, pqErr.Hint
 	}
 	if message != fmt.Sprintf("no live grant for %q", env("DATABASE")) ||
-		!strings.Contains(detail, "last-week") || !strings.Contains(hint, "orders/invoices") {
+		!strings.Contains(detail, "last-week") || !strings.Contains(hint, "connect to: invoices") {
 		return fmt.Errorf("got %w, DETAIL %q, HINT %q", err, detail, hint)
 	}
 	return wantCode(err, "28000")

@@ -147,7 +147,7 @@ public class Check {
         ServerErrorMessage m = e.getServerErrorMessage();
         equal(m.getMessage(), "no live grant for \"" + env("DATABASE") + "\"");
         contains(m.getDetail(), "last-week");
-        contains(m.getHint(), "orders/invoices");
+        contains(m.getHint(), "connect to: invoices");
         contains(e.getMessage(), m.getDetail()); // what people see who look at no fields
         contains(e.getMessage(), m.getHint());
     }

@@ -48,7 +48,7 @@ exports.isRole = (name) => {
 exports.isDenial = (e) => {
   exports.equal([e.code, e.message], ['28000', `no live grant for "${exports.database}"`])
   if (!`${e.detail}`.includes('last-week')) throw new Error(`DETAIL: ${e.detail}`)
-  if (!`${e.hint}`.includes('orders/invoices')) throw new Error(`HINT: ${e.hint}`)
+  if (!`${e.hint}`.includes('connect to: invoices')) throw new Error(`HINT: ${e.hint}`)
 }
 
 exports.sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))

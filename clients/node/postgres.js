@@ -12,6 +12,7 @@ const connect = (user, password = c.password) =>
   postgres({
     host: c.host, port: c.port, database: c.database, user, password, max: 1,
     ssl: { ca: c.ca, rejectUnauthorized: true, servername: c.host },
+    onnotice: () => {}, // it prints them otherwise: that the grant ends soon is one
   })
 
 const main = async () => {

@@ -110,7 +110,7 @@ check('wrong-password', sub {
 }, $no_code);
 check('expired-grant', sub {
     contains(fails(sub { connection($env{EXPIRED_USER}) }),
-        "no live grant for \"$env{DATABASE}\"", 'last-week', 'HINT', 'orders/invoices');
+        "no live grant for \"$env{DATABASE}\"", 'last-week', 'HINT', 'connect to: invoices');
 }, $no_code);
 
 my ($running, $idle) = (connection($env{ENDING_USER}), connection($env{ENDING_USER}));

@@ -111,7 +111,7 @@ no_code="The message only: libpq hands on no SQLSTATE of a connection that faile
 out=$(PGPASSWORD=wrong run "$HOURGATE_USER" <<<'SELECT 1;')
 contains wrong-password "$out" "$no_code" "password authentication failed for user \"$HOURGATE_USER\""
 out=$(run "$HOURGATE_EXPIRED_USER" <<<'SELECT 1;')
-contains expired-grant "$out" "$no_code" "no live grant for \"$PGDATABASE\"" "DETAIL:  Grant last-week" HINT: orders/invoices
+contains expired-grant "$out" "$no_code" "no live grant for \"$PGDATABASE\"" "DETAIL:  Grant last-week" HINT: connect to: invoices
 
 # Two sessions whose grant ends: one has a statement running, one waits for the next.
 touch "$dir/running" "$dir/idle"

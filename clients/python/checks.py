@@ -64,4 +64,4 @@ def is_wrong_password(text):
 
 
 # What somebody is told whose grant has ended: message, DETAIL and HINT.
-DENIAL = (f'no live grant for "{DATABASE}"', "last-week", "orders/invoices")
+DENIAL = (f'no live grant for "{DATABASE}"', "last-week", "connect to: invoices")

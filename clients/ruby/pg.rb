@@ -92,7 +92,7 @@ check('wrong-password', NO_CODE) do
 end
 check('expired-grant', NO_CODE) do
   contains fails { connect(HG['EXPIRED_USER']) }.message,
-           "no live grant for \"#{HG['DATABASE']}\"", 'last-week', 'HINT', 'orders/invoices'
+           "no live grant for \"#{HG['DATABASE']}\"", 'last-week', 'HINT', 'connect to: invoices'
 end
 
 running = connect(HG['ENDING_USER'])

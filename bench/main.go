@@ -61,7 +61,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	for _, m := range measures {
 		names = append(names, m.name)
 	}
-	flags.BoolVar(&o.full, "full", false, "measure for the record, about 45 minutes, and not for five")
+	flags.BoolVar(&o.full, "full", false, "measure for the record, about half an hour, and not for five minutes")
 	flags.StringVar(&only, "only", "", "measures, with commas between: "+strings.Join(names, ", "))
 	flags.StringVar(&cores, "cores", "", "on what to measure, with commas between: "+strings.Join(places, ", ")+" (some measures are for one only)")
 	flags.StringVar(&proxies, "proxies", "hourgate,pgbouncer,haproxy", "proxies, with commas between")

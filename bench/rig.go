@@ -93,7 +93,7 @@ type mode struct {
 	bulkBytes    int           // of a turn
 	sessions     []int         // idle ones, for memory
 	settling     time.Duration // before memory is read
-	later        time.Duration // before it is read once more
+	later        time.Duration // before it is read once more, with no more than realSessions
 	traced       int           // transactions under strace
 	benchTime    time.Duration // of each Go benchmark
 }
@@ -111,14 +111,12 @@ var fullMode = mode{
 		{"simple", 1},
 		{"simple", 8},
 		{"simple", 32},
-		{"extended", 1},
 		{"extended", 8},
 		{"extended", 32},
-		{"prepared", 1},
 		{"prepared", 8},
 		{"prepared", 32},
 	},
-	rounds: 5, window: 2500 * time.Millisecond, loginWindow: 4 * time.Second, firstLogins: 40, bulkBytes: 1000e6,
+	rounds: 5, window: time.Second, loginWindow: 2 * time.Second, firstLogins: 40, bulkBytes: 400e6,
 	sessions: []int{1000, 10_000}, settling: time.Second, later: 59 * time.Second, traced: 1000, benchTime: time.Second,
 }
 

@@ -144,7 +144,7 @@ func (s *relayed) end(t *testing.T, r *rand.Rand) {
 		func() { _ = s.near.SetReadDeadline(time.Unix(1, 0)) },
 		func() { _ = s.beside.SetDeadline(time.Now().Add(time.Millisecond)) },
 		func() { _, _ = s.client.Write([]byte("last words")); _ = s.client.Close() },
-		func() { go s.near.Close(); go s.beside.Close() }, //nolint:errcheck // a race is what is wanted
+		func() { go s.near.Close(); go s.beside.Close() },
 	}
 	ways[r.IntN(len(ways))]()
 	over := make(chan struct{})

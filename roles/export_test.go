@@ -3,6 +3,7 @@ package roles
 import (
 	"time"
 
+	"github.com/hourgate/hourgate/internal/admin"
 	"github.com/hourgate/hourgate/roles/ledger"
 )
 
@@ -47,4 +48,9 @@ func (k *Keeper) Heeded(role string) bool {
 	defer k.mu.Unlock()
 	l := k.ours[role]
 	return l == nil || len(l.woken) == 0
+}
+
+// Before has fn called before each statement of the admin. To be set before the keeper is used.
+func (k *Keeper) Before(fn func()) {
+	k.pool.Before = func(*admin.Conn, string) error { fn(); return nil }
 }

@@ -120,6 +120,7 @@ func TestNamedRolesThatHandOn(t *testing.T) {
 		}
 		if db.Server.Major >= 15 {
 			makers["hand_parameter_"+id] = "GRANT SET ON PARAMETER log_statement TO %s WITH GRANT OPTION"
+			makers["hand_system_"+id] = "GRANT ALTER SYSTEM ON PARAMETER log_statement TO %s"
 		}
 		f.exec(t, "CREATE ROLE "+plain+"; GRANT SELECT ON orders TO "+plain)
 		names := []string{plain}

@@ -29,6 +29,7 @@ type group struct {
 	Owns       bool
 	HandsOn    bool // holds a privilege WITH GRANT OPTION or a membership WITH ADMIN OPTION, here
 	Settings   bool // has settings, which before 16 a member can change
+	Server     bool // may change settings of the server as a whole (ALTER SYSTEM, 15 and later)
 	System     bool // pg_… or rds…
 }
 
@@ -50,7 +51,7 @@ func CheckNamed(ctx context.Context, c *admin.Conn, g *policy.Grant) error {
 		SELECT rolname::text, rolsuper, rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls, rolcanlogin,
 		       EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o'),
 		       EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid AND m.admin_option) OR `+handsOn(c.Version)+`,
-		       EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setrole = r.oid),
+		       EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setrole = r.oid), `+altersSystem(c.Version)+`,
 		       rolname ~ '^(pg_|rds)'
 		  FROM reach JOIN pg_roles r USING (oid) ORDER BY 1`, access.Roles)
 	if err != nil {
@@ -101,6 +102,14 @@ func handsOn(version int) string {
 	           AND x.grantee = r.oid AND x.is_grantable)`, parameters)
 }
 
+// altersSystem is whether role r may change a setting of the server as a whole, for good.
+func altersSystem(version int) string {
+	if version < 150000 {
+		return "false"
+	}
+	return "EXISTS (SELECT FROM pg_parameter_acl p, aclexplode(p.paracl) x WHERE x.grantee = r.oid AND x.privilege_type = 'ALTER SYSTEM')"
+}
+
 // refuse says why the group can't be granted, or "".
 func (g group) refuse(dangerous bool) string {
 	switch {
@@ -120,6 +129,8 @@ func (g group) refuse(dangerous bool) string {
 		return "may hand on what it has (GRANT OPTION or ADMIN OPTION), and what is handed on stays: it needs dangerous: true"
 	case g.Settings:
 		return "has settings (ALTER ROLE … SET), which a member can change on some versions: it needs dangerous: true"
+	case g.Server:
+		return "may change settings of the server (ALTER SYSTEM), which stay: it needs dangerous: true"
 	case g.System:
 		return "reaches beyond the grant's databases: it needs dangerous: true"
 	}

@@ -83,15 +83,18 @@ func (s *settlement) run(ctx context.Context) (err error) {
 			}
 		}()
 	}
+	s.try("sessions of who was a member of the role", s.endGuests(ctx)) // before stock is taken: they may make things as its profile
 	if err := s.takeStock(ctx); err != nil {
 		return errors.Join(s.end.err, err)
 	}
-	s.try("sessions of who was a member of the role", s.endGuests(ctx))
 	if s.inventory.Prepared {
 		s.try("prepared transactions", s.rollbackPrepared(ctx))
 		if s.end.err != nil && len(s.dropped) > 0 {
 			return errors.Join(s.end.err, errAtOnce) // one of them may have held the role's row
 		}
+	}
+	if s.inventory.Depends {
+		s.try("subscriptions", s.dropSubscriptions(ctx))
 	}
 	s.scrubGroups(ctx)
 	s.tidyGroups(ctx)

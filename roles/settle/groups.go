@@ -2,6 +2,7 @@ package settle
 
 import (
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -143,15 +144,8 @@ func joinGroup(ctx context.Context, c *admin.Conn, g group, names []string) (joi
 	return ways[0], err
 }
 
-// powerfulSQL is whether the relation with OID $1 has code run for its owner or for whoever uses it: by a rule, a trigger, or
-// an index or statistics that call what is not PostgreSQL's own, as ANALYZE does with the owner's rights.
-const powerfulSQL = `
-	SELECT relhasrules OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal)
-	    OR EXISTS (SELECT FROM pg_depend d
-	                WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
-	                  AND (d.classid = 'pg_class'::regclass AND d.objid IN (SELECT indexrelid FROM pg_index WHERE indrelid = $1)
-	                       OR d.classid = 'pg_statistic_ext'::regclass AND d.objid IN (SELECT oid FROM pg_statistic_ext WHERE stxrelid = $1)))
-	  FROM pg_class WHERE oid = $1`
+//go:embed sql/powerful.sql
+var powerfulSQL string
 
 // sortOut is for a named role that other people act as too, who may have made what it owns. The tenant could have made it
 // anew all the same. What runs with its rights is made powerless and kept in quarantine, where it can be looked at and given
@@ -159,7 +153,7 @@ const powerfulSQL = `
 func (s *estate) sortOut(ctx context.Context, c *admin.Conn, all []object) {
 	for _, o := range all {
 		powerful := o.routine() || o.Type == "view"
-		if o.relation() && !powerful {
+		if (o.relation() || o.Type == "type") && !powerful {
 			err := c.QueryOne(ctx, powerfulSQL, []any{o.OID}, &powerful)
 			if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 				s.resists(o.String(), err)

@@ -31,10 +31,14 @@ type insider struct {
 // endInsiders ends the sessions of others that are inside code that the owners made, in c's database. Those of the gate go,
 // and those of others if the admin may; each is recorded. A role is not settled while one of them goes on.
 func (s *settlement) endInsiders(ctx context.Context, c *admin.Conn, owners []uint32) error {
-	var code bool
+	var code, tables bool
 	err := c.QueryOne(ctx, `
-		SELECT EXISTS (SELECT FROM pg_proc WHERE proowner = ANY ($1)) OR EXISTS (SELECT FROM pg_class WHERE relkind = 'v' AND relowner = ANY ($1))`,
-		[]any{owners}, &code)
+		SELECT EXISTS (SELECT FROM pg_proc WHERE proowner = ANY ($1)) OR EXISTS (SELECT FROM pg_class WHERE relkind = 'v' AND relowner = ANY ($1)),
+		       EXISTS (SELECT FROM pg_class WHERE relkind IN ('r', 'm', 'p') AND relowner = ANY ($1))`,
+		[]any{owners}, &code, &tables)
+	if err == nil && (code || tables) {
+		err = s.endVacuum(ctx, c, owners)
+	}
 	if err != nil || !code {
 		return err
 	}
@@ -64,6 +68,11 @@ func (s *settlement) endInsider(ctx context.Context, c *admin.Conn, i insider) {
 	if err != nil {
 		s.resists(what, errors.Join(errInside, err))
 	}
+	s.recordInside(i, ended, err)
+}
+
+// recordInside tells of a session that was inside, the first time.
+func (s *settlement) recordInside(i insider, ended int, err error) {
 	s.st.cfg.Log.Warn("somebody else's session was inside code that an ended role made", "role", s.role.Name,
 		"pid", i.PID, "session_user", i.User, "terminated", ended, "error", err)
 	if !s.st.firstSight(i) {
@@ -125,8 +134,25 @@ func (s *settlement) endGuests(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, i := range sessions {
+	pids := make([]uint32, len(sessions))
+	for n, i := range sessions {
 		s.endInsider(ctx, s.c, i)
+		pids[n] = i.PID
+	}
+	return awaitOver(ctx, s.c, pids, s.end.closed)
+}
+
+// awaitOver waits until sessions that began before closed are over, if they are so soon: what they made until then is seen after that.
+func awaitOver(ctx context.Context, c *admin.Conn, pids []uint32, closed time.Time) error {
+	for began := time.Now(); len(pids) > 0 && time.Since(began) < scanLimit; {
+		err := c.QueryOne(ctx, "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity WHERE pid = ANY ($1::int[]) AND (backend_start < $2 OR backend_start IS NULL)",
+			[]any{pids, closed}, &pids)
+		if err == nil && len(pids) > 0 {
+			err = admin.Pause(ctx, scanGap)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

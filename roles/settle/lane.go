@@ -41,6 +41,7 @@ type end struct {
 	closed     time.Time // the server's clock, after its sessions were terminated
 	scans      int       // since it was disabled
 	scanned    time.Time // first, since it was disabled
+	looks      int       // since its sessions were over, that found a membership
 }
 
 // lane takes the power of roles, those together that come together. What is quick is done for all at once: memberships and

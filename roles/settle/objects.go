@@ -76,20 +76,24 @@ func (o object) drop() string {
 	return "DROP " + o.keyword() + " IF EXISTS " + o.Identity + " RESTRICT"
 }
 
-// givable reports whether the object can get another owner by itself. An extension can't, nor what has no owner.
+// givable reports whether the object can get another owner. What has none can't.
 func (o object) givable() bool {
 	switch o.Type {
-	case "extension", "user mapping", "trigger", "cast":
+	case "user mapping", "trigger", "cast":
 		return false
 	}
 	return true
 }
 
-// give is the statement that makes another role, whose name is quoted, the owner.
-func (o object) give(owner string) string {
+// give is the statement that makes another role the owner; both names are quoted. An extension can't be given by itself: all goes
+// that the old owner has in the database.
+func (o object) give(from, owner string) string {
 	keyword := o.keyword()
-	if o.relation() {
+	switch {
+	case o.relation():
 		keyword = "TABLE"
+	case o.Type == "extension":
+		return "REASSIGN OWNED BY " + from + " TO " + owner
 	}
 	return "ALTER " + keyword + " " + o.Identity + " OWNER TO " + owner
 }

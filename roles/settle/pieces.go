@@ -68,7 +68,7 @@ func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 		s.disarm(ctx, c, false)
 	}
 	s.try("large objects", s.unlink(ctx, c))
-	s.try("triggers and casts", s.dropOwnerless(ctx, c))
+	s.try("triggers, casts and user mappings", s.dropOwnerless(ctx, c))
 	before, err := owned(ctx, c, s.oid, pageLimit)
 	if err != nil {
 		s.resists("objects in database "+c.Config().Database, err)
@@ -83,20 +83,43 @@ func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 	}
 	after, errs := s.dropPieces(ctx, c, before)
 	s.gone(before, after)
-	for i, o := range after {
-		if admin.SQLState(errs[i]) == pgerrcode.DependentObjectsStillExist && o.givable() {
-			errs[i] = s.quarantine(ctx, c, o)
-			if errs[i] == nil {
-				s.kept = append(s.kept, o.String())
-			}
-		}
-		s.try(o.String(), errs[i])
-	}
+	s.quarantineSome(ctx, c, after, errs)
 	if !s.all || slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
 		return
 	}
 	// Nothing is owned any more: what is left are privileges, default privileges and policies that name the role.
 	s.try("privileges in database "+c.Config().Database, s.dropOwned(ctx, c))
+}
+
+// quarantineSome hands over those of the objects that others depend on, and sets their errors to what became of that. Extensions
+// are the last: what gives them away gives all that the role still owns.
+func (s *estate) quarantineSome(ctx context.Context, c *admin.Conn, left []object, errs []error) {
+	try := func(extensions bool) (resisting int) {
+		for i, o := range left {
+			if (o.Type == "extension") != extensions {
+				continue
+			}
+			if admin.SQLState(errs[i]) == pgerrcode.DependentObjectsStillExist && o.givable() {
+				if errs[i] = s.quarantine(ctx, c, o); errs[i] == nil {
+					s.kept = append(s.kept, o.String())
+				}
+			}
+			if errs[i] != nil {
+				resisting++
+				s.resists(o.String(), errs[i])
+			}
+		}
+		return resisting
+	}
+	if try(false) == 0 {
+		try(true)
+		return
+	}
+	for i, o := range left {
+		if o.Type == "extension" {
+			s.try(o.String(), errs[i])
+		}
+	}
 }
 
 // gone notes what of before is not in after.
@@ -217,7 +240,7 @@ func (s *estate) unlinkSome(ctx context.Context, c *admin.Conn, batch []string) 
 }
 
 // dropOwnerless drops triggers on other people's tables that call the role's functions, which would run with the rights of
-// whoever writes to the table next, and casts of its types.
+// whoever writes to the table next, casts of its types, and user mappings for its foreign servers.
 func (s *estate) dropOwnerless(ctx context.Context, c *admin.Conn) error {
 	all, err := ownerless(ctx, c, s.oid)
 	if err != nil {
@@ -302,7 +325,8 @@ func (s *estate) revokeAsGrantors(ctx context.Context, c *admin.Conn) error {
 		SELECT DISTINCT pg_get_userbyid(x.grantor)::text, x.privilege_type, a.kind, a.target
 		  FROM (SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, oid::regclass::text AS target, relacl AS acl FROM pg_class
 		        UNION ALL SELECT 'SCHEMA', quote_ident(nspname), nspacl FROM pg_namespace
-		        UNION ALL SELECT 'ROUTINE', oid::regprocedure::text, proacl FROM pg_proc
+		        UNION ALL SELECT 'ROUTINE', CASE prokind WHEN 'p' THEN format('%s.%I(%s)', pronamespace::regnamespace, proname, pg_get_function_identity_arguments(oid))
+		                                                    ELSE oid::regprocedure::text END, proacl FROM pg_proc
 		        UNION ALL SELECT 'DATABASE', quote_ident(datname), datacl FROM pg_database) a,
 		       aclexplode(a.acl) x
 		 WHERE x.grantee = $1 AND pg_has_role(x.grantor, 'MEMBER')`, s.oid)

@@ -86,8 +86,8 @@ func disarmOne(ctx context.Context, c *admin.Conn, o object) error {
 }
 
 // quarantine hands an object to a role that can't log in and holds nothing, because other people's objects depend on it.
-// Functions lose the power to act as their owner and everybody's right to call them first, tables their triggers: a new owner
-// with rights is how a tenant would gain them. The new owner needs CREATE for the moment.
+// Functions lose the power to act as their owner and everybody's right to call them first, tables their triggers and everybody's
+// rights: what hangs on a table runs with the rights of whoever uses it. The new owner needs CREATE for the moment.
 func (s *estate) quarantine(ctx context.Context, c *admin.Conn, o object) error {
 	err := admin.Retry(ctx, func() error {
 		return c.Exclusively(ctx, func() error { return s.hand(ctx, c, o) })
@@ -100,10 +100,8 @@ func (s *estate) hand(ctx context.Context, c *admin.Conn, o object) error {
 	if err != nil {
 		return err
 	}
-	if o.routine() || o.Type == "view" {
-		if err := disarmOne(ctx, c, o); err != nil {
-			return err
-		}
+	if err := disarmOne(ctx, c, o); err != nil {
+		return err
 	}
 	if o.relation() {
 		if err := dropTriggers(ctx, c, o); err != nil {
@@ -121,7 +119,7 @@ func (s *estate) hand(ctx context.Context, c *admin.Conn, o object) error {
 		list = append(list, "GRANT CREATE ON SCHEMA "+schema+" TO "+keeper)
 		after = append(after, "REVOKE CREATE ON SCHEMA "+schema+" FROM "+keeper)
 	}
-	_, err = c.Script(ctx, append(append(list, o.give(keeper)), after...)...)
+	_, err = c.Script(ctx, append(append(list, o.give(s.name, keeper)), after...)...)
 	return err
 }
 

@@ -4,7 +4,9 @@ SELECT DISTINCT CASE d.classid WHEN 'pg_class'::regclass THEN 'TABLE' WHEN 'pg_p
             WHEN 'pg_database'::regclass THEN 'DATABASE' WHEN 'pg_tablespace'::regclass THEN 'TABLESPACE'
             WHEN 'pg_foreign_server'::regclass THEN 'FOREIGN SERVER' WHEN 'pg_foreign_data_wrapper'::regclass THEN 'FOREIGN DATA WRAPPER'
             WHEN 'pg_largeobject'::regclass THEN 'LARGE OBJECT' ELSE 'PARAMETER' END,
-       o.identity
+       coalesce((SELECT format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
+                   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                  WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid AND p.prokind = 'p'), o.identity)
   FROM pg_shdepend d, pg_identify_object(d.classid, d.objid, 0) o
  WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1 AND d.deptype = 'a'
    AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))

@@ -32,11 +32,11 @@ func (s *Service) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.read(snapshot, skew)
 	if err := s.remember(snapshot); err != nil {
-		// It is tried again with the next change; until then a restored copy could pass for the state.
+		// It is tried again; until then a restored copy could pass for the state after a restart.
 		s.log.Error("a restored copy of the state could not be told from the state", "error", err)
 	}
-	s.read(snapshot, skew)
 	s.release()
 	return nil
 }

@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -55,10 +56,13 @@ func (s *Service) Lock(ctx context.Context, who Actor, lock policy.Lock) (everyw
 	}
 	l := Lock{Lock: lock, By: who.Name, At: now}
 	s.record(audit.LockSet, l)
-	if err := s.setLocal(l, true); err != nil {
-		// It holds as long as this process does.
-		s.log.Error("the lock file can't be written", "error", err)
-	}
+	number := s.setLocal(l, true)
+	defer func() {
+		if err := s.lockFile.Wait(number); err != nil {
+			// It holds as long as this process does, which tries to write it again.
+			s.log.Error("the lock file can't be written", "error", err)
+		}
+	}()
 	if s.cfg.Store == nil {
 		return false, nil
 	}
@@ -89,9 +93,7 @@ func (s *Service) release() {
 	})
 	s.mu.Unlock()
 	for _, l := range read {
-		if err := s.setLocal(l, false); err != nil {
-			s.log.Error("the lock file can't be written", "error", err) // it goes on holding, as a lock of this machine
-		}
+		s.setLocal(l, false) // if that can't be written, it goes on holding after a restart, as a lock of this machine
 	}
 }
 
@@ -120,7 +122,11 @@ func (s *Service) Unlock(ctx context.Context, who Actor, kind LockKind, name str
 		}
 		s.refreshNow(ctx)
 	}
-	return s.setLocal(l, false)
+	if err := s.lockFile.Wait(s.setLocal(l, false)); err != nil {
+		s.log.Error("the lock file can't be written", "error", err)
+		return &Refused{Message: fmt.Sprintf("%s is not locked any more, but will be when the gate starts again: the lock file can't be written", l), Hint: "Mend the disk that holds the trail; the file is written as soon as it can be."}
+	}
+	return nil
 }
 
 // Locks are those in force, those of this machine last.
@@ -136,8 +142,8 @@ var errOperator = &Refused{
 	Hint:    "The policy says who they are, under operators; on the machine of the gate there is the admin socket.",
 }
 
-// setLocal puts a lock in force on this machine, or takes it away.
-func (s *Service) setLocal(l Lock, on bool) error {
+// setLocal puts a lock in force on this machine, or takes it away. It returns the number of what the lock file is to hold.
+func (s *Service) setLocal(l Lock, on bool) (number uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := len(s.local)
@@ -146,13 +152,13 @@ func (s *Service) setLocal(l Lock, on bool) error {
 		s.handedOver = slices.DeleteFunc(s.handedOver, func(o Lock) bool { return o.Kind == l.Kind && o.Name == l.Name })
 	}
 	if !on && len(s.local) == before {
-		return nil
+		return 0
 	}
 	if on {
 		s.local = append(s.local, l)
 	}
 	s.force()
-	return wholefile.Write(s.cfg.LockFile, lockFile{s.local})
+	return s.lockFile.Keep(lockFile{s.local})
 }
 
 func (s *Service) record(e audit.Event, l Lock) bool {
@@ -194,21 +200,47 @@ func (s *Service) watchLocks(ctx context.Context) {
 		}
 		change := s.lockFileChange()
 		if change == seen && !bad {
+			s.lockFile.Again()
 			continue
 		}
-		seen = change
-		s.mu.Lock()
-		local, err := readLocks(s.cfg.LockFile)
-		if err == nil {
-			s.local = local
-			s.force()
+		taken, err := s.readLocal()
+		if taken {
+			seen = change
 		}
-		s.mu.Unlock()
 		if err != nil && !bad {
 			s.log.Error("the lock file can't be read, the locks in force stay", "error", err)
 		}
 		bad = err != nil
 	}
+}
+
+// readLocal puts in force what the lock file says. It is for later if we are writing the file ourselves: then the file lacks what
+// is in force already.
+func (s *Service) readLocal() (taken bool, err error) {
+	number, busy, failed := s.lockFile.State()
+	if busy {
+		return false, nil
+	}
+	local, err := readLocks(s.cfg.LockFile) // without the mutex: a disk may hold it up
+	if err != nil {
+		return true, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now, _, _ := s.lockFile.State(); now != number {
+		return false, nil
+	}
+	if failed { // what the file lacks was never lifted
+		for _, l := range s.local {
+			if !slices.ContainsFunc(local, func(o Lock) bool { return o.Kind == l.Kind && o.Name == l.Name }) {
+				local = append(local, l)
+			}
+		}
+		s.lockFile.Keep(lockFile{local})
+	}
+	s.local = local
+	s.force()
+	return true, nil
 }
 
 // lockFileChange tells one version of the file from another.

@@ -18,8 +18,8 @@ import (
 // history has it.
 //
 // What this promises: a gate that has seen a change never again believes a store that lacks it, unless more than 10,000 changes have
-// been made to the copy meanwhile. It promises nothing for a change that no running gate had seen, and nothing to a gate whose
-// mark was restored together with the store.
+// been made to the copy meanwhile. It promises nothing for a change that no running gate had seen, nothing to a gate whose mark was
+// restored together with the store, and nothing to a gate that was killed before the mark was on its disk.
 type mark struct {
 	Revision int64  `json:"revision"`
 	Token    string `json:"token,omitempty"`
@@ -32,16 +32,16 @@ func readMark(file string) (mark, error) {
 	return m, wholefile.Read(file, &m)
 }
 
-// remember moves the mark to a snapshot that is newer. Refresh calls it, one at a time.
+// remember moves the mark to a snapshot that is newer. Refresh calls it, one at a time, after the snapshot was put in force:
+// the snapshot may end access, and the mark's disk may not answer.
 func (s *Service) remember(snapshot *Snapshot) error {
 	if snapshot.Revision <= s.mark.Revision {
 		return nil
 	}
-	m := mark{snapshot.Revision, snapshot.Token, snapshot.LastID, snapshot.Locks}
-	if err := wholefile.Write(s.cfg.MarkFile, m); err != nil {
+	s.mark = mark{snapshot.Revision, snapshot.Token, snapshot.LastID, snapshot.Locks}
+	if err := s.marks.Wait(s.marks.Keep(s.mark)); err != nil {
 		return fmt.Errorf("writing down how far the state has come: %w", err)
 	}
-	s.mark = m
 	return nil
 }
 

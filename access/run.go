@@ -22,6 +22,7 @@ func (s *Service) Run(ctx context.Context) {
 // keep follows the store.
 func (s *Service) keep(ctx context.Context) {
 	for {
+		s.marks.Again()
 		s.look(ctx)
 		s.due(ctx)
 		wait := time.NewTimer(s.untilNext())

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/wholefile"
 	"github.com/hourgate/hourgate/policy"
 )
 
@@ -55,7 +56,11 @@ type Service struct {
 	metrics *metrics
 	wake    chan struct{} // something has changed
 
+	lockFile *wholefile.Keeper // of local
+	marks    *wholefile.Keeper // of mark
+
 	refreshing sync.Mutex // held while the store is read, so that an older reading can't come after a newer one
+	mark       mark       // of refreshing
 
 	mu       sync.Mutex // held while a policy is put in force
 	files    *policy.Set
@@ -68,7 +73,6 @@ type Service struct {
 	handedOver []Lock
 	inForce    string        // what the policy in force was made of
 	news       chan struct{} // closed, and another made, with each new snapshot
-	mark       mark
 }
 
 // New returns a service that has put its local locks in force, but knows nothing of the store yet: see Refresh and Run.
@@ -79,7 +83,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), wake: make(chan struct{}, 1),
-		files: cfg.Files, snapshot: &Snapshot{}, news: make(chan struct{}), contact: cfg.Clock(),
+		lockFile: wholefile.NewKeeper(cfg.LockFile), marks: wholefile.NewKeeper(cfg.MarkFile), files: cfg.Files, snapshot: &Snapshot{}, news: make(chan struct{}), contact: cfg.Clock(),
 	}
 	s.metrics.expect(cfg.Files)
 	var err error

@@ -74,7 +74,7 @@ var events = []Event{
 var happened = []Event{
 	SessionRefused, SessionEnd, SessionForeign, SessionInside, StatementResult, RoleMakeFailed, RoleSettleFailed, RoleTombstoned, PolicyLoaded, PolicyRejected,
 	RequestDenied, RequestWithdrawn, RequestLapsed, RequestShortened, RequestEnded, ExtensionDenied, ExtensionLapsed,
-	LockSet, SessionKilled, ProxyStopped, TrailRecovered,
+	LockSet, SessionKilled, StateRestored, ProxyStopped, TrailRecovered,
 }
 
 func (e Event) known() bool { return slices.Contains(events, e) }

@@ -31,7 +31,7 @@ RELAY_TESTS = $(shell sed -nE 's/^func (Test[A-Za-z0-9_]+).*/\1/p' proxy/relay_t
 test-portable: ## run the relay's tests without Linux's own system calls, and check that all builds on macOS
 	go test -race -tags portable -timeout 15m ./internal/burst ./internal/relay
 	go test -race -tags portable -timeout 15m -run '^($(RELAY_TESTS))$$' -skip TestWithdrawnGrantTellsSlowClients ./proxy
-	GOOS=darwin go vet ./...
+	go -C tools run ./typecheck darwin $(CURDIR)
 
 clients: ## run real clients and drivers through the gate, and write docs/clients.md and the README's table
 	scripts/install && scripts/install clients && scripts/install-clients

@@ -333,8 +333,8 @@ func TestBothDirectionsStall(t *testing.T) {
 	someMajors(t, func(t *testing.T, db *pgtest.Database) {
 		g := startGate(t, db, gateOptions{})
 		p := connect(t, g.target())
-		statement := query("SELECT repeat('x', 20000) /* " + strings.Repeat("y", 20_000) + " */")
-		const statements = 1500 // 30 MB both ways, more than all sockets take in
+		statement := query("SELECT repeat('x', 60000) /* " + strings.Repeat("y", 60_000) + " */")
+		const statements = 500 // 30 MB both ways, more than all sockets take in
 		var sent atomic.Int64
 		go func() {
 			for range statements {
@@ -352,6 +352,7 @@ func TestBothDirectionsStall(t *testing.T) {
 		if sent.Load() == statements {
 			t.Error("nothing stalled: the test sends too little")
 		}
+		_ = p.conn.SetDeadline(time.Now().Add(2 * patience))
 		for range statements {
 			p.expect('T')
 			p.expect('D')

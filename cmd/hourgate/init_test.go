@@ -115,11 +115,15 @@ var mine = []string{"CREATE TABLE mine (id serial, n int)", "INSERT INTO mine (n
 
 // The DBA is a superuser, as on a server of one's own, and the tables are an application's.
 func testInitApplication(t *testing.T, major int) {
-	s := newServerOf(t, major, "SUPERUSER", append([]string{"SET ROLE <owner>"}, mine...)...)
+	s := newServerOf(t, major, "SUPERUSER", append([]string{"CREATE ROLE app_of_<dba> LOGIN PASSWORD '" + dbaPassword + "'", "SET ROLE <owner>"}, mine...)...)
+	if _, err := s.Superuser(t).Exec(t.Context(), fmt.Sprintf("GRANT SELECT ON mine TO app_of_%s", s.dba)); err != nil {
+		t.Fatal(err)
+	}
 	code, output := s.init(t, "--dba-user", s.dba, "--apply")
 	if code != exitOK || strings.Contains(output, "\nfail") {
 		t.Fatalf("init: exit code %d\n%s", code, output)
 	}
+	s.applicationsWork(t)
 	if rows := s.use(t, output, "mine"); rows != 3 {
 		t.Errorf("got %d rows, want 3", rows)
 	}
@@ -218,6 +222,33 @@ func TestInitNamesMissingFlags(t *testing.T) {
 	}
 	if _, err := os.Stat(folder); code != exitUsage || err == nil {
 		t.Errorf("exit code %d, and %s is there: %v", code, folder, err == nil)
+	}
+}
+
+// applicationsWork tries an application that may connect because PUBLIC may, before and after a DBA follows what setup.sql advises.
+func (s *newServer) applicationsWork(t *testing.T) {
+	t.Helper()
+	application := "app_of_" + s.dba
+	works := func(when string) {
+		var n int
+		if err := s.connect(t, application, dbaPassword).QueryRow(t.Context(), "SELECT count(*) FROM mine").Scan(&n); err != nil || n != 3 {
+			t.Errorf("%s an application finds %d rows (%v)", when, n, err)
+		}
+	}
+	works("after init")
+	sql, err := os.ReadFile(filepath.Join(s.folder, "setup.sql"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	advice := regexp.MustCompile(`(?m)^--   ((?:GRANT|REVOKE) .*)$`).FindAllStringSubmatch(string(sql), -1)
+	if len(advice) < 2 {
+		t.Fatalf("setup.sql advises nothing:\n%s", sql)
+	}
+	for _, statement := range advice {
+		if _, err := s.Superuser(t).Exec(t.Context(), strings.ReplaceAll(statement[1], "TO application", "TO "+application)); err != nil {
+			t.Errorf("%s: %v", statement[1], err)
+		}
+		works("after " + statement[1])
 	}
 }
 

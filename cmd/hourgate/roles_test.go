@@ -69,6 +69,9 @@ func TestPreflightCommand(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "warn  orders/"+db.Name+"  public connect: ") || !strings.Contains(out, "        REVOKE CONNECT ON DATABASE") {
 		t.Errorf("preflight: exit %d\n%s%s", code, out, errs)
 	}
+	if before, _, _ := strings.Cut(out, "REVOKE CONNECT ON DATABASE"); !strings.Contains(before, "before it: GRANT CONNECT ON DATABASE "+db.Name) {
+		t.Errorf("preflight has applications cut off:\n%s", out)
+	}
 	if _, err := db.Superuser(t).Exec(t.Context(), "CREATE TABLE superusers (i int)"); err != nil {
 		t.Fatal(err)
 	}

@@ -35,8 +35,9 @@ UNION ALL
 SELECT 'public ' || lower(privilege_type), 'warn',
        CASE privilege_type WHEN 'CONNECT' THEN 'everybody may connect, so tenants of other databases may too'
                            ELSE 'everybody may make temporary tables' END,
-       format('REVOKE %s ON DATABASE %I FROM PUBLIC;', privilege_type, current_database()) ||
-       CASE privilege_type WHEN 'CONNECT' THEN E'\n-- and GRANT CONNECT to those who need it' ELSE '' END
+       CASE privilege_type WHEN 'CONNECT' THEN format(E'-- before it: GRANT CONNECT ON DATABASE %I TO each application that connects, or it is cut off\n', current_database())
+                           ELSE '' END ||
+       format('REVOKE %s ON DATABASE %I FROM PUBLIC;', privilege_type, current_database())
   FROM public_database WHERE privilege_type IN ('CONNECT', 'TEMPORARY')
 UNION ALL
 SELECT 'public create', 'warn', 'everybody may create in schema ' || nspname || ', READ_ONLY too: a function there may be what others call who do not name the schema; settling removes it',

@@ -33,8 +33,8 @@ var suites = []suite{
 	{"isolation", "pg_isolation_regress", "isolation_schedule"},
 }
 
-// suiteMajors are those whose sources Debian has.
-var suiteMajors = []int{13, 15, 17, 18}
+// suiteMajors are those whose sources Debian's mirrors have.
+var suiteMajors = []int{13, 15, 18}
 
 // crashing are the names of tests that end the server of this major, whichever way they come: the suites are newer than the servers that
 // packages have.

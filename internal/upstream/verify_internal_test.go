@@ -2,7 +2,11 @@ package upstream
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,5 +73,20 @@ func TestTrustedChain(t *testing.T) {
 	}
 	if _, err := verifyChain(trusted, short, now.Add(time.Minute)); err == nil {
 		t.Error("an expired certificate is verified")
+	}
+}
+
+// The message about a certificate for somebody else names whom it is for, whole: that is what people look at.
+func TestNamesOfACertificate(t *testing.T) {
+	const long = "orders-production-replica-3.cluster-c7tj4example.eu-west-1.rds.amazonaws.com"
+	cert := &x509.Certificate{DNSNames: []string{long}, Subject: pkix.Name{CommonName: "nobody"}, IPAddresses: []net.IP{net.IPv4(10, 1, 2, 3)}}
+	if got, want := names(cert), `["`+long+`" "10.1.2.3" "CN=nobody"]`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for i := range 20 {
+		cert.DNSNames = append(cert.DNSNames, fmt.Sprintf("%d.%s", i, long))
+	}
+	if got := names(cert); !strings.HasSuffix(got, " and 13 more") || !strings.Contains(got, `"8.`+long+`"]`) {
+		t.Errorf("got %s", got)
 	}
 }

@@ -39,7 +39,7 @@ clients: ## run real clients and drivers through the gate, and write docs/client
 	go test -count=1 -run TestReadme ./clients -args -update
 	@cat docs/clients.md
 
-regress: ## run PostgreSQL's own suites (13, 15 and 18) and those of Go drivers, direct and through the gate, for docs/suites.md
+regress: ## run PostgreSQL's own suites (15 and 18) and those of Go drivers, direct and through the gate, for docs/suites.md
 	scripts/install && scripts/install regress
 	go test -tags clients -count=1 -parallel 2 -timeout 2h -v -run 'TestSuites|TestDriverSuites' ./clients -args -suites $(CURDIR)/docs/suites.md
 

@@ -3,11 +3,14 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -218,7 +221,7 @@ func TestReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := render(results)
+	got := render(results, "## Goals\n\nWhat is missed.\n\n## Growth\n\nWhat grows.\n")
 	const golden = "testdata/report.md"
 	if *update {
 		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -239,10 +242,63 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// What people write to the figures survives a new record, in its section.
+func TestNotes(t *testing.T) {
+	t.Parallel()
+	const notes = "Of this file.\n\n## Goals\n\nOne.\n\n### Two\n\nThree.\n\n## Empty\n\n## Last\n\nFour.\n"
+	for section, want := range map[string]string{"Goals": "One.\n\n### Two\n\nThree.\n\n", "Empty": "", "Last": "Four.\n\n", "Goal": "", "": ""} {
+		if got := noteOf(notes, section); got != want {
+			t.Errorf("%s: got %q, want %q", section, got, want)
+		}
+	}
+}
+
+// All notes there are have a section that takes them.
+func TestNotesAreTaken(t *testing.T) {
+	t.Parallel()
+	results, err := loadResults("testdata/results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := render(results, notes)
+	for _, section := range regexp.MustCompile(`(?m)^## (.+)$`).FindAllStringSubmatch(notes, -1) {
+		if text := noteOf(notes, section[1]); text == "" || !strings.Contains(got, text) {
+			t.Errorf("nothing of %s is in the report", section[1])
+		}
+	}
+}
+
+// A measure that fails is noted, what there is is saved, and the next one has another try at everything.
+func TestMeasureThatFails(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "results.json")
+	r := &rig{opts: &options{save: file}, place: oneCore, stderr: io.Discard, results: &Results{Values: make(map[string]map[string]map[string][]float64)}}
+	err := r.measure(t.Context(), measure{"calls", pinnedOnly, func(context.Context, *rig) error {
+		r.results.add(callsMeasure, hourgateName, map[string]float64{quantityReads: 2})
+		return errors.New("unexpected EOF; its log:\nout of descriptors")
+	}}, oneCore)
+	if err == nil || !strings.Contains(err.Error(), "out of descriptors") {
+		t.Errorf("got error %v", err)
+	}
+	saved, err := loadResults(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"calls, one core: unexpected EOF; its log:"}; !slices.Equal(saved.Failed, want) {
+		t.Errorf("failed: got %q, want %q", saved.Failed, want)
+	}
+	if got := saved.values(callsMeasure, hourgateName, quantityReads); !slices.Equal(got, []float64{2}) || r.place != "" {
+		t.Errorf("got %v of calls, at place %q", got, r.place)
+	}
+	if got := render(saved, ""); !strings.Contains(got, "- calls, one core: unexpected EOF") {
+		t.Errorf("got report:\n%s", got)
+	}
+}
+
 // Whatever was not measured leaves no trace but in the goals.
 func TestReportOfNothing(t *testing.T) {
 	t.Parallel()
-	got := render(&Results{Values: nil})
+	got := render(&Results{Values: nil}, notes)
 	if strings.Count(got, "not measured") != len(goals) || strings.Contains(got, "## Transactions") {
 		t.Errorf("got:\n%s", got)
 	}

@@ -76,11 +76,13 @@ var goals = slices.Concat(transactionGoals, []goal{
 		return v
 	}},
 	{"log-ins per second, role warm", "direct", "at least 0.85", func(r *Results) (v verdict) {
-		value := median(r.ratio(loginMeasure, quantityRate, hourgateName, directName))
-		v.part("alone", value, "%.2f", value >= 0.85)
-		for _, place := range places {
-			value := median(r.ratio(at(place, busyLoginMeasure), quantityRate, hourgateName, directName))
-			v.part(fmt.Sprintf("beside %d busy sessions, %s", busySessions, placeTitle(place)), value, "%.2f", value >= 0.85)
+		for _, of := range []struct{ label, measure string }{
+			{"alone", loginMeasure}, {fmt.Sprintf("beside %d busy sessions", busySessions), busyLoginMeasure},
+		} {
+			for _, place := range places {
+				value := median(r.ratio(at(place, of.measure), quantityRate, hourgateName, directName))
+				v.part(of.label+", "+placeTitle(place), value, "%.2f", value >= 0.85)
+			}
 		}
 		return v
 	}},
@@ -101,6 +103,11 @@ var goals = slices.Concat(transactionGoals, []goal{
 	{"memory for an idle session, 10,000 of them", "PgBouncer", "below 1", func(r *Results) (v verdict) {
 		value := median(r.ratio(memoryMeasure(10_000), quantityRSS, hourgateName, pgbouncerName))
 		v.part("", value, "%.2f", value < 1)
+		return v
+	}},
+	{"server connections of the gate itself", "", "at most 4 a server", func(r *Results) (v verdict) {
+		value := median(r.values(manyIntegrationsMeasure, hourgateName, quantityConnections))
+		v.part(fmt.Sprintf("%d integrations", manyIntegrations), value, "%.0f", value <= 4)
 		return v
 	}},
 	// A transaction is five messages, so less than a hundredth is none for any message; the rest of the process works too.

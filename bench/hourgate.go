@@ -58,7 +58,7 @@ deployment: %s
 drain_timeout: 1s
 role_linger: 30m
 tls: {cert_file: server.crt, key_file: server.key}
-policy: [policy.yaml]
+policy: [policy.yaml%s]
 audit: {file: trail.jsonl%s}
 limits: {unauthenticated_per_address: 2000}
 integrations:
@@ -69,9 +69,26 @@ integrations:
     ssl_mode: verify-full
     ssl_root_cert: %s
     secret: {file: secret.json}
-`
+%s`
 
-func (r *rig) startHourgate(ctx context.Context, name, binary string, upstream int) (*proxy, error) {
+// gateExtras are what a Hourgate has besides what all have.
+type gateExtras struct {
+	policy       string // another file of it, morePolicy
+	integrations string // more lines of the list
+}
+
+const morePolicy = "more.yaml"
+
+// moreIntegration is a line of gateExtras: name, port, database, authority.
+const moreIntegration = "  - {name: %s, hostname: localhost, port: %d, database: %s, ssl_mode: verify-full, ssl_root_cert: %s, secret: {file: secret.json}}\n"
+
+// besideWith starts one more Hourgate, which stop ends before its time.
+func (r *rig) besideWith(ctx context.Context, extras gateExtras) (p *proxy, stop func(), err error) {
+	p, err = r.startHourgate(ctx, hourgateName, r.binary, r.server.Port, extras)
+	return p, func() { r.stopProxy(p) }, err
+}
+
+func (r *rig) startHourgate(ctx context.Context, name, binary string, upstream int, extras gateExtras) (*proxy, error) {
 	port, err := pgserver.FreePort(ctx)
 	if err != nil {
 		return nil, err
@@ -88,16 +105,22 @@ func (r *rig) startHourgate(ctx context.Context, name, binary string, upstream i
 	if err != nil {
 		return nil, err
 	}
+	more := ""
+	if extras.policy != "" {
+		more = ", " + morePolicy
+	}
 	for file, content := range map[string]string{
+		morePolicy:    extras.policy,
 		"secret.json": string(secret),
 		"policy.yaml": r.gatePolicy(),
-		"config.yaml": fmt.Sprintf(gateConfig, port, opsPort, filepath.Base(folder), trails[name], benchDatabase, upstream, benchDatabase, r.authority.CertFile),
+		"config.yaml": fmt.Sprintf(gateConfig, port, opsPort, filepath.Base(folder), more, trails[name], benchDatabase, upstream, benchDatabase,
+			r.authority.CertFile, extras.integrations),
 	} {
 		if err := os.WriteFile(filepath.Join(folder, file), []byte(content), 0o600); err != nil {
 			return nil, err
 		}
 	}
-	p := &proxy{name: name, port: port, ops: fmt.Sprintf("127.0.0.1:%d", opsPort)}
+	p := &proxy{name: name, port: port, folder: folder, ops: fmt.Sprintf("127.0.0.1:%d", opsPort)}
 	var environment []string
 	if r.opts.profile != "" && binary == r.binary && r.opts.hourgate == "" {
 		profilePort, err := pgserver.FreePort(ctx)

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -111,7 +112,7 @@ func choose(flag, list string, known []string) ([]string, error) {
 
 func (o *options) wants(m measure, place string) bool {
 	return (len(o.only) == 0 || slices.Contains(o.only, m.name)) && (len(o.cores) == 0 || slices.Contains(o.cores, place)) &&
-		(m.everywhere || place == oneCore)
+		slices.Contains(m.places, place)
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -135,13 +136,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if results == nil {
 		return err
 	}
-	if o.save != "" { // a part of a long run is better than nothing
+	if o.save != "" {
 		err = errors.Join(err, results.save(o.save))
 	}
 	if ctx.Err() != nil {
 		return err
 	}
-	report := render(results)
+	report := render(results, notes)
 	if o.out != "" {
 		return errors.Join(err, os.WriteFile(o.out, []byte(report), 0o644)) //nolint:gosec // a document for everybody
 	}
@@ -165,16 +166,43 @@ func measureAll(ctx context.Context, o *options, stderr io.Writer) (results *Res
 			if ctx.Err() != nil || !o.wants(m, place) {
 				continue
 			}
-			err := r.move(ctx, place)
-			if err == nil {
-				err = m.run(ctx, r)
-			}
-			if err != nil { // the others may still be of use
-				errs = append(errs, fmt.Errorf("measuring %s: %w", m.name, err))
+			if err := r.measure(ctx, m, place); err != nil {
+				errs = append(errs, err)
 			}
 		}
 	}
 	return r.results, interrupted(ctx, errors.Join(errs...))
+}
+
+// measureLimit ends a measure that hangs. The longest takes some six minutes.
+const measureLimit = 10 * time.Minute
+
+// measure runs one measure and saves what there is then. One that fails is noted in the results, and takes no other with it:
+// the next finds proxies that have just been started.
+func (r *rig) measure(ctx context.Context, m measure, place string) error {
+	limited, cancel := context.WithTimeout(ctx, measureLimit)
+	defer cancel()
+	began := time.Now()
+	err := r.move(limited, place)
+	if err == nil {
+		err = m.run(limited, r)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	title := m.name + ", " + placeTitle(place)
+	r.sayf("%s took %.0f s", title, time.Since(began).Seconds())
+	if err != nil {
+		r.sayf("%s: %v", title, err)
+		r.place = ""
+		line, _, _ := strings.Cut(err.Error(), "\n")
+		r.results.Failed = append(r.results.Failed, title+": "+line)
+		err = fmt.Errorf("measuring %s: %w", title, err)
+	}
+	if r.opts.save != "" {
+		err = errors.Join(err, r.results.save(r.opts.save))
+	}
+	return err
 }
 
 // interrupted says so in place of what a signal made of the programs under way.
@@ -187,19 +215,25 @@ func interrupted(ctx context.Context, err error) error {
 
 // measure is what -only names.
 type measure struct {
-	name       string
-	everywhere bool // and not on one core only
-	run        func(context.Context, *rig) error
+	name   string
+	places []string // where it is taken
+	run    func(context.Context, *rig) error
 }
 
-// measures are in the order in which they run.
+var pinnedOnly, unpinnedOnly = []string{oneCore}, []string{allCores}
+
+// measures are in the order in which they run, on all cores first.
 var measures = []measure{
-	{"transactions", true, measureTransactions},
-	{"busy-login", true, measureBusyLogin},
-	{"trail", true, measureTrail},
-	{"bulk", false, measureBulk},
-	{"login", false, measureLogin},
-	{"calls", false, measureCalls},
-	{"memory", false, measureMemory},
-	{"go", false, measureGo},
+	{"transactions", places, measureTransactions},
+	{"busy-login", places, measureBusyLogin},
+	{"trail", places, measureTrail},
+	{"login", places, measureLogin},
+	{"bulk", pinnedOnly, measureBulk},
+	{"calls", pinnedOnly, measureCalls},
+	{"memory", pinnedOnly, measureMemory},
+	{"go", pinnedOnly, measureGo},
+	{"many-logins", unpinnedOnly, measureManyLogins},
+	{"many-people", unpinnedOnly, measureManyPeople},
+	{"many-integrations", unpinnedOnly, measureManyIntegrations},
+	{"many-ends", unpinnedOnly, measureManyEnds},
 }

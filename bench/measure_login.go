@@ -50,10 +50,10 @@ func measureLogin(ctx context.Context, r *rig) error {
 		if err != nil {
 			return err
 		}
-		r.results.add(loginMeasure, p.name, t.quantities())
+		r.results.add(at(r.place, loginMeasure), p.name, t.quantities())
 		return nil
 	})
-	if err != nil {
+	if err != nil || r.place != oneCore {
 		return err
 	}
 	return r.measureFirstLogin(ctx)
@@ -125,8 +125,13 @@ func (r *rig) timeLogin(ctx context.Context, p *proxy, user string) (float64, er
 
 // connect logs in from this process.
 func (r *rig) connect(ctx context.Context, p *proxy, user string) (*pgconn.PgConn, error) {
+	return r.connectTo(ctx, p, user, benchDatabase)
+}
+
+// connectTo logs in to a database, or to what a proxy calls so.
+func (r *rig) connectTo(ctx context.Context, p *proxy, user, database string) (*pgconn.PgConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	return pgconn.Connect(ctx, "host=localhost port="+strconv.Itoa(p.port)+" user="+user+" password="+r.password+
-		" dbname="+benchDatabase+" sslmode=verify-full sslrootcert="+r.authority.CertFile)
+		" dbname="+database+" sslmode=verify-full sslrootcert="+r.authority.CertFile)
 }

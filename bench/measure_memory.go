@@ -4,11 +4,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
-	"sync"
-	"sync/atomic"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -109,6 +108,14 @@ func (r *rig) measureSessions(ctx context.Context, name string, upstream, wanted
 	if err != nil {
 		return err
 	}
+	if sessions > realSessions {
+		if err := r.measureBeside(ctx, p, 0); err != nil {
+			return err
+		}
+		if before, err = readMemory(p.process); err != nil {
+			return err
+		}
+	}
 	if err := r.openSessions(ctx, p, conns[:sessions]); err != nil {
 		return err
 	}
@@ -120,6 +127,11 @@ func (r *rig) measureSessions(ctx context.Context, name string, upstream, wanted
 		return err
 	}
 	each := func(before, after int) float64 { return float64(after-before) / float64(sessions) }
+	if sessions > realSessions {
+		if err := r.measureBeside(ctx, p, sessions); err != nil {
+			return err
+		}
+	}
 	quantities := map[string]float64{
 		quantityRSS: each(before.rss, after.rss), quantityPSS: each(before.pss, after.pss),
 		quantityAnonymous: each(before.anonymous, after.anonymous), "sessions": float64(sessions),
@@ -138,26 +150,29 @@ func (r *rig) measureSessions(ctx context.Context, name string, upstream, wanted
 	return r.saveProfile(ctx, p, fmt.Sprintf("heap-%s-%d", name, wanted), "heap")
 }
 
-func (r *rig) openSessions(ctx context.Context, p *proxy, conns []*pgconn.PgConn) error {
-	var next atomic.Int64
-	var running sync.WaitGroup
-	errs := make([]error, opening)
-	for worker := range opening {
-		running.Go(func() {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(conns) {
-					return
-				}
-				if conns[i], errs[worker] = r.openSession(ctx, p, i); errs[worker] != nil {
-					next.Store(int64(len(conns))) // no more
-					return
-				}
-			}
-		})
+func besideMeasure(idle int) string { return fmt.Sprintf("growth/idle/%d", idle) }
+
+// measureBeside has busySessions busy sessions beside idle ones, each with one question after the other, which the stub answers.
+func (r *rig) measureBeside(ctx context.Context, p *proxy, idle int) error {
+	script := r.file("question.sql")
+	if err := os.WriteFile(script, []byte("SELECT abalance FROM pgbench_accounts WHERE aid = 1;\n"), 0o600); err != nil {
+		return err
 	}
-	running.Wait()
-	return errors.Join(errs...)
+	for range r.mode.rounds {
+		t, err := r.runPgbench(ctx, p, pgbench{measure: besideMeasure(idle), window: r.mode.window}, "-f", script, "-c", strconv.Itoa(busySessions))
+		if err != nil {
+			return err
+		}
+		r.results.add(besideMeasure(idle), p.name, t.quantities())
+	}
+	return nil
+}
+
+func (r *rig) openSessions(ctx context.Context, p *proxy, conns []*pgconn.PgConn) error {
+	return each(len(conns), opening, func(i int) (err error) {
+		conns[i], err = r.openSession(ctx, p, i)
+		return err
+	})
 }
 
 func (r *rig) openSession(ctx context.Context, p *proxy, i int) (*pgconn.PgConn, error) {

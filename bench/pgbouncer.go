@@ -38,7 +38,7 @@ log_stats = 0
 `
 
 func (r *rig) startPgBouncer(ctx context.Context, name string, upstream int) (*proxy, error) {
-	program, err := findProgram("pgbouncer")
+	program, err := findPgBouncer()
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +81,11 @@ func (r *rig) startPgBouncer(ctx context.Context, name string, upstream int) (*p
 		return nil, err
 	}
 	return &proxy{name: name, port: port, process: process}, process.awaitPort(ctx, port)
+}
+
+// findPgBouncer takes the newest that scripts/install has fetched, or this system's.
+func findPgBouncer() (string, error) {
+	return findProgram("pgbouncer", filepath.Join(cacheFolder(), "pgbouncer", "bin"))
 }
 
 // pgbouncerUsers have the verifiers that the server has: only so can their keys be used there.

@@ -13,31 +13,39 @@ import (
 // report is a Markdown document in the making.
 type report struct {
 	strings.Builder
-	r *Results
+	r     *Results
+	notes string
 }
 
-// render writes the document. The same results give the same document.
-func render(r *Results) string {
-	d := &report{r: r}
+// render writes the document. The same results and notes give the same document.
+func render(r *Results, notes string) string {
+	d := &report{r: r, notes: notes}
 	d.introduce()
 	d.machine()
 	d.goals()
+	d.note("Goals")
 	d.transactions()
+	d.note("Transactions")
 	d.trail()
 	d.bulk()
+	d.note("Bulk")
 	d.logins()
 	d.busyLogins()
+	d.note("Log-ins")
 	d.memory()
+	d.note("Memory")
+	d.growth()
 	d.calls()
+	d.note("System calls and allocations")
 	d.goBenchmarks()
 	return strings.TrimRight(d.String(), "\n") + "\n"
 }
 
 func (d *report) introduce() {
 	d.paragraph("# Benchmarks")
-	d.paragraph(`Hourgate beside PgBouncer 1.18 in session mode, HAProxy 2.6 that passes TCP through, and a direct
-connection. ` + "`make bench BENCH=full`" + ` measures and writes this page; ` + "`make bench`" + ` prints a shorter one in five
-minutes.`)
+	d.paragraph(`Hourgate beside PgBouncer in session mode, the newest that Debian has, HAProxy that passes TCP through, and a direct
+connection. ` + "`make bench BENCH=full`" + ` measures and writes this page; ` + "`make bench`" + ` prints a shorter one in six
+minutes. What is not a figure or a table of figures comes from bench/report.go and bench/notes.md.`)
 	d.paragraph(`On all cores, client, proxy and PostgreSQL run where the kernel puts them, as in use. On one core they share it, so
 that all CPU time counts; what does not say otherwise was measured so. The contestants take turns within a round, each
 round another one first. A ratio is the median of the rounds' own ratios, with the least and the greatest in
@@ -60,7 +68,16 @@ func (d *report) machine() {
 	}
 	d.row("versions", strings.Join(versions, ", "))
 	d.row("mode, date", r.Mode+", "+r.Date)
+	d.row("called with", "`"+r.Command+"`")
+	d.row("load in the minute before", r.Load)
 	d.paragraph("")
+	if len(r.Failed) > 0 {
+		d.paragraph("Some measures failed, and what they would show is missing here, or comes from fewer rounds:")
+		for _, failed := range r.Failed {
+			d.WriteString("- " + failed + "\n")
+		}
+		d.paragraph("")
+	}
 }
 
 func (d *report) goals() {
@@ -71,8 +88,6 @@ func (d *report) goals() {
 		d.row(g.measure, g.against, g.want, v.measured(), v.outcome())
 	}
 	d.paragraph("")
-	d.paragraph(`Decisions [13](decisions/0013-dial-ahead.md) (log-ins) and [14](decisions/0014-bursts.md) (the rest) say what the time
-goes into, and what is out of reach.`)
 }
 
 func (d *report) transactions() {
@@ -220,23 +235,30 @@ func (d *report) compareScaled(order []string, labels map[string]string) {
 }
 
 func (d *report) logins() {
-	if d.r.Values[loginMeasure] == nil {
-		return
-	}
-	d.paragraph("## Log-ins")
-	d.paragraph(`pgbench -S -C: connect, one query, disconnect; eight clients at once. "PgBouncer, fresh" opens a server connection for
-each log-in, as a gate that works by session has to; plain PgBouncer finds one that is open already.`)
-	d.header("", "per second", "÷ direct", "÷ PgBouncer, fresh", "proxy's CPU, ms")
-	for _, name := range d.r.names(loginMeasure) {
-		cpu := "–"
-		if name != directName {
-			cpu = number(median(d.r.values(loginMeasure, name, quantityCPU)) / 1000)
+	begun := false
+	for _, place := range places {
+		measure := at(place, loginMeasure)
+		if d.r.Values[measure] == nil {
+			continue
 		}
-		d.row(title(name), number(median(d.r.values(loginMeasure, name, quantityRate))),
-			ratio(d.r.ratio(loginMeasure, quantityRate, name, directName)),
-			ratio(d.r.ratio(loginMeasure, quantityRate, name, freshName)), cpu)
+		if !begun {
+			begun = true
+			d.paragraph("## Log-ins")
+			d.paragraph(`pgbench -S -C: connect, one query, disconnect; eight clients at once. "PgBouncer, fresh" opens a server connection for
+each log-in, as a gate that works by session has to; plain PgBouncer finds one that is open already.`)
+		}
+		d.header(placeTitle(place), "per second", "÷ direct", "÷ PgBouncer, fresh", "proxy's CPU, ms")
+		for _, name := range d.r.names(measure) {
+			cpu := "–"
+			if name != directName {
+				cpu = number(median(d.r.values(measure, name, quantityCPU)) / 1000)
+			}
+			d.row(title(name), number(median(d.r.values(measure, name, quantityRate))),
+				ratio(d.r.ratio(measure, quantityRate, name, directName)),
+				ratio(d.r.ratio(measure, quantityRate, name, freshName)), cpu)
+		}
+		d.paragraph("")
 	}
-	d.paragraph("")
 	if d.r.Values[firstMeasure][hourgateName] == nil {
 		return
 	}

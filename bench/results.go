@@ -23,6 +23,9 @@ type Results struct {
 	Cores        int
 	Kernel       string
 	Versions     map[string]string
+	Command      string   // what bench was called with
+	Load         string   // of the machine in the minute before
+	Failed       []string // measures, each with what went wrong
 	GoBenchmarks []goBenchmark
 	// Values of the rounds, by measure, contestant and quantity.
 	Values map[string]map[string]map[string][]float64
@@ -32,6 +35,7 @@ func newResults(ctx context.Context, r *rig) *Results {
 	results := &Results{
 		Mode: r.mode.name, Date: time.Now().UTC().Format(time.DateOnly),
 		CPU: cpuModel(), Cores: runtime.NumCPU(), Kernel: kernelVersion(),
+		Command: strings.Join(os.Args[1:], " "), Load: loadBefore(),
 		Versions: map[string]string{"Go": strings.TrimPrefix(runtime.Version(), "go")},
 		Values:   make(map[string]map[string]map[string][]float64),
 	}
@@ -40,6 +44,9 @@ func newResults(ctx context.Context, r *rig) *Results {
 		"Hourgate": {"git", "describe", "--tags", "--always", "--dirty"},
 	} {
 		program, err := findProgram(args[0])
+		if name == "PgBouncer" {
+			program, err = findPgBouncer()
+		}
 		if err != nil {
 			continue
 		}
@@ -104,6 +111,13 @@ func cpuModel() string {
 		}
 	}
 	return runtime.GOARCH
+}
+
+// loadBefore is how many processes wanted a core in the minute before, on average: what else this machine does.
+func loadBefore() string {
+	content, _ := os.ReadFile("/proc/loadavg")
+	load, _, _ := strings.Cut(string(content), " ")
+	return load
 }
 
 // kernelVersion leaves out what a distribution or a provider puts behind the number.

@@ -53,6 +53,7 @@ type rig struct {
 	opts    *options
 	mode    mode
 	stderr  io.Writer
+	began   time.Time
 	results *Results
 
 	place     string // where they run now; "" before the first
@@ -77,6 +78,7 @@ type proxy struct {
 	name    string
 	port    int
 	process *process // nil of the direct connection
+	folder  string   // of Hourgate's files; "" of others
 	ops     string   // address of Hourgate's operator port; "" of others
 	plain   bool     // without TLS
 	profile string   // address of its profiles, if they are wanted
@@ -95,6 +97,7 @@ type mode struct {
 	settling     time.Duration // before memory is read
 	later        time.Duration // before it is read once more, with no more than realSessions
 	traced       int           // transactions under strace
+	ends         []int         // grants that end at once
 	benchTime    time.Duration // of each Go benchmark
 }
 
@@ -103,6 +106,7 @@ var shortMode = mode{
 	transactions: []workload{{"simple", 1}, {"simple", 8}, {"simple", 32}, {"extended", 8}, {"prepared", 32}},
 	rounds:       3, window: 700 * time.Millisecond, loginWindow: time.Second, firstLogins: 7, bulkBytes: 200e6,
 	sessions: []int{200}, settling: time.Second, later: 5 * time.Second, traced: 500, benchTime: 100 * time.Millisecond,
+	ends: []int{100},
 }
 
 var fullMode = mode{
@@ -118,11 +122,12 @@ var fullMode = mode{
 	},
 	rounds: 5, window: time.Second, loginWindow: 2 * time.Second, firstLogins: 40, bulkBytes: 400e6,
 	sessions: []int{1000, 10_000}, settling: time.Second, later: 59 * time.Second, traced: 1000, benchTime: time.Second,
+	ends: []int{500, 5000},
 }
 
 // newRig makes the folder of everything. What it returns is to be closed.
 func newRig(ctx context.Context, o *options, stderr io.Writer) (*rig, error) {
-	r := &rig{opts: o, mode: shortMode, stderr: stderr, password: strings.ToLower(rand.Text())}
+	r := &rig{opts: o, mode: shortMode, stderr: stderr, began: time.Now(), password: strings.ToLower(rand.Text())}
 	if o.full {
 		r.mode = fullMode
 	}
@@ -148,7 +153,8 @@ func (r *rig) file(name string) string { return filepath.Join(r.folder, name) }
 
 // sayf tells whoever waits what is going on.
 func (r *rig) sayf(format string, args ...any) {
-	fmt.Fprintf(r.stderr, "bench: "+format+"\n", args...)
+	passed := time.Since(r.began).Round(time.Second)
+	fmt.Fprintf(r.stderr, "bench: %02d:%02d "+format+"\n", append([]any{int(passed.Minutes()), int(passed.Seconds()) % 60}, args...)...)
 }
 
 // start brings up the server.
@@ -213,7 +219,7 @@ func (r *rig) beside(ctx context.Context, names ...string) (proxies []*proxy, st
 func (r *rig) startProxy(ctx context.Context, name string, upstream int) (*proxy, error) {
 	switch name {
 	case baseName:
-		return r.startHourgate(ctx, name, r.opts.base, upstream)
+		return r.startHourgate(ctx, name, r.opts.base, upstream, gateExtras{})
 	case copyName:
 		return r.startCopy(ctx, upstream)
 	case haproxyName:
@@ -221,7 +227,7 @@ func (r *rig) startProxy(ctx context.Context, name string, upstream int) (*proxy
 	case pgbouncerName, freshName:
 		return r.startPgBouncer(ctx, name, upstream)
 	default:
-		return r.startHourgate(ctx, name, r.binary, upstream)
+		return r.startHourgate(ctx, name, r.binary, upstream, gateExtras{})
 	}
 }
 
@@ -331,11 +337,14 @@ func (r *rig) rounds(ctx context.Context, contestants []*proxy, turn func(ctx co
 	return nil
 }
 
+// turnLimit ends a turn that hangs. The longest takes some ten seconds.
+const turnLimit = 2 * time.Minute
+
 // turn is one of rounds. One that fails is told of, and tried once more: so one connection that is hung up on does not cost a
 // run of half an hour.
 func (r *rig) turn(ctx context.Context, p *proxy, turn func(ctx context.Context, p *proxy) error) error {
 	for tries := 1; ; tries++ {
-		err := turn(ctx, p)
+		err := r.limited(ctx, p, turn)
 		if ended := r.alive(); ended != nil {
 			return errors.Join(err, ended)
 		}
@@ -348,6 +357,16 @@ func (r *rig) turn(ctx context.Context, p *proxy, turn func(ctx context.Context,
 		}
 		r.sayf("trying again: %v", err)
 	}
+}
+
+func (r *rig) limited(ctx context.Context, p *proxy, turn func(ctx context.Context, p *proxy) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, turnLimit, fmt.Errorf("took longer than %v", turnLimit))
+	defer cancel()
+	err := turn(ctx, p)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return err
 }
 
 // blame says whose turn has failed, and shows what it has logged.
@@ -375,13 +394,17 @@ func (r *rig) alive() error {
 	}
 }
 
+// cacheFolder is where scripts/install puts what it fetches.
+func cacheFolder() string {
+	if folder := os.Getenv("HOURGATE_CACHE"); folder != "" {
+		return folder
+	}
+	return "/var/tmp/hourgate"
+}
+
 // findProgram looks in folders, then where Debian and scripts/install put programs, then on PATH.
 func findProgram(name string, folders ...string) (string, error) {
-	cache := os.Getenv("HOURGATE_CACHE")
-	if cache == "" {
-		cache = "/var/tmp/hourgate"
-	}
-	for _, folder := range append(folders, "/usr/sbin", "/usr/bin", filepath.Join(cache, "bench", "bin")) {
+	for _, folder := range append(folders, "/usr/sbin", "/usr/bin", filepath.Join(cacheFolder(), "bench", "bin")) {
 		path := filepath.Join(folder, name)
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return path, nil

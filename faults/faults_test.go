@@ -301,25 +301,32 @@ func waitFor(happened <-chan struct{}, latest time.Time) {
 	}
 }
 
-// fillServer takes all connections that ordinary users can have, as an application that leaks them does.
-func fillServer(r *rig) func() {
-	stop := make(chan struct{})
-	var held sync.WaitGroup
-	for range 45 {
-		held.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			defer cancel()
-			url := r.db.Server.URL(r.db.Owner, r.db.OwnerPassword, r.db.Name).String()
-			cmd := exec.CommandContext(context.Background(), pgtest.Client(r.t, "psql"), url, "-c", "SELECT pg_sleep(60)")
-			if cmd.Start() == nil {
-				<-stop
-				_ = cmd.Process.Kill()
-				_ = cmd.Wait()
+// fillServer takes all connections that ordinary users can have, and each that becomes free, as an application that leaks them
+// does. One after the other: on a machine with few processors dozens at once would be another fault.
+func fillServer(r *rig) (mend func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	full, emptied := make(chan struct{}), make(chan struct{})
+	address := r.db.Server.URL(r.db.Owner, r.db.OwnerPassword, r.db.Name)
+	address.RawQuery = "sslmode=disable"
+	go func() {
+		defer close(emptied)
+		var held []*pgx.Conn
+		refused := sync.OnceFunc(func() { close(full) })
+		for ctx.Err() == nil {
+			conn, err := pgx.Connect(ctx, address.String())
+			if err == nil {
+				held = append(held, conn)
+				continue
 			}
-			<-ctx.Done()
-		})
-	}
-	return func() { close(stop); held.Wait() }
+			refused()
+			pause(ctx, 100*time.Millisecond)
+		}
+		for _, conn := range held {
+			_ = conn.Close(context.Background())
+		}
+	}()
+	<-full
+	return func() { cancel(); <-emptied }
 }
 
 // limit sets how many descriptors the gate may have.

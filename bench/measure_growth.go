@@ -52,7 +52,11 @@ const (
 	quantityStatements  = "last statement" // until no statement runs on the server
 	quantityPowerless   = "powerless"      // until no role can log in
 	quantityGone        = "gone"           // until no role is there
+	quantityLeft        = "left"           // roles that were there after endsLimit
 )
+
+// endsLimit is how long roles are waited for. They can do nothing long before.
+const endsLimit = time.Minute
 
 // people is a policy file: users with a grant each.
 func (r *rig) people(prefix string, count int) string {
@@ -353,11 +357,11 @@ func (r *rig) manyEnds(ctx context.Context, count int) error {
 	return nil
 }
 
-// endAll takes the grants away once all statements run, and looks at the server until no role is left.
+// endAll takes the grants away once all statements run, and looks at the server until no role is left, or for endsLimit.
 func (r *rig) endAll(ctx context.Context, gate *proxy, super *pgx.Conn, prefix string, count, statements int) (began time.Time, last map[string]float64, err error) {
 	const look = `SELECT (SELECT count(*) FROM pg_stat_activity WHERE starts_with(usename, $1) AND wait_event = 'PgSleep'),
 		count(*), count(*) FILTER (WHERE rolcanlogin) FROM pg_roles WHERE starts_with(rolname, $1)`
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*endsLimit)
 	defer cancel()
 	var running, roles, able int
 	for running < statements || roles < count {
@@ -374,7 +378,7 @@ func (r *rig) endAll(ctx context.Context, gate *proxy, super *pgx.Conn, prefix s
 		return began, nil, err
 	}
 	last = make(map[string]float64)
-	for roles > 0 {
+	for roles > 0 && time.Since(began) < endsLimit {
 		if err := super.QueryRow(ctx, look, "hg_"+prefix+"_").Scan(&running, &roles, &able); err != nil {
 			return began, nil, fmt.Errorf("%d statements run on, %d roles are left, %d of them can log in: %w", running, roles, able, err)
 		}
@@ -383,7 +387,8 @@ func (r *rig) endAll(ctx context.Context, gate *proxy, super *pgx.Conn, prefix s
 				last[quantity] = time.Since(began).Seconds()
 			}
 		}
-		_ = sleep(ctx, 5*time.Millisecond)
+		_ = sleep(ctx, time.Duration(max(5, roles/50))*time.Millisecond) // a look at many takes the server's time
 	}
+	last[quantityLeft] = float64(roles)
 	return began, last, nil
 }

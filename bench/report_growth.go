@@ -96,12 +96,13 @@ func (d *report) manyEnds() {
 	}
 	d.paragraph(fmt.Sprintf(`Grants that one reload withdraws, each with a role, and %d of them at most with a statement under way. Seconds from the
 reload's signal until`, mostStatements))
-	d.header("grants", "the last client knows", "no statement runs", "no role can log in", "no role is left")
+	d.header("grants", "the last client knows", "no statement runs", "no role can log in", "no role is left", "left after a minute")
 	for _, ends := range measured {
 		cells := []string{thousands(ends)}
 		for _, quantity := range []string{quantityCut, quantityStatements, quantityPowerless, quantityGone} {
 			cells = append(cells, number(d.of(manyEndsMeasure(ends), quantity)))
 		}
+		cells = append(cells, fmt.Sprintf("%.0f", d.of(manyEndsMeasure(ends), quantityLeft)))
 		d.row(cells...)
 	}
 	d.paragraph("")

@@ -37,7 +37,7 @@ type question struct {
 }
 
 type askedChunk struct {
-	requests [32]question
+	requests [16]question
 	written  atomic.Uint32
 	after    atomic.Pointer[askedChunk]
 }

@@ -16,11 +16,13 @@ type plot struct {
 	dba     []string // then, as a superuser
 	again   []string // then, as the tenant once more
 	running string   // bob runs it while the grant ends
-	after   []string // bob tries these in his old session after the end, and none may succeed
-	fresh   []string // bob tries these in a new session after the end, and none may succeed
-	later   []string // then, as a superuser: what others do some day
-	mates   string   // a query of the superuser that must be true after the end: what belongs to others stays
-	blocked bool     // somebody keeps the tenant's things from being removed for as long as he likes
+
+	meanwhile []string // the tenant, once bob is inside what he runs
+	after     []string // bob tries these in his old session after the end, and none may succeed
+	fresh     []string // bob tries these in a new session after the end, and none may succeed
+	later     []string // then, as a superuser: what others do some day
+	mates     string   // a query of the superuser that must be true after the end: what belongs to others stays
+	blocked   bool     // somebody keeps the tenant's things from being removed for as long as he likes
 }
 
 const (

@@ -28,7 +28,7 @@ func TestTenantsWhoWorkTogether(t *testing.T) {
 		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
 			t.Parallel()
 			server := pgtest.New(t, major, pgtest.Options{Settings: map[string]string{"max_prepared_transactions": "20"}})
-			for i, p := range slices.Concat(plots, kinds) {
+			for i, p := range slices.Concat(plots, kinds, loops) {
 				if !plays(i, major) {
 					continue
 				}
@@ -66,7 +66,7 @@ func newStage(t *testing.T, db *pgtest.Database) *stage {
 	st := &stage{live: &policy.Live{}, names: make(map[string]string), conns: make(map[string]*pgx.Conn), passwords: map[string]string{"BOB": "secret", "MATE": "secret"}}
 	st.fixture = newFixture(t, db, func(c *roles.Config) { c.Policy = st.live })
 	suffix := strings.TrimPrefix(db.Name, "db_")
-	st.names["OWNER"], st.names["DB"] = db.Owner, db.Name
+	st.names["OWNER"], st.names["DB"], st.names["PORT"] = db.Owner, db.Name, strconv.Itoa(db.Server.Port)
 	for _, who := range []string{"BOB", "MATE"} {
 		st.names[who] = strings.ToLower(who) + "_" + suffix
 		st.exec(t, "CREATE ROLE "+st.names[who]+" LOGIN PASSWORD 'secret'")
@@ -82,7 +82,7 @@ func newStage(t *testing.T, db *pgtest.Database) *stage {
 	return st
 }
 
-var parts = regexp.MustCompile(`\b(ME|ALLY|BOB|MATE|TEAM|PARENT|PROFILE|OWNER|HOME|DB)\b`)
+var parts = regexp.MustCompile(`\b(ME|ALLY|BOB|MATE|TEAM|PARENT|PROFILE|OWNER|HOME|DB|PORT)\b`)
 
 // sql puts the names in.
 func (st *stage) sql(statement string) string {
@@ -223,9 +223,10 @@ func (st *stage) play(t *testing.T, p plot) {
 		go func() { _, err := runner.Exec(context.Background(), st.sql(p.running)); ran <- err }()
 		waitFor(t, "bob is inside", func() bool {
 			var n int
-			_ = st.super.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass AND pid = $1", runner.PgConn().PID()).Scan(&n)
+			_ = st.super.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks l WHERE relation = 'orders'::regclass AND (pid = $1 OR EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid AND to_jsonb(a)->>'leader_pid' = $1::int::text))", runner.PgConn().PID()).Scan(&n)
 			return n > 0
 		})
+		st.as(t, "ME", p.meanwhile)
 	}
 
 	ended := time.Now()

@@ -44,12 +44,13 @@ type settlement struct {
 // inventory is what there is to do besides dropping the role; see inventory.sql.
 type inventory struct {
 	Prepared bool
-	Depends  bool // objects or privileges
-	Handed   bool // a group owns something, or has settings
+	Depends  bool     // objects or privileges
+	Handed   bool     // a group owns something, or has settings
+	Others   []string // databases with transactions of others that began before the end
 }
 
 func newSettlement(st *Settler, c *admin.Conn, e *end) *settlement {
-	s := &settlement{c: c, end: e, role: e.role, estate: estate{report: &report{}, st: st, oid: e.role.OID, all: true}}
+	s := &settlement{c: c, end: e, role: e.role, estate: estate{report: &report{}, st: st, oid: e.role.OID, all: true, tenants: true}}
 	if e.name != "" && e.name != s.role.Name {
 		s.dropped = append(s.dropped, "the name "+e.name+", which somebody gave the role")
 		s.role.Name = e.name
@@ -87,6 +88,7 @@ func (s *settlement) run(ctx context.Context) (err error) {
 	if err := s.takeStock(ctx); err != nil {
 		return errors.Join(s.end.err, err)
 	}
+	s.endOthers(ctx)
 	if s.inventory.Prepared {
 		s.try("prepared transactions", s.rollbackPrepared(ctx))
 		if s.end.err != nil && len(s.dropped) > 0 {
@@ -131,13 +133,30 @@ func (s *settlement) goneAlready() error {
 
 // takeStock learns what the role left.
 func (s *settlement) takeStock(ctx context.Context) error {
+	if err := s.recall(ctx); err != nil {
+		return err
+	}
 	if err := s.reach(ctx); err != nil {
 		return err
 	}
-	rows, err := s.c.Query(ctx, inventorySQL, s.oid, s.groups)
+	rows, err := s.c.Query(ctx, inventorySQL, s.oid, s.groups, s.end.closed)
 	if err == nil {
 		s.inventory, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[inventory])
 	}
+	return err
+}
+
+// recall takes all profiles of this database for the role's where nobody knows which ones were: each role has one until it is powerless,
+// and a gate that was killed came that far.
+func (s *settlement) recall(ctx context.Context) error {
+	if slices.ContainsFunc(s.groups, ledger.IsProfile) {
+		return nil
+	}
+	profiles, err := statements(ctx, s.c, pgx.RowTo[string], `
+		SELECT rolname::text FROM pg_roles r
+		 WHERE rolname ~ $1 AND EXISTS (SELECT FROM pg_shdepend d JOIN pg_database b ON b.oid = d.dbid
+		                                 WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND b.datname = current_database())`, ledger.ProfilePattern)
+	s.groups = append(s.groups, profiles...)
 	return err
 }
 

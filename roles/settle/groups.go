@@ -33,7 +33,7 @@ func (g group) profile() bool { return ledger.IsProfile(g.Name) }
 // when the role was made their member.
 func (s *settlement) tidyGroups(ctx context.Context) {
 	if s.inventory.Handed {
-		s.try("what was left with "+fmt.Sprint(s.groups), s.st.evict(ctx, s.c, s.groups, s.report, s.in, s.endInsiders))
+		s.try("what was left with "+fmt.Sprint(s.groups), s.st.evict(ctx, s.c, s.groups, s.report, s.in, s))
 	}
 }
 
@@ -72,11 +72,14 @@ func (s *settlement) scrubGroups(ctx context.Context) {
 // within runs fn on a connection to a database.
 type within func(ctx context.Context, database string, fn func(*admin.Conn) error) error
 
-// readied is called in a database after what the owners made there has lost its power, and before it is removed.
-type readied func(ctx context.Context, c *admin.Conn, owners []uint32) error
+// ender ends sessions of others in c's database. A sweep has none.
+type ender interface {
+	endTemporary(ctx context.Context, c *admin.Conn, g group) error        // in whose temporary schema something of the group is
+	endInsiders(ctx context.Context, c *admin.Conn, owners []uint32) error // in code of the owners, after that has lost its power
+}
 
-// evict removes what the named groups own, in all databases, and reports what resists.
-func (st *Settler) evict(ctx context.Context, c *admin.Conn, names []string, r *report, in within, ready readied) error {
+// evict removes what the named groups own, in all databases, and reports what resists. others may be nil.
+func (st *Settler) evict(ctx context.Context, c *admin.Conn, names []string, r *report, in within, others ender) error {
 	st.evicting.Lock()
 	defer st.evicting.Unlock()
 	rows, err := c.Query(ctx, `
@@ -96,30 +99,36 @@ func (st *Settler) evict(ctx context.Context, c *admin.Conn, names []string, r *
 		return err
 	}
 	for _, g := range groups {
-		err := in(ctx, g.Database, func(c *admin.Conn) error { return st.evictHere(ctx, c, g, names, r, ready) })
+		err := in(ctx, g.Database, func(c *admin.Conn) error { return st.evictHere(ctx, c, g, names, r, others) })
 		r.try("what "+g.Name+" owns in database "+g.Database, err)
 	}
 	return nil
 }
 
 // evictHere is for one of the named groups in c's database. The admin joins it for that time.
-func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, names []string, r *report, ready readied) error {
+func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, names []string, r *report, others ender) error {
 	name := admin.QuoteIdentifier(g.Name)
 	joined, err := joinGroup(ctx, c, g, names)
 	if err != nil {
 		return err
 	}
-	s := &estate{report: r, st: st, oid: g.OID, name: name}
-	all, err := owned(ctx, c, g.OID, pageLimit)
-	if err == nil && (g.profile() || !g.Shared) {
-		s.disarm(ctx, c, true)
-		r.try("sessions inside code of "+g.Name, ready(ctx, c, []uint32{g.OID}))
-		s.clear(ctx, c)
-	} else if err == nil {
-		s.sortOut(ctx, c, all)
-		r.try("sessions inside code of "+g.Name, ready(ctx, c, []uint32{g.OID}))
+	s := &estate{report: r, st: st, oid: g.OID, name: name, tenants: g.profile() || !g.Shared}
+	if others != nil {
+		r.try("sessions with temporary things of "+g.Name, others.endTemporary(ctx, c, g))
 	}
+	all, err := owned(ctx, c, g.OID, pageLimit)
 	if err == nil {
+		if s.tenants {
+			s.disarm(ctx, c, true)
+		} else {
+			s.sortOut(ctx, c, all)
+		}
+		if others != nil {
+			r.try("sessions inside code of "+g.Name, others.endInsiders(ctx, c, []uint32{g.OID}))
+		}
+		if s.tenants {
+			s.clear(ctx, c)
+		}
 		err = s.reset(ctx, c, g)
 	}
 	_, leaveErr := c.Script(ctx, "REVOKE "+joined+" FROM CURRENT_USER")
@@ -265,7 +274,7 @@ func (st *Settler) profiles(ctx context.Context) error {
 			}
 		}
 		r := &report{}
-		err = st.evict(ctx, c, names, r, st.beside(c), func(context.Context, *admin.Conn, []uint32) error { return nil })
+		err = st.evict(ctx, c, names, r, st.beside(c), nil)
 		for _, p := range r.pieces {
 			errs = append(errs, fmt.Errorf("%s: %w", p.What, p.Err))
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -28,32 +29,64 @@ type insider struct {
 	User, Address, Application string
 }
 
+//go:embed sql/temporary.sql
+var temporarySQL string
+
+// endOthers ends the sessions of others that are inside the role's code in databases where it may have left none: a tenant can drop a
+// function that somebody is inside.
+func (s *settlement) endOthers(ctx context.Context) {
+	for _, database := range s.inventory.Others {
+		err := s.in(ctx, database, func(c *admin.Conn) error { return s.endInsiders(ctx, c, []uint32{s.oid}) })
+		if admin.SQLState(err) != pgerrcode.InvalidCatalogName { // dropped meanwhile, which takes that nobody is in it
+			s.try("sessions inside the role's code in database "+database, err)
+		}
+	}
+}
+
+// rights are the names of the role and of all roles whose rights it had.
+func (s *settlement) rights() []string {
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat([]string{s.role.Name}, s.end.groupNames(), s.groups))))
+}
+
 // endInsiders ends the sessions of others that are inside code that the owners made, in c's database. Those of the gate go,
 // and those of others if the admin may; each is recorded. A role is not settled while one of them goes on.
 func (s *settlement) endInsiders(ctx context.Context, c *admin.Conn, owners []uint32) error {
-	var code, tables bool
+	var code, tables, could bool // could: it had a schema in which to make code
 	err := c.QueryOne(ctx, `
 		SELECT EXISTS (SELECT FROM pg_proc WHERE proowner = ANY ($1)) OR EXISTS (SELECT FROM pg_class WHERE relkind = 'v' AND relowner = ANY ($1)),
-		       EXISTS (SELECT FROM pg_class WHERE relkind IN ('r', 'm', 'p') AND relowner = ANY ($1))`,
-		[]any{owners}, &code, &tables)
+		       EXISTS (SELECT FROM pg_class WHERE relkind IN ('r', 'm', 'p') AND relowner = ANY ($1)),
+		       EXISTS (SELECT FROM pg_namespace n, pg_roles g WHERE n.nspname !~ '^pg_' AND g.rolname = ANY ($2) AND has_schema_privilege(g.oid, n.oid, 'CREATE'))`,
+		[]any{owners, s.rights()}, &code, &tables, &could)
 	if err == nil && (code || tables) {
 		err = s.endVacuum(ctx, c, owners)
 	}
-	if err != nil || !code {
+	if err != nil || !code && !could {
 		return err
 	}
-	rows, err := c.Query(ctx, insideSQL, owners, s.end.closed, append([]string{s.role.Name}, s.end.groupNames()...))
+	return s.endAll(ctx, c, insideSQL, owners, s.end.closed, s.rights(), code)
+}
+
+// endTemporary ends the sessions of others whose temporary schema holds something of a group's, and waits until it is gone with them.
+func (s *settlement) endTemporary(ctx context.Context, c *admin.Conn, g group) error {
+	return s.endAll(ctx, c, temporarySQL, g.OID, s.end.closed, g.profile() || !g.Shared)
+}
+
+// endAll ends the sessions that a query finds, and waits until they are over.
+func (s *settlement) endAll(ctx context.Context, c *admin.Conn, query string, args ...any) error {
+	rows, err := c.Query(ctx, query, args...)
 	if err != nil {
 		return err
 	}
-	insiders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[insider])
+	sessions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[insider])
 	if err != nil {
 		return err
 	}
-	for _, i := range insiders {
+	pids := make([]uint32, len(sessions))
+	for n, i := range sessions {
 		s.endInsider(ctx, c, i)
+		pids[n] = i.PID
 	}
-	return nil
+	return awaitOver(ctx, c, pids, s.end.closed)
 }
 
 func (s *settlement) endInsider(ctx context.Context, c *admin.Conn, i insider) {
@@ -121,25 +154,12 @@ func (s *settlement) endGuests(ctx context.Context) error {
 	if len(guests) == 0 {
 		return nil
 	}
-	rows, err := s.c.Query(ctx, `
+	return s.endAll(ctx, s.c, `
 		SELECT a.pid, a.usesysid, coalesce(a.backend_start, '-infinity'), a.usename::text, coalesce(host(a.client_addr), 'local'), coalesce(a.application_name, '')
 		  FROM pg_stat_activity a JOIN pg_roles u ON u.oid = a.usesysid
 		 WHERE NOT u.rolsuper AND NOT u.rolcreaterole AND u.rolname NOT IN (session_user, current_user)
 		   AND (a.backend_start < $2 OR a.backend_start IS NULL)
 		   AND EXISTS (SELECT FROM pg_roles g WHERE g.rolname = ANY ($1) AND NOT g.rolcreaterole AND pg_has_role(a.usesysid, g.oid, 'MEMBER'))`, guests, s.end.closed)
-	if err != nil {
-		return err
-	}
-	sessions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[insider])
-	if err != nil {
-		return err
-	}
-	pids := make([]uint32, len(sessions))
-	for n, i := range sessions {
-		s.endInsider(ctx, s.c, i)
-		pids[n] = i.PID
-	}
-	return awaitOver(ctx, s.c, pids, s.end.closed)
 }
 
 // awaitOver waits until sessions that began before closed are over, if they are so soon: what they made until then is seen after that.

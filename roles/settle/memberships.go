@@ -3,6 +3,7 @@ package settle
 import (
 	"context"
 	_ "embed"
+	"maps"
 	"slices"
 	"strings"
 
@@ -76,6 +77,18 @@ func (st *Settler) memberships(ctx context.Context, c *admin.Conn, ends []*end) 
 		}
 	}
 	return nil
+}
+
+// remember has the groups that earlier tries of the same end took from the role, which a later one can't read from memberships.
+func (st *Settler) remember(e *end) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	all := maps.Clone(st.held[e.role.OID])
+	if all == nil {
+		all = make(map[string]bool)
+	}
+	maps.Copy(all, e.groups)
+	st.held[e.role.OID], e.groups = all, all
 }
 
 // revoke is the statement that takes a membership from all members. Before 16 a membership has one grantor, who does not

@@ -59,6 +59,8 @@ type estate struct {
 	oid  uint32
 	name string // quoted
 	all  bool   // what the role was granted goes too, since the role goes
+
+	tenants bool // nobody else can have made what it owns
 }
 
 // clear removes what the role left in c's database, piece by piece, past every piece that resists.

@@ -104,7 +104,7 @@ func (s *estate) hand(ctx context.Context, c *admin.Conn, o object) error {
 		return err
 	}
 	if o.relation() {
-		if err := dropTriggers(ctx, c, o); err != nil {
+		if err := unhook(ctx, c, o); err != nil {
 			return err
 		}
 	}
@@ -119,21 +119,56 @@ func (s *estate) hand(ctx context.Context, c *admin.Conn, o object) error {
 		list = append(list, "GRANT CREATE ON SCHEMA "+schema+" TO "+keeper)
 		after = append(after, "REVOKE CREATE ON SCHEMA "+schema+" FROM "+keeper)
 	}
-	_, err = c.Script(ctx, append(append(list, o.give(s.name, keeper)), after...)...)
+	rename, err := s.rename(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	_, err = c.Script(ctx, slices.Concat(list, []string{o.give(s.name, keeper)}, rename, after)...)
 	return err
 }
 
-// dropTriggers drops what people made to run when a relation is written to.
-func dropTriggers(ctx context.Context, c *admin.Conn, o object) error {
+// rename is what takes a tenant's object, which has been given away, out of the way of other people's in the same schema: a name there
+// can come before one that others mean, and would mean something that nobody may use.
+func (s *estate) rename(ctx context.Context, c *admin.Conn, o object) ([]string, error) {
+	if !s.tenants {
+		return nil, nil
+	}
+	identity := o.Identity
+	return statements(ctx, c, func(row pgx.CollectableRow) (string, error) {
+		var kind, name string
+		err := row.Scan(&kind, &name)
+		return "ALTER " + kind + " " + identity + " RENAME TO " + admin.QuoteIdentifier(name), err
+	}, `
+		SELECT s.kind, 'hourgate_quarantined_' || $2::oid
+		  FROM (SELECT 'ROUTINE', pronamespace FROM pg_proc WHERE oid = $2 AND $1::oid = 'pg_proc'::regclass
+		        UNION ALL SELECT CASE relkind WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, relnamespace FROM pg_class WHERE oid = $2 AND $1 = 'pg_class'::regclass
+		        UNION ALL SELECT CASE typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, typnamespace FROM pg_type WHERE oid = $2 AND $1 = 'pg_type'::regclass) s(kind, nsp)
+		  JOIN pg_namespace n ON n.oid = s.nsp WHERE n.nspname !~ '^(hg_|pg_)' AND has_schema_privilege(n.oid, 'CREATE')`, o.Class, o.OID)
+}
+
+// unhook drops what people made to run when a relation is written to, and foreign keys by which it keeps others from theirs.
+func unhook(ctx context.Context, c *admin.Conn, o object) error {
 	triggers, err := objects(ctx, c, `
 		SELECT 'pg_trigger'::regclass::oid, t.oid, i.type, i.identity FROM pg_trigger t, pg_identify_object('pg_trigger'::regclass, t.oid, 0) i
 		 WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgparentid = 0`, o.OID)
-	if err != nil || len(triggers) == 0 {
+	if err != nil {
 		return err
 	}
-	var list []string
+	list, err := statements(ctx, c, func(row pgx.CollectableRow) (string, error) {
+		var name string
+		err := row.Scan(&name)
+		return "ALTER TABLE " + o.Identity + " DROP CONSTRAINT " + admin.QuoteIdentifier(name), err
+	}, `
+		SELECT k.conname::text FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid JOIN pg_class t ON t.oid = k.confrelid
+		 WHERE k.contype = 'f' AND k.conrelid = $1 AND k.conparentid = 0 AND t.relowner <> r.relowner`, o.OID)
+	if err != nil {
+		return err
+	}
 	for _, t := range triggers {
 		list = append(list, t.drop())
+	}
+	if len(list) == 0 {
+		return nil
 	}
 	_, err = c.Script(ctx, list...)
 	return err

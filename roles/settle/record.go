@@ -72,6 +72,7 @@ func (st *Settler) tell(r ledger.Role, err error) {
 	if err == nil {
 		delete(st.failures, r.OID)
 		delete(st.guests, r.OID)
+		delete(st.held, r.OID)
 		st.mu.Unlock()
 		return
 	}

@@ -37,9 +37,10 @@ type Settler struct {
 	writing chan struct{} // bounds the records that a trail that is stuck keeps waiting
 
 	mu       sync.Mutex
-	failures map[uint32]failure    // by the role's OID
-	insiders map[insider]time.Time // that were recorded
-	guests   map[uint32][]string   // who was a member of a role that is not settled yet, by its OID
+	failures map[uint32]failure         // by the role's OID
+	insiders map[insider]time.Time      // that were recorded
+	guests   map[uint32][]string        // who was a member of a role that is not settled yet, by its OID
+	held     map[uint32]map[string]bool // what such a role was a member of
 
 	scrubbing sync.Mutex
 	scrubbed  map[string]time.Time // roles, and when the last scrub of each began; belongs to scrubbing
@@ -55,6 +56,7 @@ func New(cfg Config) *Settler {
 		failures: make(map[uint32]failure),
 		insiders: make(map[insider]time.Time),
 		guests:   make(map[uint32][]string),
+		held:     make(map[uint32]map[string]bool),
 		scrubbed: make(map[string]time.Time),
 	}
 	st.fresh = lane{st: st, use: cfg.Pool.Urgent}
@@ -137,6 +139,7 @@ func (st *Settler) try(ctx context.Context, x End, l *lane) (powerless bool, err
 	if e.taken {
 		return false, ErrTaken
 	}
+	st.remember(e)
 	if x.Elsewhere != nil {
 		x.Elsewhere(ctx)
 	}

@@ -51,7 +51,7 @@ func (s *settlement) endVacuum(ctx context.Context, c *admin.Conn, owners []uint
 }
 
 func (s *settlement) workers(ctx context.Context, c *admin.Conn, owners []uint32) ([]worker, error) {
-	rows, err := c.Query(ctx, vacuumSQL, owners, s.end.closed, append([]string{s.role.Name}, s.end.groupNames()...))
+	rows, err := c.Query(ctx, vacuumSQL, owners, s.end.closed, s.rights())
 	if err != nil {
 		return nil, err
 	}

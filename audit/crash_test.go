@@ -33,6 +33,9 @@ func crashing(file, name string) {
 		fmt.Println("error", err)
 		return
 	}
+	if name == ending {
+		endings(trail)
+	}
 	for s := range 4 {
 		go func() {
 			session := name + "-" + strconv.Itoa(s)
@@ -49,6 +52,21 @@ func crashing(file, name string) {
 				os.Stdout.WriteString(session + " " + text + "\n")
 			}
 		}()
+	}
+	select {}
+}
+
+const (
+	ending = "ending" // name of the child that records ends of sessions
+	ends   = 300
+)
+
+// endings waits for a line, and then records ends of sessions, each of which it prints.
+func endings(trail *audit.Trail) {
+	fmt.Println("open")
+	fmt.Scanln()
+	for i := range ends {
+		fmt.Println(i, trail.Append(ended(fmt.Sprint("ended-", i))))
 	}
 	select {}
 }

@@ -129,10 +129,15 @@ func (b *batch) addRecord(body []byte) {
 	b.close(append(b.open(), body...), start)
 }
 
-// add adds the line of a statement or a result.
+// add adds the line of what was in the spool.
 func (b *batch) add(e *entry) {
-	if e.kind == kindResult {
+	switch e.kind {
+	case kindResult:
 		b.addResult(e)
+		return
+	case kindRecord:
+		start := len(b.lines)
+		b.close(appendNumber(append(b.open(), e.text...), "statement_number", e.number), start)
 		return
 	}
 	start := len(b.lines)

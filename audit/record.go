@@ -209,7 +209,8 @@ type Asked struct {
 	Call            uint32        `json:"call,omitempty"`            // number within its session of what has results; they have the same
 	Redacted        bool          `json:"redacted,omitempty"`        // a password was replaced
 
-	// StatementNumber grows from one statement to the next. It numbers places in the spool, so it has gaps.
+	// StatementNumber grows from one statement to the next. It numbers places in the spool, so it has gaps. Other records that
+	// came by way of the spool have it, too.
 	StatementNumber uint64 `json:"statement_number,omitempty"`
 }
 

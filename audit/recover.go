@@ -18,7 +18,7 @@ func (t *Trail) openLeftSpool(last Record) (*spool, error) {
 	if left == nil || err != nil {
 		return nil, err
 	}
-	if n := last.StatementNumber; (last.Event == SessionStatement || last.Event == StatementResult) && n >= left.drained && n < left.end() {
+	if n := last.StatementNumber; n > 0 && n >= left.drained && n < left.end() {
 		left.drain(n + left.slotsAt(n))
 	}
 	return left, nil
@@ -58,20 +58,24 @@ func (s *spool) nextRecord(slot uint64) (e entry, after uint64, lost int, ok boo
 // recoverSpool writes what a dead process has left in its spool to the trail, after a record that announces it. It can
 // die at any point and be done again.
 func (t *Trail) recoverSpool(left *spool) error {
-	found, lost := 0, 0
+	found, records, lost := 0, 0, 0
 	for slot, more := left.drained, true; more; {
 		var n int
-		if _, slot, n, more = left.nextRecord(slot); more {
+		var e entry
+		if e, slot, n, more = left.nextRecord(slot); more && e.kind == kindRecord {
+			records++
+		} else if more {
 			found++
 		}
 		lost += n
 	}
-	if found+lost == 0 {
+	if found+records+lost == 0 {
 		return nil
 	}
 	err := t.writeRecord(Record{Event: TrailRecovered, Detail: map[string]string{
 		"spool":                filepath.Base(left.path),
 		"statements_recovered": fmt.Sprint(found),
+		"records_recovered":    fmt.Sprint(records),
 		"statements_dropped":   fmt.Sprint(lost),
 	}})
 	if err != nil {

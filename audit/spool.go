@@ -1,20 +1,23 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"math/bits"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
 )
 
-// spool is where statements wait until the writer moves them into the trail: a file of fixed size that is mapped
+// spool is where statements, and records of what has happened, wait until the writer moves them into the trail: a file of fixed size that is mapped
 // (MAP_SHARED) and used as a ring. What is in it is the kernel's, so it outlives the process, and putting it there needs
 // no system call and no lock. Where the file is: see place.go.
 //
@@ -352,8 +355,14 @@ func readEntry(b []byte, crc uint32) (e entry, ok bool) {
 	e.text = cut(int(min(binary.LittleEndian.Uint32(fixed[28:]), MaxStatementText+1)))
 	ok = ok && fixed[38] <= 1 && fixed[39]|fixed[42]|fixed[43] == 0 && e.length >= 0 && e.took >= 0 && e.kind > 0 && int(e.kind) < len(statementKinds) &&
 		len(e.text) <= MaxStatementText && len(e.name) <= MaxStatementName && len(e.portal) <= MaxStatementName &&
+		(e.kind != kindRecord || isBody(e.text)) &&
 		crc32.Checksum(b[:len(b)-len(rest)], castagnoli) == crc
 	return e, ok
+}
+
+// isBody reports whether a text can be a line's body: it must not end the line, nor the record.
+func isBody(text []byte) bool {
+	return bytes.IndexByte(text, '\n') < 0 && json.Valid(slices.Concat([]byte("{"), text, []byte("}")))
 }
 
 // drain counts the slots below end as drained: they are in the trail.

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/testdisk"
 )
@@ -146,5 +148,50 @@ func TestKilledWhileTheDiskIsFrozen(t *testing.T) {
 		if len(got[name]) < n {
 			t.Errorf("%s was told of %d statements, the trail has %d", name, n, len(got[name]))
 		}
+	}
+}
+
+// What a process has recorded of the ends of sessions while its disk was frozen outlives it as well, once and in order.
+func TestEndsOutliveAFrozenDisk(t *testing.T) {
+	t.Parallel()
+	disk := testdisk.New(t)
+	file := filepath.Join(disk.Folder, "trail.jsonl")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(exe)
+	child.Env = append(os.Environ(), childFile+"="+file+"|"+ending)
+	in, inErr := child.StdinPipe()
+	out, outErr := child.StdoutPipe()
+	if err := errors.Join(inErr, outErr, child.Start()); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() || lines.Text() != "open" {
+		t.Fatalf("child: %s", lines.Text())
+	}
+	disk.Freeze()
+	fmt.Fprintln(in)
+	for i := range ends {
+		if !lines.Scan() || lines.Text() != fmt.Sprint(i, " <nil>") {
+			t.Fatalf("child: %s", lines.Text())
+		}
+	}
+	child.Process.Signal(syscall.SIGKILL)
+	disk.Thaw() // its writer dies only then
+	child.Wait()
+	open(t, file).Close()
+	var want, got []string
+	for i := range ends {
+		want = append(want, fmt.Sprint("ended-", i))
+	}
+	for _, r := range records(t, file) {
+		if r.Event == audit.SessionEnd {
+			got = append(got, r.Session)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
 	}
 }

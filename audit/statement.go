@@ -39,11 +39,13 @@ const (
 
 var statementKinds = [...]StatementKind{
 	1: StatementQuery, StatementParse, StatementBind, StatementFunctionCall, StatementCopyData, StatementMore,
-	StatementMoreValues, "", // the last is kindResult, of which no Statement can be
+	StatementMoreValues, "", "", // the last two are kindResult and kindRecord, of which no Statement can be
 }
 
-// kindResult is the kind of a Result's entry.
-const kindResult = 8
+const (
+	kindResult = 8 // of a Result's entry
+	kindRecord = 9 // of a record of something else, whose text is the body that encode has made
+)
 
 // hasValues says that records of the kind have parameters and no text.
 func (k StatementKind) hasValues() bool {

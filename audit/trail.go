@@ -203,8 +203,9 @@ func (t *Trail) recover(torn []byte) error {
 // once when the disk has not answered for that long already; then the record may still get into the trail.
 //
 // A record of what has happened, or of what takes access away ([Event.Announces] is false), is only handed to the
-// writer: Append never waits for the disk, and returns nil unless the record is none or the queue is full. A record that
-// can't be written is kept and tried again, so that it is lost only with this process; Log is told.
+// writer: Append never waits for the disk, and returns nil unless the record is none or the queue is full. It goes by way
+// of the spool, as statements do, so that it survives this process. Where there is none, or it is half full, the record
+// waits in memory. One that can't be written is tried again; Log is told.
 func (t *Trail) Append(r Record) error {
 	err := t.append(r)
 	if err != nil {
@@ -222,6 +223,9 @@ func (t *Trail) append(r Record) error {
 		return err
 	}
 	if !r.Event.Announces() {
+		if t.keep(body) {
+			return nil
+		}
 		return t.queue.submit(&task{body: body, keep: true})
 	}
 	return t.ask(context.Background(), &task{body: body}, announceWait)

@@ -178,6 +178,20 @@ func (t *Trail) statement(ctx context.Context, e *entry) error {
 	}
 }
 
+// keep puts the body of a record where this process's death can't reach it, if there is room that statements don't need.
+func (t *Trail) keep(body []byte) bool {
+	s := t.spool.Load()
+	if s == nil || len(body) > MaxStatementText || s.used() > int64(len(s.mem)/2) {
+		return false
+	}
+	if _, err := s.record(&entry{kind: kindRecord, text: body}); err != nil {
+		return false
+	}
+	t.wake.Store(wakeNow)
+	signal(t.woken)
+	return true
+}
+
 // clone is an entry that belongs to nobody else.
 func (e *entry) clone() *entry {
 	c := *e

@@ -12,16 +12,28 @@ import (
 // skewTolerated is a difference of clocks that the way to the store alone can make.
 const skewTolerated = 250 * time.Millisecond
 
-// Refresh reads the store and puts in force what it says.
+// Refresh reads the store, puts in force what it says, and waits until how far that is has been written down.
 func (s *Service) Refresh(ctx context.Context) error {
+	number, err := s.refresh(ctx)
+	if err := s.marks.Wait(number); err != nil {
+		s.log.Error(markBehind, "error", err)
+	}
+	return err
+}
+
+// markBehind is a mark that could not be written. It is tried again.
+const markBehind = "how far the state has come can't be written down: after a restart a restored copy could pass for the state"
+
+// refresh is Refresh without the wait. It returns the number of the mark, 0 if that has not moved.
+func (s *Service) refresh(ctx context.Context) (number uint64, err error) {
 	if s.cfg.Store == nil {
-		return nil
+		return 0, nil
 	}
 	s.refreshing.Lock()
 	defer s.refreshing.Unlock()
 	snapshot, skew, err := s.load(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	other, err := s.another(ctx, snapshot)
 	if err == nil && other {
@@ -30,15 +42,12 @@ func (s *Service) Refresh(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	s.read(snapshot, skew)
-	if err := s.remember(snapshot); err != nil {
-		// It is tried again; until then a restored copy could pass for the state after a restart.
-		s.log.Error("a restored copy of the state could not be told from the state", "error", err)
-	}
+	number = s.remember(snapshot)
 	s.release()
-	return nil
+	return number, nil
 }
 
 // read puts in force what was read.

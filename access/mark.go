@@ -32,17 +32,14 @@ func readMark(file string) (mark, error) {
 	return m, wholefile.Read(file, &m)
 }
 
-// remember moves the mark to a snapshot that is newer. Refresh calls it, one at a time, after the snapshot was put in force:
-// the snapshot may end access, and the mark's disk may not answer.
-func (s *Service) remember(snapshot *Snapshot) error {
+// remember moves the mark to a snapshot that is newer. refresh calls it, one at a time, after the snapshot was put in force: the
+// snapshot may end access, and the mark's disk may not answer. Who wants the mark to be written waits for the number.
+func (s *Service) remember(snapshot *Snapshot) (number uint64) {
 	if snapshot.Revision <= s.mark.Revision {
-		return nil
+		return 0
 	}
 	s.mark = mark{snapshot.Revision, snapshot.Token, snapshot.LastID, snapshot.Locks}
-	if err := s.marks.Wait(s.marks.Keep(s.mark)); err != nil {
-		return fmt.Errorf("writing down how far the state has come: %w", err)
-	}
-	return nil
+	return s.marks.Keep(s.mark)
 }
 
 // another reports whether the store has another history than the one in which the mark was made.

@@ -21,8 +21,14 @@ func (s *Service) Run(ctx context.Context) {
 
 // keep follows the store.
 func (s *Service) keep(ctx context.Context) {
+	behind := false
 	for {
 		s.marks.Again()
+		err := s.marks.Trouble()
+		if err != nil && !behind { // it is tried again
+			s.log.Error(markBehind, "error", err)
+		}
+		behind = err != nil
 		s.look(ctx)
 		s.due(ctx)
 		wait := time.NewTimer(s.untilNext())
@@ -68,7 +74,8 @@ func (s *Service) lookNow(ctx context.Context) error {
 	if current {
 		return nil
 	}
-	return s.Refresh(ctx)
+	_, err = s.refresh(ctx) // what another gate ends next must not wait for the mark's disk
+	return err
 }
 
 // untilNext is how long nothing is due, at most until the next poll.

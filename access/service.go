@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -98,6 +99,19 @@ func New(cfg Config) (*Service, error) {
 	s.stale = cfg.Store != nil // until it has been read
 	s.force()
 	return s, nil
+}
+
+// Close returns once the files of locks and of the mark are written, or says what a later start will not know. It waits for a disk
+// for two seconds or so. Run must have ended, or been given up.
+func (s *Service) Close() error {
+	var err error
+	if lost := s.lockFile.Flush(); lost != nil {
+		err = fmt.Errorf("%s lacks the last change of locks, lock again after the next start: %w", s.cfg.LockFile, lost)
+	}
+	if lost := s.marks.Flush(); lost != nil {
+		err = errors.Join(err, fmt.Errorf("writing down how far the state has come in %s: %w", s.cfg.MarkFile, lost))
+	}
+	return err
 }
 
 // SetFiles puts the policy of changed files in force, with what was granted under it.

@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -47,7 +48,11 @@ func TestEndsWhileTheDiskIsFrozen(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); alone.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-ended })
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+		_ = errors.Join(w.service.Close(), alone.Close()) // nobody writes to the disk any more
+	})
 
 	disk.Freeze()
 	t.Cleanup(disk.Thaw)
@@ -89,6 +94,34 @@ func TestEndsWhileTheDiskIsFrozen(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// In the moment in which the mark's disk stops answering, what another gate revokes next is not a moment late.
+func TestRevocationsFollowEachOther(t *testing.T) {
+	t.Parallel()
+	disk := testdisk.New(t)
+	w := newWorld(t)
+	other := w.service
+	first, second := w.granted("dave", "READ_WRITE"), w.granted("bob", "READ_WRITE")
+	w.folder = disk.Folder
+	w.service, w.live = w.gate(w.store)
+	w.tick()
+	if err := w.service.Close(); err != nil {
+		t.Fatal(err)
+	}
+	disk.Freeze()
+	t.Cleanup(func() { disk.Thaw(); _ = w.service.Close() })
+	began := time.Now()
+	for _, r := range []*access.Request{first, second} {
+		if _, err := other.Stop(t.Context(), access.Actor{Name: "carol"}, r.ID, "no"); err != nil {
+			t.Fatal(err)
+		}
+		w.service.Look(t.Context())
+		w.wantMay(r.User, "no_grant")
+	}
+	if took := time.Since(began); took > 1500*time.Millisecond { // a disk is waited for two seconds
+		t.Errorf("it took %v", took)
+	}
 }
 
 // aloneGate is a gate without a store, whose locks are beside the trail.

@@ -38,8 +38,20 @@ type Store struct {
 // New returns the store in a database, whose tables are brought up to date before they are used first.
 func New(db *sql.DB, dialect Dialect) *Store { return &Store{conn: db, dialect: dialect} }
 
-// Close closes the database.
-func (s *Store) Close() error { return s.conn.Close() }
+// closeWait is how long a statement that nobody waits for any more may take to end.
+const closeWait = 2 * time.Second
+
+// Close closes the database. Its error says that a statement still goes on, as on a disk that does not answer: what that was to
+// change may be kept or not.
+func (s *Store) Close() error {
+	err := s.conn.Close()
+	for deadline := time.Now().Add(closeWait); s.conn.Stats().OpenConnections > 0; time.Sleep(closeWait / 200) {
+		if time.Now().After(deadline) {
+			return errors.Join(err, errors.New("a statement goes on: the state's disk, or its server, does not answer"))
+		}
+	}
+	return err
+}
 
 // db is the database, with its tables up to date.
 func (s *Store) db(ctx context.Context) (*sql.DB, error) {

@@ -102,6 +102,22 @@ func (k *Keeper) Wait(number uint64) error {
 	}
 }
 
+// Trouble is why the last content could not be written, or ErrStalled when that takes too long.
+func (k *Keeper) Trouble() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.since.IsZero() && time.Since(k.since) >= keeperWait {
+		return ErrStalled
+	}
+	return k.err
+}
+
+// Flush waits as Wait does for what was put last. Its error says that the file lacks that.
+func (k *Keeper) Flush() error {
+	number, _, _ := k.State()
+	return k.Wait(number)
+}
+
 // State tells how many contents were put, whether one is being written, and whether the last could not be.
 func (k *Keeper) State() (number uint64, busy, failed bool) {
 	k.mu.Lock()

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,10 +25,6 @@ import (
 	"github.com/hourgate/hourgate/roles"
 	"github.com/hourgate/hourgate/secrets"
 )
-
-// settleTimeout is how long the end of the program waits for roles to be settled, after the last session has ended. The
-// next start sweeps what is left.
-const settleTimeout = 10 * time.Second
 
 // Gate is the running program: it wires the packages together and holds what a reload changes.
 type Gate struct {
@@ -188,18 +183,8 @@ func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan o
 		return errors.Join(err, ops.close(), listener.Close(), g.close())
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
 	g.fleet.Start(background)
-	running.Go(func() { g.watch(background, reload) })
-	running.Go(func() { g.discover(background) })
-	running.Go(func() { g.access.Run(background) })
-	if operators != nil {
-		running.Go(func() { g.server.ServeOperators(descriptors.Listener{Listener: operators}) })
-	}
-	for _, run := range g.background {
-		running.Go(func() { run(background) })
-	}
-	running.Go(func() { g.giveBack(background) })
+	running := g.beside(background, reload, operators)
 
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(listener) }()
@@ -214,40 +199,36 @@ func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan o
 	case <-ctx.Done():
 	}
 	ops.ready.Store(false)
-	g.drain()
+	left := g.drain()
 	if operators != nil {
-		err = errors.Join(err, operators.Close())
+		running = append(running, begin("the admin socket", func() {
+			if err := operators.Close(); err != nil {
+				g.log.Error("the admin socket could not be closed", "error", err)
+			}
+		}))
 	}
 	stop()
-	running.Wait()
 	if errors.Is(err, proxy.ErrServerClosed) {
 		err = nil
 	}
-	return errors.Join(err, ops.close(), g.trail.Append(audit.Record{Event: audit.ProxyStopped}), g.close())
+	return errors.Join(err, ops.close(), g.finish(running, left))
 }
 
-// close closes what New has opened.
-func (g *Gate) close() error {
-	var err error
-	for _, c := range g.closers {
-		err = errors.Join(err, c())
+// beside begins what runs beside the sessions.
+func (g *Gate) beside(ctx context.Context, reload <-chan os.Signal, operators net.Listener) []part {
+	running := []part{
+		begin("the configuration's and the policy's files", func() { g.watch(ctx, reload) }),
+		begin("the names of discovered servers", func() { g.discover(ctx) }),
+		begin("state, locks and their files", func() { g.access.Run(ctx) }),
+		begin("what was lent", func() { g.giveBack(ctx) }),
 	}
-	return errors.Join(err, g.trail.Close())
-}
-
-// drain lets sessions finish their transactions, then settles all roles.
-func (g *Gate) drain() {
-	timeout := time.Duration(g.drainTimeout.Load())
-	g.log.Info("draining", "timeout", timeout)
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	if err := g.server.Shutdown(ctx); err != nil {
-		g.log.Warn("sessions were cut off at the end of the drain", "error", err)
+	if operators != nil {
+		running = append(running, begin("the admin socket", func() { g.server.ServeOperators(descriptors.Listener{Listener: operators}) }))
 	}
-	ctx, cancel = context.WithTimeout(context.Background(), settleTimeout)
-	defer cancel()
-	g.fleet.Close(ctx)
-	g.log.Info("gate closed")
+	for _, run := range g.background {
+		running = append(running, begin("notifications and the state's secret", func() { run(ctx) }))
+	}
+	return running
 }
 
 // load reads the certificate that clients are shown and the authorities for theirs.

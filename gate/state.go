@@ -43,6 +43,7 @@ func (g *Gate) openAccess(ctx context.Context, set *policy.Set) error {
 	if g.access, err = access.New(cfg); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
+	g.closers = append(g.closers, g.access.Close)
 	if err := g.openNotifications(store); err != nil {
 		return err
 	}

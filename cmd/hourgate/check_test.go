@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,4 +47,26 @@ func writeConfig(t *testing.T, yaml string) (file string) {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// serve tells a wrong configuration from a panic, after which it has to be started again, and the unit knows the difference.
+func TestServeWithAWrongConfiguration(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("listen: nowhere\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"serve", "--config", file}, strings.NewReader(""), &stdout, &stderr); code != exitConfig || !strings.Contains(stderr.String(), file+":1:") {
+		t.Errorf("got exit code %d and %s", code, &stderr)
+	}
+	unit, err := os.ReadFile("../../deploy/systemd/hourgate.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{fmt.Sprintf("\nRestartPreventExitStatus=%d\n", exitConfig), "\nRestart=on-failure\n", "\nRemoveIPC=no\n"} {
+		if !strings.Contains(string(unit), want) {
+			t.Errorf("the unit has no %q", want)
+		}
+	}
 }

@@ -23,6 +23,10 @@ const (
 	exitOK      = 0
 	exitRuntime = 1
 	exitUsage   = 2 // the command line, the configuration or the policy is wrong
+
+	// exitConfig is that of serve with a wrong configuration or policy: EX_CONFIG of sysexits.h. It is not 2, with which a Go program
+	// ends that panics: a service manager must start that again, and this one not.
+	exitConfig = 78
 )
 
 func main() {
@@ -60,7 +64,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	var problems strictyaml.Problems
 	var failure *runtimeError
 	var refused *refusedError
+	var unfit *unfitError
 	switch {
+	case errors.As(err, &unfit):
+		fmt.Fprintln(shown, err)
+		return exitConfig
 	case errors.As(err, &refused):
 		fmt.Fprintf(shown, "hourgate: %v\n", err)
 		return exitRefused

@@ -32,7 +32,7 @@ func serveCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, set, err := gate.Load(file)
 			if err != nil {
-				return err
+				return &unfitError{err}
 			}
 			reload := make(chan os.Signal, 1)
 			signal.Notify(reload, syscall.SIGHUP)
@@ -70,6 +70,11 @@ func serveCommand() *cobra.Command {
 	configFlag(cmd, &file)
 	return cmd
 }
+
+// unfitError is what is wrong in what serve was to run with.
+type unfitError struct{ error }
+
+func (e *unfitError) Unwrap() error { return e.error }
 
 // tellSystemd says that the gate is ready, that it still lives, which is until watching is done, and when it begins to
 // stop, which is when serving is done.

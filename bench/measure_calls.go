@@ -21,12 +21,13 @@ const callsMeasure = "calls"
 
 // Quantities of callsMeasure, for one transaction.
 const (
-	quantityReads       = "reads"
-	quantityEmpty       = "empty" // calls that failed, such as reads of an empty socket
-	quantityWrites      = "writes"
-	quantityWaits       = "waits"
-	quantityOthers      = "others"
-	quantityAllocations = "allocations" // Hourgate only
+	quantityReads           = "reads"
+	quantityEmpty           = "empty" // calls that failed, such as reads of an empty socket
+	quantityWrites          = "writes"
+	quantityWaits           = "waits"
+	quantityOthers          = "others"
+	quantityAllocations     = "allocations"      // Hourgate only
+	quantityIdleAllocations = "idle allocations" // a second, with nothing to do
 )
 
 // measureCalls counts system calls, which slows everything down, and Hourgate's allocations.
@@ -45,7 +46,8 @@ func measureCalls(ctx context.Context, r *rig) error {
 			return err
 		}
 		if p.ops != "" {
-			if quantities[quantityAllocations], err = r.countAllocations(ctx, p); err != nil {
+			quantities[quantityAllocations], quantities[quantityIdleAllocations], err = r.countAllocations(ctx, p)
+			if err != nil {
 				return err
 			}
 		}
@@ -172,25 +174,34 @@ func callKind(name string, c *calls) *int {
 }
 
 // countAllocations reads the Go runtime's counter around few and around many transactions, so that connecting and the
-// question itself cancel out.
-func (r *rig) countAllocations(ctx context.Context, p *proxy) (float64, error) {
+// question itself cancel out, and around a while with none: what the process allocates by the clock is not the transactions'.
+func (r *rig) countAllocations(ctx context.Context, p *proxy) (each, idle float64, err error) {
 	const few = 100
 	many := few + 5*r.mode.traced
-	var counts [3]float64
-	var err error
-	if counts[0], err = scrape(ctx, p.ops, "go_memstats_mallocs_total"); err != nil {
-		return 0, err
-	}
-	for i, transactions := range []int{few, many} {
-		if err := r.transact(ctx, p, transactions); err != nil {
-			return 0, err
+	var counts, took [5]float64
+	for i, during := range []func() error{
+		func() error { return nil },
+		func() error { return nil }, // the question alone
+		func() error { return r.transact(ctx, p, few) },
+		func() error { return r.transact(ctx, p, many) },
+		func() error { return sleep(ctx, idleTime) },
+	} {
+		began := time.Now()
+		if err := during(); err != nil {
+			return 0, 0, err
 		}
-		if counts[i+1], err = scrape(ctx, p.ops, "go_memstats_mallocs_total"); err != nil {
-			return 0, err
+		took[i] = time.Since(began).Seconds()
+		if counts[i], err = scrape(ctx, p.ops, "go_memstats_mallocs_total"); err != nil {
+			return 0, 0, err
 		}
 	}
-	return ((counts[2] - counts[1]) - (counts[1] - counts[0])) / float64(many-few), nil
+	grown := func(i int) float64 { return counts[i] - counts[i-1] }
+	idle = (grown(4) - grown(1)) / took[4]
+	return (grown(3) - grown(2) - idle*(took[3]-took[2])) / float64(many-few), idle, nil
 }
+
+// idleTime is how long allocations are counted while nothing happens.
+const idleTime = 2 * time.Second
 
 // scrape reads one metric without labels from the operator port.
 func scrape(ctx context.Context, ops, metric string) (float64, error) {

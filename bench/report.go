@@ -354,7 +354,8 @@ func (d *report) calls() {
 	d.paragraph("## System calls and allocations")
 	d.paragraph(`For a transaction of one client, simple protocol, as strace counts them; strace slows the proxy down. Failed reads are
 those that found nothing. Waits are epoll_wait and its like; others include futex, nanosleep and epoll_ctl. Allocations
-are what Go's runtime counts in the whole process, without strace; a transaction is five messages.`)
+are what Go's runtime counts in the whole process, without strace, less what it counts in the same time with nothing to do;
+a transaction is five messages.`)
 	d.header("", "reads", "failed reads", "writes", "waits", "others", "allocations")
 	for _, name := range d.r.names(callsMeasure) {
 		cells := []string{title(name)}
@@ -368,6 +369,9 @@ are what Go's runtime counts in the whole process, without strace; a transaction
 		d.row(cells...)
 	}
 	d.paragraph("")
+	if idle := d.of(callsMeasure, quantityIdleAllocations); !math.IsNaN(idle) {
+		d.paragraph(fmt.Sprintf("With nothing to do, Hourgate allocates %s times a second, for looks at its files, its clock and its servers.", thousands(int(idle))))
+	}
 }
 
 func (d *report) goBenchmarks() {

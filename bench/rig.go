@@ -121,7 +121,7 @@ var fullMode = mode{
 		{"prepared", 32},
 	},
 	rounds: 5, window: time.Second, loginWindow: 2 * time.Second, firstLogins: 40, bulkBytes: 400e6,
-	sessions: []int{1000, 10_000}, settling: time.Second, later: 59 * time.Second, traced: 1000, benchTime: time.Second,
+	sessions: []int{1000, 10_000}, settling: time.Second, later: 59 * time.Second, traced: 1000, benchTime: 500 * time.Millisecond,
 	ends: []int{500, 5000},
 }
 

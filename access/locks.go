@@ -158,7 +158,7 @@ func (s *Service) setLocal(l Lock, on bool) (number uint64) {
 		s.local = append(s.local, l)
 	}
 	s.force()
-	return s.lockFile.Keep(lockFile{s.local})
+	return s.lockFile.Put(lockFile{s.local})
 }
 
 func (s *Service) record(e audit.Event, l Lock) bool {
@@ -236,7 +236,7 @@ func (s *Service) readLocal() (taken bool, err error) {
 				local = append(local, l)
 			}
 		}
-		s.lockFile.Keep(lockFile{local})
+		s.lockFile.Put(lockFile{local})
 	}
 	s.local = local
 	s.force()

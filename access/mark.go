@@ -39,7 +39,7 @@ func (s *Service) remember(snapshot *Snapshot) (number uint64) {
 		return 0
 	}
 	s.mark = mark{snapshot.Revision, snapshot.Token, snapshot.LastID, snapshot.Locks}
-	return s.marks.Keep(s.mark)
+	return s.marks.Put(s.mark)
 }
 
 // another reports whether the store has another history than the one in which the mark was made.

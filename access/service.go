@@ -57,8 +57,8 @@ type Service struct {
 	metrics *metrics
 	wake    chan struct{} // something has changed
 
-	lockFile *wholefile.Keeper // of local
-	marks    *wholefile.Keeper // of mark
+	lockFile *wholefile.Writer // of local
+	marks    *wholefile.Writer // of mark
 
 	refreshing sync.Mutex // held while the store is read, so that an older reading can't come after a newer one
 	mark       mark       // of refreshing
@@ -84,7 +84,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), wake: make(chan struct{}, 1),
-		lockFile: wholefile.NewKeeper(cfg.LockFile), marks: wholefile.NewKeeper(cfg.MarkFile), files: cfg.Files, snapshot: &Snapshot{}, news: make(chan struct{}), contact: cfg.Clock(),
+		lockFile: wholefile.NewWriter(cfg.LockFile), marks: wholefile.NewWriter(cfg.MarkFile), files: cfg.Files, snapshot: &Snapshot{}, news: make(chan struct{}), contact: cfg.Clock(),
 	}
 	s.metrics.expect(cfg.Files)
 	var err error

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hourgate/hourgate/internal/wholefile"
 )
 
 // source is one place that answers by itself: a region of an account, or a file.
@@ -61,8 +63,8 @@ type Discovery struct {
 
 	mu      sync.Mutex
 	names   *namer
-	named   chan struct{} // capacity 1: names were given
-	answers []*answer     // of sources, in their order; nil before the first
+	file    *wholefile.Writer // of names
+	answers []*answer         // of sources, in their order; nil before the first
 	report  Report
 }
 
@@ -72,7 +74,7 @@ func New(ctx context.Context, entries []Config, o Options) (*Discovery, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Discovery{log: o.Log, names: names, named: make(chan struct{}, 1)}
+	d := &Discovery{log: o.Log, names: names, file: wholefile.NewWriter(o.Names)}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -112,12 +114,13 @@ func (d *Discovery) Watch(ctx context.Context, apply func([]Integration)) {
 		if !started || ctx.Err() != nil {
 			return
 		}
-		if found, changed := d.merge(); changed {
+		found, changed := d.merge()
+		d.putNames()
+		if changed {
 			apply(found)
 		}
 	}
-	kept := make(chan struct{})
-	go func() { d.keepNames(ctx); close(kept) }()
+	running.Go(func() { d.keepNames(ctx) })
 	first.Add(len(d.sources))
 	for n := range d.sources {
 		running.Go(func() { d.follow(ctx, n, sync.OnceFunc(first.Done), update) })
@@ -135,10 +138,8 @@ func (d *Discovery) Watch(ctx context.Context, apply func([]Integration)) {
 	update()
 	running.Wait()
 	<-all
-	select {
-	case <-kept:
-	case <-time.After(keepLast):
-		d.log.Error("the names that servers were given are not written down, the disk does not answer")
+	if err := d.file.Flush(); err != nil {
+		d.log.Error("the names that servers were given are not written down", "error", err)
 	}
 }
 
@@ -246,12 +247,6 @@ func (d *Discovery) merge() (found []Integration, changed bool) {
 		}
 	}
 	d.names.name(found)
-	if d.names.dirty {
-		select {
-		case d.named <- struct{}{}:
-		default: // it is due already
-		}
-	}
 	changed = d.report.Integrations == nil || !slices.EqualFunc(found, d.report.Integrations, func(a, b Integration) bool { return a.equal(&b) })
 	d.report.Integrations = append([]Integration{}, found...)
 	d.metrics.found(found)

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hourgate/hourgate/internal/wholefile"
@@ -19,11 +18,10 @@ import (
 // more. A server elsewhere never gets it: grants that name it would open that server. All is in a file, so that the next
 // gate knows it, which may start while an account does not answer, or after a server is gone.
 type namer struct {
-	file  string            // "": what is given is forgotten at the end
 	taken map[string]bool   // by the configuration; no server that was found gets these
 	given map[string]name   // by what is given
 	has   map[string]string // what the server of that ID has, of given
-	dirty bool              // given is not as it was written
+	dirty bool              // given is not as it was put into the file
 }
 
 // name is one that was given.
@@ -38,13 +36,11 @@ const (
 	maxNames = 100_000
 	// keepAgain is how soon it is tried again to write the file.
 	keepAgain = 10 * time.Second
-	// keepLast is how long the end waits for the disk.
-	keepLast = 2 * time.Second
 )
 
 // newNamer reads the file, if there is one.
 func newNamer(taken []string, file string) (*namer, error) {
-	n := &namer{file: file, taken: make(map[string]bool), given: make(map[string]name), has: make(map[string]string)}
+	n := &namer{taken: make(map[string]bool), given: make(map[string]name), has: make(map[string]string)}
 	for _, t := range taken {
 		n.taken[t] = true
 	}
@@ -114,21 +110,25 @@ func (n *namer) free(used map[string]bool, wanted string, p Place) string {
 	return unique
 }
 
-// keepNames writes down what names were given, whenever that has changed, until ctx is done. It is no part of a look at the
-// servers: what a tag takes away does not wait for a disk.
+// putNames has the names written down, beside the work: what a tag takes away does not wait for a disk.
+func (d *Discovery) putNames() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.names.dirty {
+		d.names.dirty = false
+		d.file.Put(maps.Clone(d.names.given))
+	}
+}
+
+// keepNames tries again what could not be written, and logs the first failure and its end, until ctx is done.
 func (d *Discovery) keepNames(ctx context.Context) {
 	var failed error
-	for ctx.Err() == nil {
-		again := make(<-chan time.Time)
-		if failed != nil {
+	for {
+		next, err := d.file.Tried()
+		var again <-chan time.Time // nil: never
+		if err != nil {
 			again = time.After(keepAgain)
 		}
-		select {
-		case <-d.named:
-		case <-again:
-		case <-ctx.Done():
-		}
-		err := d.names.keep(&d.mu)
 		switch {
 		case err != nil && failed == nil:
 			d.log.Error("the names that servers were given can't be written down, trying again: the next start may give them to others", "error", err)
@@ -136,23 +136,12 @@ func (d *Discovery) keepNames(ctx context.Context) {
 			d.log.Info("the names that servers were given are written down")
 		}
 		failed = err
+		select {
+		case <-next:
+		case <-again:
+			d.file.Again()
+		case <-ctx.Done():
+			return
+		}
 	}
-}
-
-// keep writes the file if it lacks something. The names belong to mu.
-func (n *namer) keep(mu *sync.Mutex) error {
-	mu.Lock()
-	given, dirty := maps.Clone(n.given), n.dirty
-	n.dirty = false
-	mu.Unlock()
-	if !dirty {
-		return nil
-	}
-	err := wholefile.Write(n.file, given)
-	if err != nil {
-		mu.Lock()
-		n.dirty = true
-		mu.Unlock()
-	}
-	return err
 }

@@ -33,6 +33,9 @@ const (
 // run is the writer. A disk that does not answer holds up this goroutine, in a system call, and nobody else.
 func (t *Trail) run() {
 	defer close(t.stopped)
+	if !t.opts.Sync { // else each statement waits for it
+		giveWay(runtime.NumCPU())
+	}
 	every := t.opts.lookEvery
 	if every == 0 {
 		every = lookEvery

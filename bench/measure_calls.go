@@ -177,7 +177,7 @@ func callKind(name string, c *calls) *int {
 // question itself cancel out, and around a while with none: what the process allocates by the clock is not the transactions'.
 func (r *rig) countAllocations(ctx context.Context, p *proxy) (each, idle float64, err error) {
 	const few = 100
-	many := few + 5*r.mode.traced
+	many := few + 15*r.mode.traced // what goes on beside them gets the less weight
 	var counts, took [5]float64
 	for i, during := range []func() error{
 		func() error { return nil },

@@ -59,7 +59,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	var only, cores, proxies string
 	var names []string
-	for _, m := range measures {
+	for _, m := range slices.Concat(measures, growthMeasures) {
 		names = append(names, m.name)
 	}
 	flags.BoolVar(&o.full, "full", false, "measure for the record, about half an hour, and not for five minutes")
@@ -161,13 +161,15 @@ func measureAll(ctx context.Context, o *options, stderr io.Writer) (results *Res
 		return nil, interrupted(ctx, err)
 	}
 	var errs []error
-	for _, place := range places {
-		for _, m := range measures {
-			if ctx.Err() != nil || !o.wants(m, place) {
-				continue
-			}
-			if err := r.measure(ctx, m, place); err != nil {
-				errs = append(errs, err)
+	for _, list := range [][]measure{measures, growthMeasures} {
+		for _, place := range places {
+			for _, m := range list {
+				if ctx.Err() != nil || !o.wants(m, place) {
+					continue
+				}
+				if err := r.measure(ctx, m, place); err != nil {
+					errs = append(errs, err)
+				}
 			}
 		}
 	}
@@ -232,6 +234,10 @@ var measures = []measure{
 	{"calls", pinnedOnly, measureCalls},
 	{"memory", pinnedOnly, measureMemory},
 	{"go", pinnedOnly, measureGo},
+}
+
+// growthMeasures come last, since they leave thousands of roles on the server.
+var growthMeasures = []measure{
 	{"many-logins", unpinnedOnly, measureManyLogins},
 	{"many-people", unpinnedOnly, measureManyPeople},
 	{"many-integrations", unpinnedOnly, measureManyIntegrations},

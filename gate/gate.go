@@ -20,6 +20,7 @@ import (
 	"github.com/hourgate/hourgate/internal/descriptors"
 	"github.com/hourgate/hourgate/internal/discover"
 	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/internal/wholefile"
 	"github.com/hourgate/hourgate/policy"
 	"github.com/hourgate/hourgate/proxy"
 	"github.com/hourgate/hourgate/roles"
@@ -233,14 +234,18 @@ func (g *Gate) beside(ctx context.Context, reload <-chan os.Signal, operators ne
 
 // load reads the certificate that clients are shown and the authorities for theirs.
 func (t TLS) load() (cert tls.Certificate, clientCAs *x509.CertPool, err error) {
-	cert, err = tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-	if err != nil {
+	chain, chainErr := wholefile.Content(t.CertFile)
+	key, keyErr := wholefile.Content(t.KeyFile)
+	if err := errors.Join(chainErr, keyErr); err != nil {
+		return cert, nil, err
+	}
+	if cert, err = tls.X509KeyPair(chain, key); err != nil {
 		return cert, nil, err
 	}
 	if t.ClientCAFile == "" {
 		return cert, nil, nil
 	}
-	pem, err := os.ReadFile(t.ClientCAFile)
+	pem, err := wholefile.Content(t.ClientCAFile)
 	if err != nil {
 		return cert, nil, fmt.Errorf("client_ca_file: %w", err)
 	}

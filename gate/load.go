@@ -10,13 +10,14 @@ import (
 
 	"github.com/hourgate/hourgate/internal/strictyaml"
 	"github.com/hourgate/hourgate/internal/upstream"
+	"github.com/hourgate/hourgate/internal/wholefile"
 	"github.com/hourgate/hourgate/policy"
 )
 
 // LoadConfig reads and checks a configuration. The error is strictyaml.Problems with all that is wrong in it; what could
 // be read is returned with it.
 func LoadConfig(file string) (Config, error) {
-	data, err := os.ReadFile(file)
+	data, err := wholefile.Content(file)
 	if err != nil {
 		return defaultConfig(), strictyaml.Problems{unreadableConfig(file, err)}
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -287,4 +288,33 @@ func TestConfigurationIsReloaded(t *testing.T) {
 		_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "more")
 		return err == nil
 	})
+}
+
+// Pipes in place of files hold nobody up: a grant that is withdrawn meanwhile ends.
+func TestPipesInPlaceOfFiles(t *testing.T) {
+	t.Parallel()
+	g := gatetest.Start(t, pgtest.Start(t, 16).Database(t), gatetest.Options{Grants: gatetest.Grant("work")})
+	session := g.Connect(t, "orders")
+	configs, err := filepath.Glob(filepath.Join(g.Folder, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaced := 0
+	for _, file := range append(configs, filepath.Join(g.Folder, "trail.jsonl.locks")) {
+		switch name := filepath.Base(file); {
+		case name == "policy.yaml" || strings.HasPrefix(name, "trail.jsonl") && name != "trail.jsonl.locks":
+			continue
+		}
+		_ = os.Remove(file)
+		if err := syscall.Mkfifo(file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replaced++
+	}
+	if replaced < 3 {
+		t.Fatalf("only %d files were replaced: %v", replaced, configs)
+	}
+	eventually.True(t, "the configuration can't be read", func() bool { return strings.Contains(g.Logs.String(), "not a regular file") })
+	g.SetGrants(t, bobs("others"))
+	wantRevoked(t, session)
 }

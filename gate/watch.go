@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hourgate/hourgate/internal/descriptors"
+	"github.com/hourgate/hourgate/internal/strictyaml"
+	"github.com/hourgate/hourgate/internal/wholefile"
 )
 
 // Watched files are looked at, and not listened to: a look by name sees everything that notifications of the file system
@@ -209,10 +211,10 @@ func mayPass(err error) bool {
 // hashFile adds a file. Its error is one that may pass.
 func hashFile(h hash.Hash, file string) error {
 	info, err := os.Stat(file)
-	if err != nil || !info.Mode().IsRegular() { // a pipe would wait for a writer
+	if err != nil || !info.Mode().IsRegular() || info.Size() > strictyaml.MaxSize { // the last two are no policy, which a reload says
 		return nil
 	}
-	content, err := os.ReadFile(file)
+	content, err := wholefile.Content(file)
 	switch {
 	case mayPass(err):
 		return err

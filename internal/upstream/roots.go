@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"github.com/hourgate/hourgate/internal/wholefile"
 )
 
 // The values of Config.RootCert that are no file.
@@ -78,7 +80,7 @@ func newRoots(rootCert string) *watched[*anchors] {
 		}}
 	}
 	return &watched[*anchors]{files: []string{rootCert}, load: func() (*anchors, error) {
-		data, err := os.ReadFile(rootCert)
+		data, err := wholefile.Content(rootCert) // a pipe there must not hold up whoever ends access
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +97,12 @@ func clientCertOf(certFile, keyFile string) *watched[*tls.Certificate] {
 		return nil
 	}
 	return &watched[*tls.Certificate]{files: []string{certFile, keyFile}, load: func() (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+		chain, chainErr := wholefile.Content(certFile)
+		key, keyErr := wholefile.Content(keyFile)
+		if err := errors.Join(chainErr, keyErr); err != nil {
+			return nil, err
+		}
+		cert, err := tls.X509KeyPair(chain, key)
 		return &cert, err
 	}}
 }

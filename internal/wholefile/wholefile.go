@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/hourgate/hourgate/internal/descriptors"
 )
@@ -18,7 +20,7 @@ func Read(file string, v any) error {
 	if file == "" {
 		return nil
 	}
-	data, err := os.ReadFile(file)
+	data, err := Content(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -29,6 +31,29 @@ func Read(file string, v any) error {
 		return fmt.Errorf("reading %s: %w", file, err)
 	}
 	return nil
+}
+
+// maxContent bounds what is read of a file: far more than any of ours has.
+const maxContent = 64 << 20
+
+// Content is os.ReadFile for files that somebody else may put something in place of: what is no regular file is an error, and not
+// something to wait for, as a pipe without a writer would be. So is one of more than 64 MiB.
+func Content(file string) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, &fs.PathError{Op: "reading", Path: file, Err: errors.New("not a regular file")}
+	case info.Size() > maxContent:
+		return nil, &fs.PathError{Op: "reading", Path: file, Err: fmt.Errorf("larger than %d MiB", maxContent>>20)}
+	}
+	return io.ReadAll(io.LimitReader(f, maxContent))
 }
 
 // Write replaces a file (JSON, mode 0600) whole or not at all, also when the machine loses power.

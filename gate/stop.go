@@ -39,18 +39,19 @@ func begin(name string, run func()) part {
 
 // await waits for parts to end, and names those that don't within a limit.
 func await(limit time.Duration, parts ...part) (left []string) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
 	over := make(chan struct{})
+	timer := time.AfterFunc(limit, func() { close(over) })
+	defer timer.Stop()
 	for _, p := range parts {
 		select {
 		case <-p.ended:
-			continue
-		case <-timer.C:
-			close(over)
 		case <-over:
+			select {
+			case <-p.ended: // long ago
+			default:
+				left = append(left, p.name)
+			}
 		}
-		left = append(left, p.name)
 	}
 	return left
 }

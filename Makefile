@@ -65,11 +65,11 @@ fuzz: ## fuzz everything that reads untrusted bytes; FUZZTIME=60s or 10000000x e
 	scripts/fuzz '$(FUZZTIME)' '$(FUZZ)'
 
 faults: ## break server, legs, gate and disk at each moment of a session, and write the table of docs/reliability.md
-	scripts/install
-	go test -tags faults -count=1 -parallel 4 -run 'TestFaults|TestTable' -timeout 1h ./faults -args -update
+	scripts/install && scripts/install faults
+	go test -tags faults -count=1 -parallel 4 -run 'TestFaults|TestTable|TestStop' -timeout 1h ./faults -args -update
 
 soak: ## work under short grants for SOAK=1h while something breaks every few seconds (SEED=1), and print slopes
-	scripts/install
+	scripts/install && scripts/install faults
 	HOURGATE_SOAK=$(SOAK) HOURGATE_SEED=$(SEED) go test -tags faults -count=1 -run TestSoak -timeout 24h -v ./faults
 
 roles: ## run the tests of roles on PostgreSQL 13 to 18, of which `make test` runs some on three versions only

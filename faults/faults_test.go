@@ -34,6 +34,8 @@ type fault struct {
 	onDisk      bool // the trail is on a disk of its own
 	withReplica bool // the server has a replica
 	withState   bool // the gate has a state, in PostgreSQL
+	withFiles   bool // the gate has a state, in a file, and somebody who may lock
+	synced      bool // each record of the trail is forced to the disk
 	away        bool // nothing of the gate's can reach the server until it is mended
 	mute        bool // the client can't be told
 	over        bool // the grant is over for the gate as soon as it is struck
@@ -103,6 +105,11 @@ var allFaults = []fault{
 	{name: "trail's disk frozen", onDisk: true, strike: func(r *rig) func() { r.disk.Freeze(); return r.disk.Thaw }},
 	{name: "trail's disk full", onDisk: true, strike: fillDisk},
 	{name: "trail's disk read-only", onDisk: true, strike: func(r *rig) func() { return r.disk.Protect() }},
+
+	{name: "disks hang for fsync", withFiles: true, synced: true, strike: hangs("fsync,fdatasync")},
+	{name: "disks hang for rename", withFiles: true, strike: hangs("rename,renameat,renameat2")},
+	{name: "disks hang for open and unlink", withFiles: true, strike: hangs("openat,unlinkat,unlink", ".", "policy.yaml", "config.yaml", "secret.json",
+		"trail.jsonl", "trail.jsonl.spool", "trail.jsonl.locks", "trail.jsonl.state", "state.db", "state.db-wal", "state.db-journal")},
 
 	{name: "server failed over", away: true, withReplica: true, strike: failOver},
 	{name: "secret store away", strike: func(r *rig) func() {

@@ -42,6 +42,9 @@ type rig struct {
 	disk     *testdisk.Disk // holds the trail, if the fault is about it
 	replica  *pgtest.Server // of db's server, if the fault is about it
 	program  string         // that is run; "" is gatetest.Binary
+
+	operators string // YAML of who may lock
+
 	until    time.Time
 	marker   string
 	marks    atomic.Int32
@@ -63,7 +66,14 @@ func newRig(t *testing.T, major int, f fault) *rig {
 	if f.withState {
 		options.Config["state"] = r.newState()
 	}
+	if f.withFiles {
+		r.operators = "operators: {users: [" + gatetest.Bob + "]}\n"
+		options.Config["state"] = "{file: " + filepath.Join(r.gate.Folder, "state.db") + "}"
+	}
 	r.config = r.gate.Configure(t, options)
+	if f.synced {
+		r.reconfigure("audit: {file: trail.jsonl}", "audit: {file: trail.jsonl, sync: true}")
+	}
 	r.reconfigure(fmt.Sprintf("port: %d", server.Port), fmt.Sprintf("port: %d", r.upstream.port()))
 	if f.withReplica {
 		r.replica = server.Replica(t)
@@ -113,7 +123,7 @@ func (r *rig) grants() string {
 
 // setGrants writes the policy, which differs each time, so that the gate reads it again.
 func (r *rig) setGrants() {
-	r.gate.SetGrants(r.t, fmt.Sprintf("%s  # written %d times before\n", r.grants(), r.writes.Add(1)-1))
+	r.gate.SetGrants(r.t, fmt.Sprintf("%s%s  # written %d times before\n", r.grants(), r.operators, r.writes.Add(1)-1))
 }
 
 // newState makes a database for the state, behind a leg of its own, and returns the configuration's part about it.

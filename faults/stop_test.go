@@ -82,26 +82,62 @@ func TestStopWhileADiskIsFrozen(t *testing.T) {
 	}
 }
 
+// A stop ends, and the process with it, although a disk answers no fsync. Such a disk, unlike one that is frozen, lets go of whom the
+// process kills.
+func TestStopWhileADiskHangs(t *testing.T) {
+	gatetest.Binary(t)
+	for name, calls := range map[string]string{"fsync": "fsync,fdatasync", "rename": "rename,renameat,renameat2", "unlink": "unlink,unlinkat"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStopping(t, "nowhere")
+			session := s.connect("orders")
+			s.exec(session, "/* before */ SELECT 1")
+			mend := hang(t, s.pid, calls, "")
+			s.lock()
+			s.exec(session, "/* meanwhile */ SELECT 1")
+			began := time.Now()
+			_ = s.process.Process.Signal(syscall.SIGTERM)
+			ended := make(chan error, 1)
+			go func() { ended <- s.process.Wait() }()
+			select {
+			case err := <-ended:
+				t.Logf("stopped after %v: %v", time.Since(began).Round(10*time.Millisecond), err)
+				if err == nil {
+					t.Error("the status does not say that something was amiss")
+				}
+			case <-time.After(drains + stopLimit):
+				t.Error("it does not stop")
+			}
+			mend()
+			s.wantNoPower()
+			s.wantWhole()
+		})
+	}
+}
+
 func newStopping(t *testing.T, on string) *stopping {
 	t.Helper()
 	s := &stopping{t: t, gate: gatetest.New(t, pgtest.New(t, 17, pgtest.Options{}).Database(t)), disk: testdisk.New(t)}
 	state := filepath.Join(s.gate.Folder, "state.db")
 	trail := filepath.Join(s.gate.Folder, "trail.jsonl")
-	if on == "state" {
+	switch on {
+	case "state":
 		state = filepath.Join(s.disk.Folder, "state.db")
-	} else if err := os.Symlink(filepath.Join(s.disk.Folder, "trail.jsonl"), trail); err != nil {
-		t.Fatal(err)
+	case "trail":
+		if err := os.Symlink(filepath.Join(s.disk.Folder, "trail.jsonl"), trail); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.config = s.gate.Configure(t, gatetest.Options{
 		Grants: gatetest.Grant("work") + "operators: {users: [" + gatetest.Bob + "]}\n",
 		Config: map[string]string{"drain_timeout": drains.String(), "state": "{file: " + state + "}"},
 	})
-	s.start()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log of the gate:\n%s", s.gate.Logs)
 		}
 	})
+	s.start()
 	return s
 }
 

@@ -1,0 +1,90 @@
+//go:build faults
+
+package faults
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hourgate/hourgate/internal/gatetest"
+)
+
+// hangs is a fault in which system calls hang; see hang. While it lasts the gate is told to reload, and to lock somebody out.
+func hangs(calls string, files ...string) func(r *rig) func() {
+	return func(r *rig) (mend func()) {
+		mend = hang(r.t, r.process.Process.Pid, calls, r.gate.Folder, files...)
+		_ = r.process.Process.Signal(syscall.SIGHUP)
+		go r.lockOut()
+		return mend
+	}
+}
+
+// hang makes system calls of a process hang, as a network disk does that answers some of them and not others. The process knows
+// nothing of it: strace(1) stops each thread that makes such a call, until the fault is mended. Files, if any are named, are those it
+// is about, in a folder. It is an error if nothing has hung.
+func hang(t *testing.T, pid int, calls, folder string, files ...string) (mend func()) {
+	t.Helper()
+	seen := filepath.Join(t.TempDir(), "strace")
+	args := []string{
+		"-f", "-p", fmt.Sprint(pid), "-o", seen,
+		"-e", "trace=" + calls, "-e", fmt.Sprintf("inject=%s:delay_enter=%d", calls, time.Hour.Microseconds()),
+	}
+	for _, file := range files {
+		args = append(args, "-P", filepath.Join(folder, file))
+	}
+	cmd := exec.Command(strace(), args...)
+	said, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Errorf("strace: %v", err)
+		return nil
+	}
+	lines := bufio.NewScanner(said)
+	for lines.Scan() && !strings.Contains(lines.Text(), "attached") {
+	}
+	return func() {
+		_ = cmd.Process.Signal(syscall.SIGINT) // it lets all threads go on
+		for lines.Scan() {
+		}
+		_ = cmd.Wait()
+		if made, err := os.ReadFile(seen); err != nil || !strings.Contains(string(made), "(") {
+			t.Errorf("nothing hung: %v\n%s", err, made)
+		}
+	}
+}
+
+// strace is the machine's, or that of `scripts/install faults`.
+func strace() string {
+	if program, err := exec.LookPath("strace"); err == nil {
+		return program
+	}
+	return filepath.Join(cmp.Or(os.Getenv("HOURGATE_CACHE"), "/var/tmp/hourgate"), "faults", "bin", "strace")
+}
+
+// lockOut has the state and the file of locks written.
+func (r *rig) lockOut() {
+	ctx, cancel := context.WithTimeout(context.Background(), hangLimit)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, fmt.Sprintf("host=localhost port=%s user=%s password='%s' dbname=hourgate sslmode=verify-full sslrootcert=%s",
+		r.gate.Addr[strings.LastIndex(r.gate.Addr, ":")+1:], gatetest.Bob, gatetest.BobPassword, r.gate.CA))
+	if err != nil {
+		return // its record may hang
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, "LOCK USER '"+gatetest.Bob+"' REASON 'a disk hangs'"); ctx.Err() != nil {
+		r.t.Errorf("LOCK was not answered: %v", err)
+	}
+}

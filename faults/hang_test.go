@@ -55,9 +55,18 @@ func hang(t *testing.T, pid int, calls, folder string, files ...string) (mend fu
 	lines := bufio.NewScanner(said)
 	for lines.Scan() && !strings.Contains(lines.Text(), "attached") {
 	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for lines.Scan() {
+		}
+	}()
 	return func() {
 		_ = cmd.Process.Signal(syscall.SIGINT) // it lets all threads go on
-		for lines.Scan() {
+		select {
+		case <-gone:
+		case <-time.After(5 * time.Second): // it does not, of a process that ends meanwhile
+			_ = cmd.Process.Kill()
 		}
 		_ = cmd.Wait()
 		if made, err := os.ReadFile(seen); err != nil || !strings.Contains(string(made), "(") {

@@ -6,7 +6,7 @@
 // runs on another. The contestants take turns within each round, and what is compared are the ratios within a round: the
 // machine's mood cancels out.
 //
-// `make bench` runs it for five minutes, `make bench BENCH=full` for the record. It needs Linux.
+// `make bench` runs it for ten minutes, `make bench BENCH=full` for the record. It needs Linux.
 package main
 
 import (
@@ -62,7 +62,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	for _, m := range slices.Concat(measures, growthMeasures) {
 		names = append(names, m.name)
 	}
-	flags.BoolVar(&o.full, "full", false, "measure for the record, about half an hour, and not for five minutes")
+	flags.BoolVar(&o.full, "full", false, "measure for the record, about half an hour, and not for ten minutes")
 	flags.StringVar(&only, "only", "", "measures, with commas between: "+strings.Join(names, ", "))
 	flags.StringVar(&cores, "cores", "", "on what to measure, with commas between: "+strings.Join(places, ", ")+" (some measures are for one only)")
 	flags.StringVar(&proxies, "proxies", "hourgate,pgbouncer,haproxy", "proxies, with commas between")

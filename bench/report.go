@@ -44,7 +44,7 @@ func render(r *Results, notes string) string {
 func (d *report) introduce() {
 	d.paragraph("# Benchmarks")
 	d.paragraph(`Hourgate beside PgBouncer in session mode, the newest that Debian has, HAProxy that passes TCP through, and a direct
-connection. ` + "`make bench BENCH=full`" + ` measures and writes this page; ` + "`make bench`" + ` prints a shorter one in six
+connection. ` + "`make bench BENCH=full`" + ` measures and writes this page; ` + "`make bench`" + ` prints a shorter one in ten
 minutes. What is not a figure or a table of figures comes from bench/report.go and bench/notes.md.`)
 	d.paragraph(`On all cores, client, proxy and PostgreSQL run where the kernel puts them, as in use. On one core they share it, so
 that all CPU time counts; what does not say otherwise was measured so. The contestants take turns within a round, each

@@ -27,7 +27,7 @@ func measureGo(ctx context.Context, r *rig) error {
 	if err != nil {
 		return err
 	}
-	line := append(r.pinned(), "go", "test", "-run", "^$", "-bench", goBenchmarks, "-benchmem", "-benchtime", r.mode.benchTime.String(),
+	line := append(r.pinned(), "go", "test", "-run", "^$", "-bench", goBenchmarks, "-benchmem", "-benchtime", r.mode.benchTime.String(), "-timeout", "4m",
 		"./audit", "./internal/burst", "./policy", "./proxy")
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	cmd.Dir = root

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -354,7 +355,11 @@ func BenchmarkReceive(b *testing.B) {
 		if name == "pipe" || name == "TLS behind a layer" {
 			continue
 		}
+		looped := strings.HasSuffix(name, "in a loop")
 		b.Run(name+"/bursts", func(b *testing.B) {
+			if looped { // package testing has taken away the P that a loop brings with it
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1))
+			}
 			near, far := connect(b)
 			benchmark(b, far, func() {
 				burst.Receive(near, func(got []byte, err error) burst.Next {
@@ -363,6 +368,9 @@ func BenchmarkReceive(b *testing.B) {
 				})
 			})
 		})
+		if looped {
+			continue // nothing else may read from those
+		}
 		b.Run(name+"/reads", func(b *testing.B) {
 			near, far := connect(b)
 			benchmark(b, far, func() {

@@ -13,9 +13,11 @@ import (
 //go:embed notes.md
 var notes string
 
-// note ends a section of the report.
+// note ends a section of the report, if there is one.
 func (d *report) note(section string) {
-	d.WriteString(noteOf(d.notes, section))
+	if strings.Contains(d.String(), "## "+section) {
+		d.WriteString(noteOf(d.notes, section))
+	}
 }
 
 // noteOf finds what a section's heading is followed by, up to the next heading.

@@ -39,6 +39,9 @@ func Transient(err error) bool {
 	return false
 }
 
+// Exhausted reports that the server lacks something that it may have again soon: room on its disk, memory, connection slots.
+func Exhausted(err error) bool { return strings.HasPrefix(SQLState(err), "53") }
+
 // lockRetries is how often Retry tries.
 const lockRetries = 5
 

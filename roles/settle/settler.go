@@ -127,7 +127,7 @@ func passes(err error) bool {
 	if one := errors.Unwrap(err); one != nil {
 		return passes(one)
 	}
-	return admin.Transient(err) || admin.Passing(err) || errors.Is(err, errInside) || errors.Is(err, errVacuum) || errors.Is(err, errTrail) ||
+	return admin.Transient(err) || admin.Passing(err) || admin.Exhausted(err) || errors.Is(err, errInside) || errors.Is(err, errVacuum) || errors.Is(err, errTrail) ||
 		errors.Is(err, context.DeadlineExceeded) // one try has its limit, which says nothing of the next
 }
 

@@ -109,7 +109,7 @@ func (r *rig) measureSessions(ctx context.Context, name string, upstream, wanted
 		return err
 	}
 	if sessions > realSessions {
-		if err := r.measureBeside(ctx, p, 0); err != nil {
+		if err := r.measureBeside(ctx, p, 0, 0); err != nil {
 			return err
 		}
 		if before, err = readMemory(p.process); err != nil {
@@ -128,7 +128,7 @@ func (r *rig) measureSessions(ctx context.Context, name string, upstream, wanted
 	}
 	each := func(before, after int) float64 { return float64(after-before) / float64(sessions) }
 	if sessions > realSessions {
-		if err := r.measureBeside(ctx, p, sessions); err != nil {
+		if err := r.measureBeside(ctx, p, wanted, sessions); err != nil {
 			return err
 		}
 	}
@@ -153,17 +153,20 @@ func (r *rig) measureSessions(ctx context.Context, name string, upstream, wanted
 func besideMeasure(idle int) string { return fmt.Sprintf("growth/idle/%d", idle) }
 
 // measureBeside has busySessions busy sessions beside idle ones, each with one question after the other, which the stub answers.
-func (r *rig) measureBeside(ctx context.Context, p *proxy, idle int) error {
+// There are as many idle ones as open files allow, wanted at most.
+func (r *rig) measureBeside(ctx context.Context, p *proxy, wanted, idle int) error {
 	script := r.file("question.sql")
 	if err := os.WriteFile(script, []byte("SELECT abalance FROM pgbench_accounts WHERE aid = 1;\n"), 0o600); err != nil {
 		return err
 	}
 	for range r.mode.rounds {
-		t, err := r.runPgbench(ctx, p, pgbench{measure: besideMeasure(idle), window: r.mode.window}, "-f", script, "-c", strconv.Itoa(busySessions))
+		t, err := r.runPgbench(ctx, p, pgbench{measure: besideMeasure(wanted), window: r.mode.window}, "-f", script, "-c", strconv.Itoa(busySessions))
 		if err != nil {
 			return err
 		}
-		r.results.add(besideMeasure(idle), p.name, t.quantities())
+		quantities := t.quantities()
+		quantities["sessions"] = float64(idle)
+		r.results.add(besideMeasure(wanted), p.name, quantities)
 	}
 	return nil
 }

@@ -31,11 +31,12 @@ func (d *report) idleSessions() {
 	if d.r.Values[idle] == nil {
 		return
 	}
+	count := thousands(int(median(d.r.values(idle, d.r.names(idle)[0], "sessions"))))
 	d.paragraph(fmt.Sprintf(`%d busy sessions, each with one question after the other, which the stub answers, beside none and beside %s idle ones; one core.
-The two were measured one after the other and not in turns.`, busySessions, thousands(many)))
+The two were measured one after the other and not in turns.`, busySessions, count))
 	d.header("", "idle sessions", "proxy's CPU, µs", "per second", "p50, µs", "p99, µs")
 	for _, name := range d.r.names(idle) {
-		for _, measure := range []struct{ idle, measure string }{{"0", besideMeasure(0)}, {thousands(many), idle}} {
+		for _, measure := range []struct{ idle, measure string }{{"0", besideMeasure(0)}, {count, idle}} {
 			cells := []string{title(name), measure.idle}
 			for _, quantity := range []string{quantityCPU, quantityRate, quantityP50, quantityP99} {
 				cells = append(cells, number(median(d.r.values(measure.measure, name, quantity))))

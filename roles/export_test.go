@@ -51,6 +51,6 @@ func (k *Keeper) Heeded(role string) bool {
 }
 
 // Before has fn called before each statement of the admin. To be set before the keeper is used.
-func (k *Keeper) Before(fn func()) {
-	k.pool.Before = func(*admin.Conn, string) error { fn(); return nil }
+func (k *Keeper) Before(fn func(statement string)) {
+	k.pool.Before = func(_ *admin.Conn, statement string) error { fn(statement); return nil }
 }

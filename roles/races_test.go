@@ -112,7 +112,7 @@ func raceTheEnd(t *testing.T, db *pgtest.Database, stepwise bool) {
 		}
 		steps.Wait()
 	}
-	st.Before(func() {
+	st.Before(func(string) {
 		if stepwise && ending.Load() && raced.Load() < raceLimit && turn.CompareAndSwap(false, true) {
 			round()
 			raced.Add(1)
@@ -140,7 +140,7 @@ func raceTheEnd(t *testing.T, db *pgtest.Database, stepwise bool) {
 	}
 	waitForLong(t, time.Minute, "the first try is over", st.tried)
 	ending.Store(false)
-	st.look(t, plot{}, st.made(t), nil)
+	st.look(t, plot{}, st.made(t), ended, nil)
 	t.Logf("the first try was over after %v; %d things were tried, before %d statements", time.Since(ended), number.Load(), raced.Load())
 	if stepwise && raced.Load() < 10 {
 		t.Errorf("only %d statements were raced", raced.Load())
@@ -153,4 +153,51 @@ func raceTheEnd(t *testing.T, db *pgtest.Database, stepwise bool) {
 	st.letGo(t, plot{})
 	st.none(t, "what is left with the profile", "SELECT count(*) FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid WHERE d.deptype = 'o' AND r.rolname = $1", st.names["PROFILE"])
 	st.none(t, "what is left", "SELECT count(*) FROM pg_proc WHERE proname ~ '_[0-9]+$' AND pg_get_userbyid(proowner) ~ '^(hg_tenant_|hourgate_|unknown)'")
+}
+
+// TestEndIsRacedAtTheWorstMoment has somebody whom the tenant made a member of its role hand the membership on just before it is
+// revoked, and make a function as its profile just after stock was taken. On 15 and later nobody can be made a member.
+func TestEndIsRacedAtTheWorstMoment(t *testing.T) {
+	t.Parallel()
+	moments := map[string]struct {
+		follows string // the part of a statement after which, or before which, it happens
+		after   bool
+		does    []string
+	}{
+		"membership": {follows: "REVOKE ", does: []string{"GRANT ME TO MATE WITH ADMIN OPTION"}},
+		"function":   {follows: "What there is to do besides dropping the role", after: true, does: []string{"SET ROLE PROFILE", "CREATE FUNCTION public.guest() " + racerLeak}},
+	}
+	for _, major := range []int{13, 14} {
+		for name, moment := range moments {
+			t.Run(fmt.Sprintf("PostgreSQL %d/%s", major, name), func(t *testing.T) {
+				t.Parallel()
+				st := newStage(t, pgtest.Start(t, major).Database(t))
+				var ending, seen, came atomic.Bool
+				st.Before(func(statement string) {
+					if !ending.Load() || came.Load() {
+						return
+					}
+					if now := strings.Contains(statement, moment.follows); moment.after && now && seen.CompareAndSwap(false, true) || !now && !seen.Load() {
+						return
+					}
+					came.Store(true)
+					for _, s := range moment.does {
+						_, _ = st.conns["BOB"].Exec(t.Context(), st.sql(s))
+					}
+				})
+				st.begin(t, plot{tenant: []string{"GRANT ME TO BOB WITH ADMIN OPTION", "CREATE TABLE held (i int)", "GRANT ALL ON held TO ALLY"}})
+				st.as(t, "ALLY", []string{"BEGIN", "SELECT * FROM HOME.held"}) // so that the role stays for a while
+				st.as(t, "BOB", []string{"SELECT 1"})
+				ending.Store(true)
+				st.end(t, policy.Access{})
+				waitForLong(t, 20*time.Second, "the first try is over", st.tried)
+				if !came.Load() {
+					t.Error("the moment never came")
+				}
+				st.none(t, "members of the role", "SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid JOIN pg_roles o ON o.oid = m.member WHERE r.rolname = $1 AND o.rolname !~ '^admin_'", st.names["ME"])
+				st.none(t, "functions with the profile's rights", "SELECT count(*) FROM pg_proc WHERE prosecdef AND pg_get_userbyid(proowner) = $1", st.names["PROFILE"])
+				st.letGo(t, plot{})
+			})
+		}
+	}
 }

@@ -86,7 +86,7 @@ func TestManyEnds(t *testing.T) {
 }
 
 // manyGrants is a policy with so many people, each with a grant.
-func manyGrants(t *testing.T, f *fixture, count int) *policy.Set {
+func manyGrants(t testing.TB, f *fixture, count int) *policy.Set {
 	t.Helper()
 	var users, grants strings.Builder
 	for i := range count {

@@ -88,9 +88,11 @@ end-faults: ## let each statement of a role's end fail once, in each way, on Pos
 	scripts/install
 	HOURGATE_FAULTS=all HOURGATE_STRICT=1 go test -count 1 -run TestEachStatementOfTheEndFailsOnce -timeout 60m -v ./roles
 
-ends: ## let 500 grants end in one second, and 5,000 roles: figures
+ends: ## let 500 grants end in one second, and 500 to 5,000 roles without a session; and profiles for each lease: figures
 	scripts/install
 	HOURGATE_ENDS=500 go test -count 1 -run TestManyEnds -v -timeout 30m ./roles
+	go test -count 1 -run xxx -bench 'BenchmarkManyRoles' -benchtime 1x -timeout 30m ./roles
+	go test -count 1 -run xxx -bench 'BenchmarkProfiles' -benchtime 20x -timeout 30m ./roles
 
 large: ## settle a role with two million large objects: figures
 	scripts/install

@@ -10,10 +10,10 @@
 -- an older one. The evidence is a lock, from a transaction that began before, on a relation on which the session's own user has no right
 -- that fits the lock while the role or its groups had one, or on a view of the owners. Rights on a partitioned table are rights on
 -- its partitions. To call a function takes no lock: where the role could call one that the session's user can't, being in a
--- transaction is enough.
+-- transaction is enough, unless he may make roles, as the admin of another gate.
 WITH rights AS (SELECT oid FROM pg_roles WHERE rolname = ANY ($3::text[])
 ), sessions AS (
-	SELECT a.pid, a.usesysid, a.backend_start, a.usename, a.client_addr, a.application_name
+	SELECT a.pid, a.usesysid, a.backend_start, a.usename, a.client_addr, a.application_name, u.rolcreaterole
 	  FROM pg_stat_activity a JOIN pg_roles u ON u.oid = a.usesysid
 	 WHERE (a.xact_start < $2 OR a.xact_start IS NULL) AND a.datname = current_database() AND a.pid <> pg_backend_pid() AND NOT u.rolsuper
 	   AND a.usesysid <> ALL ($1::oid[]) AND u.rolname NOT IN (session_user, current_user)
@@ -55,7 +55,7 @@ WITH rights AS (SELECT oid FROM pg_roles WHERE rolname = ANY ($3::text[])
 	                          AND has_table_privilege(e.usesysid, v.oid, 'SELECT, INSERT, UPDATE, DELETE'))
 	UNION
 	SELECT s.pid FROM sessions s
-	 WHERE EXISTS (SELECT FROM pg_locks l WHERE l.pid = s.pid AND l.locktype = 'virtualxid' AND l.granted)
+	 WHERE NOT s.rolcreaterole AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = s.pid AND l.locktype = 'virtualxid' AND l.granted)
 	   AND EXISTS (SELECT FROM guarded f WHERE NOT has_function_privilege(s.usesysid, f.oid, 'EXECUTE'))
 )
 SELECT s.pid, s.usesysid, coalesce(s.backend_start, '-infinity'), s.usename::text, coalesce(host(s.client_addr), 'local'), coalesce(s.application_name, '')

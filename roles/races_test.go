@@ -82,6 +82,9 @@ func (r *racer) step(ctx context.Context, st *stage, count int, number *atomic.I
 // raceLimit is how many statements of the end are raced one by one. Retries of what the races make fail come after that.
 const raceLimit = 60
 
+// raceTime is how long they are: a try that takes longer than its limit is no first try that is over, on a machine that is slow.
+const raceTime = 10 * time.Second
+
 // TestEndIsRaced has everybody make things while the tenant's grant ends: before each statement of the end, or in circles as fast
 // as they can. After the end nobody can do anything with what came of it. Each major has one of both, or both with
 // HOURGATE_MAJORS=all (make roles).
@@ -105,6 +108,7 @@ func raceTheEnd(t *testing.T, db *pgtest.Database, stepwise bool) {
 	all := racers()
 	var number, raced atomic.Int64
 	var ending, turn atomic.Bool
+	var ended time.Time // set before ending is
 	round := func() {
 		var steps sync.WaitGroup
 		for _, r := range all {
@@ -113,7 +117,7 @@ func raceTheEnd(t *testing.T, db *pgtest.Database, stepwise bool) {
 		steps.Wait()
 	}
 	st.Before(func(string) {
-		if stepwise && ending.Load() && raced.Load() < raceLimit && turn.CompareAndSwap(false, true) {
+		if stepwise && ending.Load() && raced.Load() < raceLimit && time.Since(ended) < raceTime && turn.CompareAndSwap(false, true) {
 			round()
 			raced.Add(1)
 			turn.Store(false)
@@ -124,7 +128,7 @@ func raceTheEnd(t *testing.T, db *pgtest.Database, stepwise bool) {
 	for range 6 {
 		round()
 	}
-	ended := time.Now()
+	ended = time.Now()
 	ending.Store(true)
 	st.end(t, policy.Access{})
 	if !stepwise {

@@ -234,12 +234,8 @@ func (g *Gate) beside(ctx context.Context, reload <-chan os.Signal, operators ne
 
 // load reads the certificate that clients are shown and the authorities for theirs.
 func (t TLS) load() (cert tls.Certificate, clientCAs *x509.CertPool, err error) {
-	chain, chainErr := wholefile.Content(t.CertFile)
-	key, keyErr := wholefile.Content(t.KeyFile)
-	if err := errors.Join(chainErr, keyErr); err != nil {
-		return cert, nil, err
-	}
-	if cert, err = tls.X509KeyPair(chain, key); err != nil {
+	cert, err = wholefile.KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
 		return cert, nil, err
 	}
 	if t.ClientCAFile == "" {

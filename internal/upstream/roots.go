@@ -97,12 +97,7 @@ func clientCertOf(certFile, keyFile string) *watched[*tls.Certificate] {
 		return nil
 	}
 	return &watched[*tls.Certificate]{files: []string{certFile, keyFile}, load: func() (*tls.Certificate, error) {
-		chain, chainErr := wholefile.Content(certFile)
-		key, keyErr := wholefile.Content(keyFile)
-		if err := errors.Join(chainErr, keyErr); err != nil {
-			return nil, err
-		}
-		cert, err := tls.X509KeyPair(chain, key)
+		cert, err := wholefile.KeyPair(certFile, keyFile)
 		return &cert, err
 	}}
 }

@@ -2,6 +2,7 @@
 package wholefile
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,6 +55,19 @@ func Content(file string) ([]byte, error) {
 		return nil, &fs.PathError{Op: "reading", Path: file, Err: fmt.Errorf("larger than %d MiB", maxContent>>20)}
 	}
 	return io.ReadAll(io.LimitReader(f, maxContent))
+}
+
+// KeyPair is [tls.LoadX509KeyPair] for such files.
+func KeyPair(certFile, keyFile string) (tls.Certificate, error) {
+	chain, err := Content(certFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := Content(keyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(chain, key)
 }
 
 // Write replaces a file (JSON, mode 0600) whole or not at all, also when the machine loses power.

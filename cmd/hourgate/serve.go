@@ -40,11 +40,8 @@ func serveCommand() *cobra.Command {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(garbagePercent)
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
-			// After the first signal the default action is back, so that a second one ends the process.
-			go func() { <-ctx.Done(); stop() }()
-
 			listener, err := systemd.Listener()
 			if err != nil {
 				return failed(err)
@@ -92,4 +89,20 @@ func tellSystemd(watching, serving context.Context, g *gate.Gate, log *slog.Logg
 		}
 	}()
 	tell(systemd.Watch(watching, g.Alive))
+}
+
+// untilSignal returns a context that the first SIGTERM or SIGINT ends. The second ends the process as if nobody listened, whatever
+// the first has begun.
+func untilSignal(parent context.Context) (ctx context.Context, stop context.CancelFunc) {
+	ctx, stop = context.WithCancel(parent)
+	signals := make(chan os.Signal, 2) // none is lost between the two
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-signals
+		stop()
+		second := <-signals
+		signal.Reset(syscall.SIGTERM, syscall.SIGINT)
+		_ = syscall.Kill(os.Getpid(), second.(syscall.Signal)) // what Notify sends are these
+	}()
+	return ctx, stop
 }

@@ -13,7 +13,7 @@ import (
 
 // BenchmarkManyRoles measures what a role costs where there are many (make ends): to make it, and to settle all at once.
 func BenchmarkManyRoles(b *testing.B) {
-	for _, major := range []int{13, 18} {
+	for _, major := range []int{13, 15, 18} {
 		for _, count := range []int{500, 1500, 5000} {
 			b.Run(fmt.Sprintf("PostgreSQL %d/%d", major, count), func(b *testing.B) {
 				live := &policy.Live{}
@@ -46,7 +46,7 @@ func BenchmarkManyRoles(b *testing.B) {
 // BenchmarkProfiles measures what decision 50 is about: a lease that is a member of a profile that all share, and one that has a profile of
 // its own, with a GRANT on each table. Growth is what is written to the catalogs that hold privileges.
 func BenchmarkProfiles(b *testing.B) {
-	for _, major := range []int{13, 18} {
+	for _, major := range []int{13, 15, 18} {
 		for _, tables := range []int{100, 1000} {
 			for _, own := range []bool{false, true} {
 				b.Run(fmt.Sprintf("PostgreSQL %d/%d tables/own %t", major, tables, own), func(b *testing.B) {

@@ -228,14 +228,15 @@ func (s *settlement) drop(ctx context.Context) error {
 }
 
 // verify looks for everything by OID that could still carry the role. That it granted memberships shows in pg_shdepend from 16
-// on; before, powerless looked for them.
+// on; before, powerless looked for them. pg_stat_activity would ask for each session what the admin may see of it, which takes
+// milliseconds where he is a member of thousands of roles and has just dropped one.
 func (s *settlement) verify(ctx context.Context) error {
 	var left []string
 	err := s.c.QueryOne(ctx, `
 		SELECT array_remove(ARRAY[
 			(SELECT 'role' WHERE EXISTS (SELECT FROM pg_roles WHERE oid = $1)),
 			(SELECT 'dependency' WHERE EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1)),
-			(SELECT 'session' WHERE EXISTS (SELECT FROM pg_stat_activity WHERE usesysid = $1)),
+			(SELECT 'session' WHERE EXISTS (SELECT FROM pg_stat_get_backend_idset() b WHERE pg_stat_get_backend_userid(b) = $1)),
 			(SELECT 'membership' WHERE EXISTS (SELECT FROM pg_auth_members WHERE roleid = $1) OR EXISTS (SELECT FROM pg_auth_members WHERE member = $1))
 		], NULL)`, []any{s.oid}, &left)
 	if err == nil && len(left) > 0 {

@@ -347,13 +347,16 @@ func (st *Settler) terminate(ctx context.Context, c *admin.Conn, ends []*end) er
 	return nil
 }
 
-// signal terminates the backends of the roles but for those in one state, if that is not empty.
+// signal terminates the backends of the roles but for those in one state, if that is not empty. See verify for why it doesn't
+// read pg_stat_activity.
 func signal(ctx context.Context, c *admin.Conn, ends []*end, but string) (map[uint32]int, time.Time, error) {
 	var closed time.Time
 	counts := make(map[uint32]int)
 	rows, err := c.Query(ctx, `
 		SELECT s.oid, count(a.pid) FILTER (WHERE pg_terminate_backend(a.pid))::int, clock_timestamp()
-		  FROM unnest($1::oid[]) s(oid) LEFT JOIN pg_stat_activity a ON a.usesysid = s.oid AND ($2 = '' OR a.state <> $2) GROUP BY 1`, oids(ends), but)
+		  FROM unnest($1::oid[]) s(oid)
+		  LEFT JOIN (SELECT pg_stat_get_backend_pid(b) AS pid, pg_stat_get_backend_userid(b) AS usesysid FROM pg_stat_get_backend_idset() b) a
+		         ON a.usesysid = s.oid AND ($2 = '' OR (SELECT state FROM pg_stat_get_activity(a.pid)) <> $2) GROUP BY 1`, oids(ends), but)
 	if err != nil {
 		return nil, closed, err
 	}

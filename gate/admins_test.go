@@ -56,8 +56,11 @@ func TestManyIntegrationsOnOneServer(t *testing.T) {
 		return len(connected.FindAllString(page, -1)) == integrations
 	})
 	var sessions sync.WaitGroup
+	turns := make(chan struct{}, 8) // so that none waits for longer than a log-in may take, on a machine that is slow
 	for i := range used {
 		sessions.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
 			conn, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, fmt.Sprintf("i%d", i))
 			if err != nil {
 				t.Errorf("i%d: %v", i, err)

@@ -10,11 +10,11 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,7 +91,7 @@ func newReader(t *testing.T) *reader {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()
-	listen, ops := freePort(t), freePort(t)
+	listen, ops := strconv.Itoa(pgtest.FreePort()), strconv.Itoa(pgtest.FreePort())
 	return &reader{
 		folder: folder,
 		names: strings.NewReplacer(
@@ -179,15 +179,4 @@ func sections(text string) string {
 		b.WriteString(strings.ReplaceAll(anchor, " ", "-") + "\n")
 	}
 	return b.String()
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	return port
 }

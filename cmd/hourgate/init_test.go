@@ -294,10 +294,5 @@ func (s *newServer) contents(t *testing.T) string {
 // freeAddress is one that nobody listens on, as far as can be told.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(pgtest.FreePort()))
 }

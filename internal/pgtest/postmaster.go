@@ -36,7 +36,7 @@ func (s *Server) start() error {
 	defer s.mu.Unlock()
 	for deadline := time.Now().Add(startTimeout); ; time.Sleep(pollInterval) {
 		if !s.started {
-			s.Port = freePort()
+			s.Port = FreePort()
 		}
 		err := s.startOnce()
 		if err == nil {
@@ -140,9 +140,9 @@ func (p *postmaster) stop(signal syscall.Signal) error {
 	}
 }
 
-// freePort returns a port that nobody listens on. It is below the range from which Linux takes the ports
-// of outgoing connections (32768 and up), so that none of those takes it while the server restarts.
-func freePort() int {
+// FreePort returns a port that nobody listens on. It is below the range from which Linux takes the ports
+// of outgoing connections (32768 and up), so that none of those takes it before the server listens, or while it restarts.
+func FreePort() int {
 	for {
 		port := 20000 + rand.IntN(12000)                                                      //nolint:gosec // not a secret
 		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) //nolint:noctx // immediate

@@ -71,6 +71,11 @@ func endings(trail *audit.Trail) {
 	select {}
 }
 
+// ended is the record of a session's end.
+func ended(session string) audit.Record {
+	return audit.Record{Event: audit.SessionEnd, Subject: audit.Subject{Session: session}}
+}
+
 // TestKilled kills a process that records statements, wherever it is, again and again, also while it recovers what the
 // one before has left. What it was told is in the trail, in order, and nothing is there twice.
 func TestKilled(t *testing.T) {

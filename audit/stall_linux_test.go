@@ -30,11 +30,6 @@ func soon(t *testing.T, what string, f func()) {
 	}
 }
 
-// ended is the record of a session's end.
-func ended(session string) audit.Record {
-	return audit.Record{Event: audit.SessionEnd, Subject: audit.Subject{Session: session}}
-}
-
 // While the trail's disk is frozen, the program lives, sessions go on for as long as the spool has room, ends cost
 // nobody any time, and what must not begin without a record does not begin. After the thaw everything is in the trail.
 func TestFrozenDisk(t *testing.T) {

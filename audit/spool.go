@@ -17,9 +17,9 @@ import (
 	"unsafe"
 )
 
-// spool is where statements, and records of what has happened, wait until the writer moves them into the trail: a file of fixed size that is mapped
-// (MAP_SHARED) and used as a ring. What is in it is the kernel's, so it outlives the process, and putting it there needs
-// no system call and no lock. Where the file is: see place.go.
+// spool is where statements, and records of what has happened, wait until the writer moves them into the trail: a file of
+// fixed size that is mapped (MAP_SHARED) and used as a ring. What is in it is the kernel's, so it outlives the process, and
+// putting it there needs no system call and no lock. Where the file is: see place.go.
 //
 // # Layout
 //

@@ -92,17 +92,29 @@ func tellSystemd(watching, serving context.Context, g *gate.Gate, log *slog.Logg
 }
 
 // untilSignal returns a context that the first SIGTERM or SIGINT ends. The second ends the process as if nobody listened, whatever
-// the first has begun.
-func untilSignal(parent context.Context) (ctx context.Context, stop context.CancelFunc) {
-	ctx, stop = context.WithCancel(parent)
+// the first has begun. Nobody listens any more after stop, which is called once.
+func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2) // none is lost between the two
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	stopped := make(chan struct{})
 	go func() {
-		<-signals
-		stop()
-		second := <-signals
-		signal.Reset(syscall.SIGTERM, syscall.SIGINT)
-		_ = syscall.Kill(os.Getpid(), second.(syscall.Signal)) // what Notify sends are these
+		select {
+		case <-signals:
+			cancel()
+		case <-stopped:
+			return
+		}
+		select {
+		case second := <-signals:
+			signal.Reset(syscall.SIGTERM, syscall.SIGINT)
+			_ = syscall.Kill(os.Getpid(), second.(syscall.Signal)) // what Notify sends are these
+		case <-stopped:
+		}
 	}()
-	return ctx, stop
+	return ctx, func() {
+		signal.Stop(signals)
+		close(stopped)
+		cancel()
+	}
 }

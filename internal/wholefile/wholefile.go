@@ -49,6 +49,8 @@ func Content(file string) ([]byte, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case info.IsDir():
+		return nil, &fs.PathError{Op: "reading", Path: file, Err: syscall.EISDIR}
 	case !info.Mode().IsRegular():
 		return nil, &fs.PathError{Op: "reading", Path: file, Err: errors.New("not a regular file")}
 	case info.Size() > maxContent:

@@ -27,7 +27,7 @@ func TestContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"pipe": "not a regular file", "link": "not a regular file", ".": "not a regular file", "huge": "larger than", "loop": "symbolic links",
+		"pipe": "not a regular file", "link": "not a regular file", ".": "is a directory", "huge": "larger than", "loop": "symbolic links",
 	} {
 		if content, err := wholefile.Content(at(name)); content != nil || err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %q, %v", name, content, err)

@@ -56,8 +56,8 @@ type Gate struct {
 	OnOpen func(opsAddress string)
 }
 
-// New opens everything that can be opened without talking to a server. version is shown in the log and in a metric.
-func New(ctx context.Context, cfg Config, set *policy.Set, version string, log *slog.Logger) (*Gate, error) {
+// open is New without its patience.
+func open(ctx context.Context, cfg Config, set *policy.Set, version string, log *slog.Logger) (*Gate, error) {
 	g := &Gate{cfg: cfg, version: version, log: log, registry: newRegistry(version), live: policy.NewLive(set)}
 	g.reloads = newReloadMetrics(g.registry)
 	descriptors.Hold()
@@ -165,7 +165,7 @@ func (g *Gate) Run(ctx context.Context, reload <-chan os.Signal) error {
 	var listen net.ListenConfig
 	listener, err := listen.Listen(ctx, "tcp", g.cfg.Listen)
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen: %w", err), g.close())
+		return g.unopened(ctx, fmt.Errorf("listen: %w", err))
 	}
 	return g.Serve(ctx, listener, reload)
 }
@@ -173,15 +173,15 @@ func (g *Gate) Run(ctx context.Context, reload <-chan os.Signal) error {
 // Serve is run with a listener that is open already.
 func (g *Gate) Serve(ctx context.Context, listener net.Listener, reload <-chan os.Signal) error {
 	if err := g.trail.Append(audit.Record{Event: audit.ProxyStarted}); err != nil {
-		return errors.Join(fmt.Errorf("audit.file: %w", err), listener.Close(), g.close())
+		return g.unopened(ctx, errors.Join(fmt.Errorf("audit.file: %w", err), listener.Close()))
 	}
 	ops, err := g.startOps(ctx)
 	if err != nil {
-		return errors.Join(err, listener.Close(), g.close())
+		return g.unopened(ctx, errors.Join(err, listener.Close()))
 	}
 	operators, err := g.listenOperators(ctx)
 	if err != nil {
-		return errors.Join(err, ops.close(), listener.Close(), g.close())
+		return g.unopened(ctx, errors.Join(err, ops.close(), listener.Close()))
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.fleet.Start(background)

@@ -30,25 +30,26 @@ func serveCommand() *cobra.Command {
 			"SIGHUP reads the configuration, the policy and the certificate again and reopens the trail.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := untilSignal(cmd.Context())
+			defer stop()
+			level := new(slog.LevelVar)
+			log := gate.NewLogger(cmd.ErrOrStderr(), level)
 			cfg, set, err := gate.Load(file)
 			if err != nil {
+				gate.EndAccess(ctx, cfg, nil, log)
 				return &unfitError{err}
 			}
+			level.Set(cfg.LogLevel.Level)
 			reload := make(chan os.Signal, 1)
 			signal.Notify(reload, syscall.SIGHUP)
 			defer signal.Stop(reload)
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(garbagePercent)
 			}
-			ctx, stop := untilSignal(cmd.Context())
-			defer stop()
 			listener, err := systemd.Listener()
 			if err != nil {
 				return failed(err)
 			}
-			level := new(slog.LevelVar)
-			level.Set(cfg.LogLevel.Level)
-			log := gate.NewLogger(cmd.ErrOrStderr(), level)
 			g, err := gate.New(ctx, cfg, set, version, log)
 			if err != nil {
 				return failed(err)

@@ -62,18 +62,7 @@ func (p *Pool) login(ctx context.Context, database string, cred secrets.Credenti
 	conn := &Conn{log: p.cfg.Log, Login: cred.Username, Acting: cred.Username}
 	login := upstream.Login{
 		User: cred.Username, Password: cred.Password.Reveal(), Token: cred.Token, Database: database,
-		Params: map[string]string{
-			"application_name":                    p.cfg.Application,
-			"client_encoding":                     "UTF8",
-			"standard_conforming_strings":         "on",
-			"search_path":                         "pg_catalog",
-			"DateStyle":                           "ISO",
-			"TimeZone":                            "UTC",
-			"statement_timeout":                   "30s",
-			"idle_in_transaction_session_timeout": "30s",
-			"default_transaction_read_only":       "off",
-			"jit":                                 "off", // compiling a query of ours takes longer than running it
-		},
+		Params: settings(p.cfg.Application),
 	}
 	var err error
 	conn.Conn, err = upstream.Connect(ctx, p.cfg.Server, login, func(ctx context.Context, c *pgconn.Config) (*pgx.Conn, error) {
@@ -99,14 +88,40 @@ func (p *Pool) login(ctx context.Context, database string, cred secrets.Credenti
 	return conn, nil
 }
 
-// prepare learns the version and takes on CreatorRole if the admin may.
+// settings are those of the admin's connections. They come before what somebody has set for the server, the database or the
+// admin's user: whatever that is, access has to end in time.
+func settings(application string) map[string]string {
+	return map[string]string{
+		"application_name":                    application,
+		"role":                                "none",
+		"client_encoding":                     "UTF8",
+		"client_min_messages":                 "notice", // warnings are looked at
+		"standard_conforming_strings":         "on",
+		"quote_all_identifiers":               "off",
+		"search_path":                         "pg_catalog",
+		"DateStyle":                           "ISO",
+		"TimeZone":                            "UTC",
+		"statement_timeout":                   "30s",
+		"lock_timeout":                        "0", // see Transaction
+		"idle_in_transaction_session_timeout": "30s",
+		"default_transaction_read_only":       "off",
+		"default_transaction_isolation":       "read committed",
+		"synchronous_commit":                  "local", // a standby that is away must not hold up an end; the sweep after a failover does it again
+		"jit":                                 "off",   // compiling a query of ours takes longer than running it
+	}
+}
+
+// prepare learns the version, sets what older servers don't know, and takes on CreatorRole if the admin may.
 func (c *Conn) prepare(ctx context.Context) error {
 	var creator bool
+	var idle, transaction *string
 	err := c.QueryOne(ctx, `
 		SELECT v, coalesce((SELECT rolcreaterole AND NOT rolsuper
 		                           AND pg_has_role(oid, CASE WHEN v >= 160000 THEN 'SET' ELSE 'MEMBER' END)
-		                      FROM pg_roles WHERE rolname = $1), false)
-		  FROM (SELECT current_setting('server_version_num')::int) s(v)`, []any{CreatorRole}, &c.Version, &creator)
+		                      FROM pg_roles WHERE rolname = $1), false),
+		       CASE WHEN v >= 140000 THEN set_config('idle_session_timeout', '0', false) END,
+		       CASE WHEN v >= 170000 THEN set_config('transaction_timeout', '0', false) END
+		  FROM (SELECT current_setting('server_version_num')::int) s(v)`, []any{CreatorRole}, &c.Version, &creator, &idle, &transaction)
 	if err != nil || !creator {
 		return err
 	}

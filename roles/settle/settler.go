@@ -119,6 +119,16 @@ func (st *Settler) Settle(ctx context.Context, x End) error {
 	}
 }
 
+// Disarm takes a role's power, and leaves what else its end needs to a later Settle: for who can record nothing. It is one try.
+func (st *Settler) Disarm(x End) error {
+	e := &end{role: x.Role, told: x.Told, decided: x.Comment}
+	st.again.close(e)
+	if e.taken {
+		return ErrTaken
+	}
+	return e.err
+}
+
 // passes reports whether any of an error's causes is one that another try soon may get past.
 func passes(err error) bool {
 	if several, ok := err.(interface{ Unwrap() []error }); ok {

@@ -148,7 +148,7 @@ clean: ## remove what the other targets built
 
 # A stamp, because go install leaves a binary that is up to date as old as it is.
 $(TOOLS)/tools: tools/go.mod tools/go.sum
-	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install -trimpath tool
+	GOBIN=$(CURDIR)/$(TOOLS) go -C tools install tool
 	@touch $@
 
 .PHONY: help build demo test test-portable clients regress sqlsmith latencies bench test-aws fuzz faults soak churn plots end-faults ends crash roles large lint fmt dist deb dist-check deploy-check clean-debian manifests image-check clean

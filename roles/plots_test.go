@@ -23,6 +23,7 @@ type plot struct {
 	later     []string // then, as a superuser: what others do some day
 	mates     string   // a query of the superuser that must be true after the end: what belongs to others stays
 	blocked   bool     // somebody keeps the tenant's things from being removed for as long as he likes
+	tombstone bool     // … and it takes a sweep until they are tried again
 }
 
 const (

@@ -95,11 +95,11 @@ func (s *settlement) run(ctx context.Context) (err error) {
 			return errors.Join(s.end.err, errAtOnce) // one of them may have held the role's row
 		}
 	}
-	if s.inventory.Depends {
-		s.try("subscriptions", s.dropSubscriptions(ctx))
-	}
-	s.scrubGroups(ctx)
 	s.tidyGroups(ctx)
+	s.scrubGroups(ctx)
+	if s.inventory.Depends {
+		s.try("subscriptions", s.dropSubscriptions(ctx)) // after what has power, since the server may call the publisher
+	}
 	for try := 1; ; try++ {
 		if s.inventory.Depends || try > 1 {
 			if err := s.clearAll(ctx); err != nil {

@@ -39,7 +39,7 @@ func (s *settlement) tidyGroups(ctx context.Context) {
 
 // scrub takes the password from a role that can't log in. Nobody but a superuser can see it. Settlements that come together
 // share the work.
-func (st *Settler) scrub(ctx context.Context, c *admin.Conn, name string) error {
+func (st *Settler) scrub(ctx context.Context, c *admin.Conn, name string, others ender) error {
 	asked := time.Now()
 	st.scrubbing.Lock()
 	defer st.scrubbing.Unlock()
@@ -47,9 +47,16 @@ func (st *Settler) scrub(ctx context.Context, c *admin.Conn, name string) error 
 		return nil
 	}
 	began := time.Now()
-	err := admin.Retry(ctx, func() error {
-		return c.Transaction(ctx, []string{"ALTER ROLE " + admin.QuoteIdentifier(name) + " NOLOGIN PASSWORD NULL"}, func([][][]byte) error { return nil })
-	})
+	g := &estate{st: st, tenants: ledger.IsProfile(name), others: others}
+	err := c.QueryOne(ctx, "SELECT oid FROM pg_roles WHERE rolname = $1", []any{name}, &g.oid)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = g.unblocked(ctx, c, func() error {
+			return c.Transaction(ctx, []string{pieceLock, "ALTER ROLE " + admin.QuoteIdentifier(name) + " NOLOGIN PASSWORD NULL"}, func([][][]byte) error { return nil })
+		})
+	}
 	if admin.SQLState(err) == pgerrcode.UndefinedObject { // went with its last member
 		err = nil
 	}
@@ -65,7 +72,7 @@ func (s *settlement) scrubGroups(ctx context.Context) {
 		return
 	}
 	for _, name := range s.groups {
-		s.try("the password of "+name, s.st.scrub(ctx, s.c, name))
+		s.try("the password of "+name, s.st.scrub(ctx, s.c, name, s))
 	}
 }
 
@@ -76,6 +83,7 @@ type within func(ctx context.Context, database string, fn func(*admin.Conn) erro
 type ender interface {
 	endTemporary(ctx context.Context, c *admin.Conn, g group) error        // in whose temporary schema something of the group is
 	endInsiders(ctx context.Context, c *admin.Conn, owners []uint32) error // in code of the owners, after that has lost its power
+	recordInside(i insider, ended int, err error)                          // one that was ended
 }
 
 // evict removes what the named groups own, in all databases, and reports what resists. others may be nil.
@@ -112,7 +120,7 @@ func (st *Settler) evictHere(ctx context.Context, c *admin.Conn, g group, names 
 	if err != nil {
 		return err
 	}
-	s := &estate{report: r, st: st, oid: g.OID, name: name, tenants: g.profile() || !g.Shared}
+	s := &estate{report: r, st: st, oid: g.OID, name: name, tenants: g.profile() || !g.Shared, others: others}
 	if others != nil {
 		r.try("sessions with temporary things of "+g.Name, others.endTemporary(ctx, c, g))
 	}
@@ -160,6 +168,11 @@ var powerfulSQL string
 // anew all the same. What runs with its rights is made powerless and kept in quarantine, where it can be looked at and given
 // back; data is left alone, but nobody else keeps a privilege on it. Both are recorded.
 func (s *estate) sortOut(ctx context.Context, c *admin.Conn, all []object) {
+	for _, o := range all { // first, as somebody may hold the lock that quarantine takes
+		if o.routine() || o.Type == "view" {
+			s.try(o.String(), s.disarmNow(ctx, c, o))
+		}
+	}
 	for _, o := range all {
 		powerful := o.routine() || o.Type == "view"
 		if (o.relation() || o.Type == "type") && !powerful {

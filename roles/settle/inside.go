@@ -36,7 +36,10 @@ var temporarySQL string
 // function that somebody is inside.
 func (s *settlement) endOthers(ctx context.Context) {
 	for _, database := range s.inventory.Others {
-		err := s.in(ctx, database, func(c *admin.Conn) error { return s.endInsiders(ctx, c, []uint32{s.oid}) })
+		err := s.in(ctx, database, func(c *admin.Conn) error {
+			err := s.endAll(ctx, c, makersSQL, s.groups, s.end.closed)
+			return errors.Join(err, s.endInsiders(ctx, c, []uint32{s.oid}))
+		})
 		if admin.SQLState(err) != pgerrcode.InvalidCatalogName { // dropped meanwhile, which takes that nobody is in it
 			s.try("sessions inside the role's code in database "+database, err)
 		}

@@ -35,6 +35,7 @@ type end struct {
 	comment    string
 	may        bool // the role that statements run as may alter it
 	member     bool // … and terminate its backends
+	attributes string
 	held       []membership
 	groups     map[string]bool // what it was a member of
 	terminated int

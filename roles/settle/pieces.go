@@ -60,7 +60,8 @@ type estate struct {
 	name string // quoted
 	all  bool   // what the role was granted goes too, since the role goes
 
-	tenants bool // nobody else can have made what it owns
+	tenants bool  // nobody else can have made what it owns
+	others  ender // of a group whose last member of ours ends; nil in a sweep
 }
 
 // clear removes what the role left in c's database, piece by piece, past every piece that resists.
@@ -69,6 +70,7 @@ func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 		s.try("privileges", s.revokeGranted(ctx, c))
 		s.disarm(ctx, c, false)
 	}
+	s.defuse(ctx, c)
 	s.try("large objects", s.unlink(ctx, c))
 	s.try("triggers, casts and user mappings", s.dropOwnerless(ctx, c))
 	before, err := owned(ctx, c, s.oid, pageLimit)
@@ -83,13 +85,23 @@ func (s *estate) clear(ctx context.Context, c *admin.Conn) {
 			return
 		}
 	}
-	after, errs := s.dropPieces(ctx, c, before)
+	ordered, needed, circles, err := s.untangle(ctx, c, before)
+	if err != nil {
+		s.resists("the order of objects in database "+c.Config().Database, err)
+		return
+	}
+	after, errs := s.dropPieces(ctx, c, ordered)
+	if !s.all { // else DROP OWNED takes those in a circle
+		needed = append(needed, circles...)
+	}
+	after, errs = append(after, needed...), append(errs, slices.Repeat([]error{errNeeded}, len(needed))...)
 	s.gone(before, after)
 	s.quarantineSome(ctx, c, after, errs)
 	if !s.all || slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
 		return
 	}
-	// Nothing is owned any more: what is left are privileges, default privileges and policies that name the role.
+	// Nothing is owned any more but what depends on each other: what is left are privileges, default privileges and policies that
+	// name the role.
 	s.try("privileges in database "+c.Config().Database, s.dropOwned(ctx, c))
 }
 
@@ -101,7 +113,7 @@ func (s *estate) quarantineSome(ctx context.Context, c *admin.Conn, left []objec
 			if (o.Type == "extension") != extensions {
 				continue
 			}
-			if admin.SQLState(errs[i]) == pgerrcode.DependentObjectsStillExist && o.givable() {
+			if (errors.Is(errs[i], errNeeded) || admin.SQLState(errs[i]) == pgerrcode.DependentObjectsStillExist) && o.givable() {
 				if errs[i] = s.quarantine(ctx, c, o); errs[i] == nil {
 					s.kept = append(s.kept, o.String())
 				}

@@ -30,9 +30,7 @@ const (
 	scanGap         = 10 * time.Millisecond // between two scans for backends that must both be clean
 	scanLimit       = time.Second           // how long sessions may take to end
 	membershipLooks = 3                     // after its sessions are over, in which somebody may go on handing on the role's membership
-	blockerTries    = 4                     // of a statement while another connection looks for who blocks it
-	blockerLooks    = 10
-	disableTail     = " NOLOGIN PASSWORD NULL VALID UNTIL '-infinity' CONNECTION LIMIT 0"
+	disableTail     = " NOLOGIN NOCREATEROLE PASSWORD NULL VALID UNTIL '-infinity' CONNECTION LIMIT 0"
 )
 
 // cut takes memberships and sessions from all roles of a batch, and log-in too where they are few. Before its sessions end a
@@ -148,6 +146,7 @@ func (st *Settler) find(ctx context.Context, c *admin.Conn, batch []*end) error 
 		OID           uint32
 		Name, Comment string
 		May, Member   bool
+		Attributes    string
 	}
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[found])
 	if err != nil {
@@ -160,7 +159,7 @@ func (st *Settler) find(ctx context.Context, c *admin.Conn, batch []*end) error 
 	for _, e := range batch {
 		f, ok := byOID[e.role.OID]
 		e.gone = !ok || f.Name != e.role.Name && !sameGrant(f.Comment, e.role.Entry)
-		e.name, e.comment, e.may, e.member = f.Name, f.Comment, f.May, f.Member
+		e.name, e.comment, e.may, e.member, e.attributes = f.Name, f.Comment, f.May, f.Member, f.Attributes
 	}
 	return nil
 }
@@ -209,11 +208,14 @@ func (st *Settler) disable(ctx context.Context, c *admin.Conn, ends []*end, alon
 	}
 }
 
-// disabling are the statements that take a role's log-in. A role that the admin is not a member of, as after a change of the
+// disabling are the statements that take a role's log-in, and attributes that somebody gave it. A role that the admin is not a member of, as after a change of the
 // admin's user, is joined, which allows to terminate its backends.
 func (e *end) disabling(c *admin.Conn) []string {
 	name := admin.QuoteIdentifier(e.name)
 	statements := []string{"ALTER ROLE " + name + disableTail}
+	if e.attributes != "" {
+		statements = append(statements, "ALTER ROLE "+name+e.attributes)
+	}
 	if !e.member {
 		statements = append(statements, c.Join(name))
 	}
@@ -282,7 +284,7 @@ func (st *Settler) disableAlone(ctx context.Context, c *admin.Conn, e *end) {
 		}
 		err := run()
 		if i == 0 && admin.SQLState(err) == pgerrcode.LockNotAvailable {
-			err = st.pastBlockers(ctx, c, run)
+			err = st.pastBlockers(ctx, c, nil, run)
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -290,35 +292,6 @@ func (st *Settler) disableAlone(ctx context.Context, c *admin.Conn, e *end) {
 	}
 	e.err = errors.Join(errs...)
 	e.clean = e.err == nil
-}
-
-// pastBlockers runs a statement that waits for a lock on the role's own row, and ends the sessions that hold it: only somebody
-// who acts as the role can.
-func (st *Settler) pastBlockers(ctx context.Context, c *admin.Conn, run func() error) error {
-	waiting := c.PgConn().PID()
-	looked := make(chan error, 1)
-	go func() {
-		looked <- st.cfg.Pool.Beside(ctx, "", func(other *admin.Conn) error {
-			for range blockerLooks {
-				var ended int
-				err := other.QueryOne(ctx, "SELECT count(*) FILTER (WHERE pg_terminate_backend(b)) FROM unnest(pg_blocking_pids($1)) b", []any{waiting}, &ended)
-				if err != nil || ended > 0 {
-					return err
-				}
-				if err := admin.Pause(ctx, scanGap); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}()
-	var err error
-	for range blockerTries {
-		if err = run(); admin.SQLState(err) != pgerrcode.LockNotAvailable {
-			break
-		}
-	}
-	return errors.Join(err, <-looked)
 }
 
 // terminate signals the backends whose session user is one of the roles, whatever they have SET ROLE to. It goes by OID and

@@ -31,7 +31,7 @@ func (s *estate) disarm(ctx context.Context, c *admin.Conn, routines bool) {
 			continue
 		}
 		for _, statement := range batch {
-			err := admin.Retry(ctx, func() error { return run(statement) })
+			err := s.unblocked(ctx, c, func() error { return run(statement) })
 			if admin.SQLState(err) == pgerrcode.InsufficientPrivilege {
 				err = trespass(ctx, c, pieceLock, statement)
 				if s.all && admin.SQLState(err) == pgerrcode.InsufficientPrivilege {
@@ -85,6 +85,13 @@ func disarmOne(ctx context.Context, c *admin.Conn, o object) error {
 	return err
 }
 
+// disarmNow is disarmOne without waiting for those who change privileges at the same time, past who holds the object's row.
+func (s *estate) disarmNow(ctx context.Context, c *admin.Conn, o object) error {
+	return s.unblocked(ctx, c, func() error {
+		return c.Transaction(ctx, []string{pieceLock}, func([][][]byte) error { return disarmOne(ctx, c, o) })
+	})
+}
+
 // quarantine hands an object to a role that can't log in and holds nothing, because other people's objects depend on it.
 // Functions lose the power to act as their owner and everybody's right to call them first, tables their triggers and everybody's
 // rights: what hangs on a table runs with the rights of whoever uses it. The new owner needs CREATE for the moment.
@@ -102,6 +109,15 @@ func (s *estate) hand(ctx context.Context, c *admin.Conn, o object) error {
 	}
 	if err := disarmOne(ctx, c, o); err != nil {
 		return err
+	}
+	if s.tenants && o.routine() {
+		list, err := s.defusing(ctx, c, o.OID)
+		if err == nil && len(list) > 0 {
+			_, err = c.Script(ctx, list...)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if o.relation() {
 		if err := unhook(ctx, c, o); err != nil {

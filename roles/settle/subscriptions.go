@@ -9,6 +9,9 @@ import (
 	"github.com/hourgate/hourgate/internal/admin"
 )
 
+// subscriptionLimit bounds the call to a publisher, which the server makes for tables that were being copied, and which may not answer.
+const subscriptionLimit = "SET LOCAL statement_timeout = '3s'"
+
 // dropSubscriptions drops the role's subscriptions, which belong to the server as a whole and which DROP OWNED passes over. From 16
 // on people can make them with a role that is a member of pg_create_subscription. Their workers run as the role, so none has
 // started since it can't log in. The slot at the publisher is not ours to reach, and is named.
@@ -31,7 +34,7 @@ func (s *settlement) dropSubscriptions(ctx context.Context) error {
 		what, name := fmt.Sprintf("subscription %s in database %s", sub.Name, sub.Database), admin.QuoteIdentifier(sub.Name)
 		err := s.in(ctx, sub.Database, func(c *admin.Conn) error {
 			return c.Transaction(ctx, []string{
-				pieceLock, "ALTER SUBSCRIPTION " + name + " DISABLE", "ALTER SUBSCRIPTION " + name + " SET (slot_name = NONE)", "DROP SUBSCRIPTION " + name,
+				pieceLock, subscriptionLimit, "ALTER SUBSCRIPTION " + name + " DISABLE", "ALTER SUBSCRIPTION " + name + " SET (slot_name = NONE)", "DROP SUBSCRIPTION " + name,
 			}, func([][][]byte) error { return nil })
 		})
 		if err != nil {

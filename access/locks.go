@@ -230,6 +230,12 @@ func (s *Service) readLocal() (taken bool, err error) {
 	if now, _, _ := s.lockFile.State(); now != number {
 		return false, nil
 	}
+	if len(local) == 0 && len(s.local) > 0 && s.lockFileChange() == "" {
+		// Whoever removes a folder, or unmounts a disk, does not mean to let people in.
+		s.log.Error("the lock file was removed: its locks stay in force, and it is written again; UNLOCK lifts them", "file", s.cfg.LockFile, "locks", len(s.local))
+		s.lockFile.Put(lockFile{s.local})
+		return true, nil
+	}
 	if failed { // what the file lacks was never lifted
 		for _, l := range s.local {
 			if !slices.ContainsFunc(local, func(o Lock) bool { return o.Kind == l.Kind && o.Name == l.Name }) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
+	"github.com/hourgate/hourgate/internal/testdisk"
 )
 
 var (
@@ -30,16 +31,18 @@ var (
 
 // A fault is something that breaks. strike returns what mends it, nil if it mends itself.
 type fault struct {
-	name        string
-	onDisk      bool // the trail is on a disk of its own
-	withReplica bool // the server has a replica
-	withState   bool // the gate has a state, in PostgreSQL
-	withFiles   bool // the gate has a state, in a file, and somebody who may lock
-	synced      bool // each record of the trail is forced to the disk
-	away        bool // nothing of the gate's can reach the server until it is mended
-	mute        bool // the client can't be told
-	over        bool // the grant is over for the gate as soon as it is struck
-	strike      func(r *rig) (mend func())
+	name         string
+	onDisk       bool // the trail is on a disk of its own
+	onServerDisk bool // the server's data is on a disk of its own
+	byName       bool // the gate knows the server by a name that can be taken away
+	withReplica  bool // the server has a replica
+	withState    bool // the gate has a state, in PostgreSQL
+	withFiles    bool // the gate has a state, in a file, and somebody who may lock
+	synced       bool // each record of the trail is forced to the disk
+	away         bool // nothing of the gate's can reach the server until it is mended
+	mute         bool // the client can't be told
+	over         bool // the grant is over for the gate as soon as it is struck
+	strike       func(r *rig) (mend func())
 }
 
 var allFaults = []fault{
@@ -55,6 +58,14 @@ var allFaults = []fault{
 	}},
 	{name: "server hung", away: true, strike: func(r *rig) func() { return r.db.Server.Hang(r.t) }},
 	{name: "server full", strike: fillServer},
+	{name: "server's disk full", onServerDisk: true, strike: func(r *rig) func() { return fillDisk(r.serverDisk) }},
+	{name: "server dies of a full disk", onServerDisk: true, away: true, strike: fillWAL},
+	{name: "server's name unknown", byName: true, away: true, strike: unname},
+	{name: "synchronous standby away", strike: func(r *rig) func() {
+		set := func(how string) { r.run("ALTER SYSTEM " + how); r.run("SELECT pg_reload_conf()") }
+		set("SET synchronous_standby_names = 'away'")
+		return func() { set("RESET synchronous_standby_names") }
+	}},
 
 	{name: "upstream leg cut", strike: func(r *rig) func() { r.upstream.cut(false); return nil }},
 	{name: "upstream leg reset", strike: func(r *rig) func() { r.upstream.cut(true); return nil }},
@@ -103,7 +114,7 @@ var allFaults = []fault{
 	}},
 
 	{name: "trail's disk frozen", onDisk: true, strike: func(r *rig) func() { r.disk.Freeze(); return r.disk.Thaw }},
-	{name: "trail's disk full", onDisk: true, strike: fillDisk},
+	{name: "trail's disk full", onDisk: true, strike: func(r *rig) func() { return fillDisk(r.disk) }},
 	{name: "trail's disk read-only", onDisk: true, strike: func(r *rig) func() { return r.disk.Protect() }},
 
 	{name: "disks hang for fsync", withFiles: true, synced: true, strike: hangs("fsync,fdatasync")},
@@ -344,8 +355,8 @@ func limit(r *rig, soft string) {
 	}
 }
 
-func fillDisk(r *rig) func() {
-	file := r.disk.Folder + "/ballast"
+func fillDisk(disk *testdisk.Disk) func() {
+	file := disk.Folder + "/ballast"
 	out, err := os.Create(file)
 	if err == nil {
 		for step := int64(64 << 20); step >= 1<<20; step /= 2 { // most of it without writing

@@ -31,17 +31,19 @@ const grantFor = 8 * time.Second
 
 // rig is a gate between two legs, in front of a server of its own, with a grant that ends soon.
 type rig struct {
-	t        *testing.T
-	db       *pgtest.Database
-	gate     *gatetest.Gate
-	config   string
-	process  *exec.Cmd
-	upstream *leg
-	client   *leg
-	state    *leg           // to the state, if the fault is about it
-	disk     *testdisk.Disk // holds the trail, if the fault is about it
-	replica  *pgtest.Server // of db's server, if the fault is about it
-	program  string         // that is run; "" is gatetest.Binary
+	t          *testing.T
+	db         *pgtest.Database
+	gate       *gatetest.Gate
+	config     string
+	process    *exec.Cmd
+	upstream   *leg
+	client     *leg
+	state      *leg           // to the state, if the fault is about it
+	disk       *testdisk.Disk // holds the trail, if the fault is about it
+	serverDisk *testdisk.Disk // holds the server's data, if the fault is about it
+	hosts      string         // file that knows the server's name, if the fault is about it
+	replica    *pgtest.Server // of db's server, if the fault is about it
+	program    string         // that is run; "" is gatetest.Binary
 
 	operators string // YAML of who may lock
 
@@ -59,7 +61,14 @@ type rig struct {
 func newRig(t *testing.T, major int, f fault) *rig {
 	t.Helper()
 	server := pgtest.New(t, major, pgtest.Options{Settings: map[string]string{"log_statement": "all", "max_connections": "40"}})
-	r := &rig{t: t, db: server.Database(t), marker: fmt.Sprintf("mark_%d_%d", os.Getpid(), time.Now().UnixNano())}
+	var serverDisk *testdisk.Disk
+	if f.onServerDisk {
+		server.Stop(t, pgtest.Fast)
+		serverDisk = testdisk.Over(t, server.DataDir(), serverDiskSize)
+		t.Cleanup(func() { server.Stop(t, pgtest.Immediate) }) // before the disk goes
+		server.Start(t)
+	}
+	r := &rig{t: t, serverDisk: serverDisk, db: server.Database(t), marker: fmt.Sprintf("mark_%d_%d", os.Getpid(), time.Now().UnixNano())}
 	r.upstream = newLeg(t, server.Address())
 	r.gate = gatetest.New(t, r.db)
 	options := gatetest.Options{Config: map[string]string{"drain_timeout": "2s"}}
@@ -75,6 +84,9 @@ func newRig(t *testing.T, major int, f fault) *rig {
 		r.reconfigure("audit: {file: trail.jsonl}", "audit: {file: trail.jsonl, sync: true}")
 	}
 	r.reconfigure(fmt.Sprintf("port: %d", server.Port), fmt.Sprintf("port: %d", r.upstream.port()))
+	if f.byName {
+		r.nameServer()
+	}
 	if f.withReplica {
 		r.replica = server.Replica(t)
 	}

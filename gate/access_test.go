@@ -276,6 +276,19 @@ func TestLocks(t *testing.T) {
 		return err != nil
 	})
 	refused()
+	// Removing it lifts nothing, emptying it does.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	eventually.True(t, "the lock file is there again", func() bool { _, err := os.Stat(file); return err == nil })
+	refused()
+	if err := os.WriteFile(file, []byte(`{"locks": []}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually.True(t, "the lock is lifted", func() bool {
+		_, err := g.TryConnect(t, gatetest.Alice, gatetest.AlicePassword, "orders")
+		return err == nil
+	})
 }
 
 // What psql sends, and what a person may type, is answered or refused, and the session goes on.

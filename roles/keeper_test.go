@@ -83,6 +83,12 @@ func (s *adminSecret) takeAway() {
 	s.err = errors.New("the secret store is down")
 }
 
+func (s *adminSecret) giveBack() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = nil
+}
+
 // fixture is a keeper for a database of pgtest.
 type fixture struct {
 	*roles.Keeper
@@ -376,6 +382,24 @@ func TestSettleWithoutSlotOrSecret(t *testing.T) {
 	}
 	lease.Release()
 	f.waitGone(t, lease.Login().User)
+	if conn.Ping(t.Context()) == nil {
+		t.Error("the session lives")
+	}
+}
+
+// An end that no connection can be had for is tried again each second, whatever the reason: a name that can't be resolved, a secret
+// that can't be read. It needs no sweep.
+func TestEndIsTriedEachSecond(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, pgtest.Start(t, 16).Database(t))
+	lease := f.acquire(t, f.grant(policy.ReadOnly, time.Hour))
+	conn := f.login(t, lease.Login())
+	f.secret.takeAway()
+	f.exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", f.db.Admin)
+	f.Withdraw(lease.Login().User)
+	waitFor(t, "a try fails", func() bool { return len(f.trail.of(audit.RoleSettleFailed)) > 0 })
+	f.secret.giveBack()
+	waitFor(t, "the role is gone", func() bool { return !f.exists(t, lease.Login().User) })
 	if conn.Ping(t.Context()) == nil {
 		t.Error("the session lives")
 	}

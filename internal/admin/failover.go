@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"syscall"
 	"time"
@@ -53,12 +54,15 @@ func Passing(err error) bool {
 	case code != "":
 		return false
 	}
-	for _, cause := range []error{ErrStandby, syscall.ECONNREFUSED, syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF} {
+	for _, cause := range []error{
+		ErrStandby, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH, io.EOF, io.ErrUnexpectedEOF,
+	} {
 		if errors.Is(err, cause) {
 			return true
 		}
 	}
-	return false
+	var name *net.DNSError // an endpoint has none for a moment while it moves
+	return errors.As(err, &name)
 }
 
 // rejected reports that the server refused the credential itself. PAM, with which RDS checks tokens, knows one code for

@@ -187,6 +187,9 @@ func cleanupContext(t testing.TB) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 }
 
+// DataDir is the server's data directory. A test may put a disk of its own over it while the server is stopped.
+func (s *Server) DataDir() string { return s.dataDir() }
+
 func (s *Server) dataDir() string { return filepath.Join(s.dir, "data") }
 func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
 

@@ -35,31 +35,55 @@ func New(t testing.TB) *Disk {
 // NewSize makes a disk of another size.
 func NewSize(t testing.TB, size int64) *Disk {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "disk.img")
-	d := &Disk{Folder: filepath.Join(filepath.Dir(image), "disk"), t: t}
+	d := &Disk{Folder: filepath.Join(t.TempDir(), "disk"), t: t}
 	if err := os.Mkdir(d.Folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	d.run("mount", "-o", "loop", d.format(size), d.Folder)
+	d.unmountAfter()
+	return d
+}
+
+// Over makes a disk of that size in place of a folder, with what is in it, and with its owner. Nobody may use the folder meanwhile, nor
+// when the test ends.
+func Over(t testing.TB, folder string, size int64) *Disk {
+	t.Helper()
+	d := &Disk{Folder: folder, t: t}
+	image, filled := d.format(size), t.TempDir()
+	d.run("mount", "-o", "loop", image, filled)
+	d.run("cp", "-a", folder+"/.", filled)
+	d.run("umount", filled)
+	d.run("mount", "-o", "loop", image, folder)
+	d.unmountAfter()
+	return d
+}
+
+// format makes a file with a file system.
+func (d *Disk) format(size int64) (image string) {
+	d.t.Helper()
+	image = filepath.Join(d.t.TempDir(), "disk.img")
 	f, err := os.Create(image)
 	if err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	if err := f.Truncate(size); err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	d.run("mkfs.ext4", "-q", image)
-	d.run("mount", "-o", "loop", image, d.Folder)
-	t.Cleanup(func() {
+	return image
+}
+
+func (d *Disk) unmountAfter() {
+	d.t.Cleanup(func() {
 		d.Thaw()
 		if !d.failed {
 			d.protect("-i")
 		}
 		d.run("umount", d.Folder)
 	})
-	return d
 }
 
 // Freeze lets nobody write any more.

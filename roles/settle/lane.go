@@ -2,6 +2,7 @@ package settle
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -92,6 +93,7 @@ func (l *lane) work() {
 		})
 		cancel()
 		if !connected {
+			err = fmt.Errorf("%w: %w", errAway, err)
 			l.fail(err, l.next()...)
 			l.fail(err, append(l.enabled, l.loud...)...)
 			l.enabled, l.loud = nil, nil

@@ -24,6 +24,7 @@ func TestPasses(t *testing.T) {
 		{code(pgerrcode.LockNotAvailable), true},
 		{code(pgerrcode.AdminShutdown), true},
 		{errors.Join(errors.New("one"), code(pgerrcode.DiskFull)), true},
+		{errors.Join(fmt.Errorf("%w: %w", errAway, errors.New("no such host")), errors.New("another")), true},
 		{fmt.Errorf("trying: %w", context.DeadlineExceeded), true},
 		{code(pgerrcode.InsufficientPrivilege), false},
 		{code(pgerrcode.DependentObjectsStillExist), false},

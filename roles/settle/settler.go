@@ -3,6 +3,7 @@ package settle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -87,6 +88,9 @@ type End struct {
 // poolRecords is how many records may wait for a trail at once.
 const poolRecords = 64
 
+// errAway is a server that can't be reached, or logged in to, for whatever reason. It may be there the next second.
+var errAway = errors.New("no connection to the server")
+
 // ErrTaken is returned by Settle for an orphan that another process has taken over.
 var ErrTaken = errTaken
 
@@ -137,7 +141,7 @@ func passes(err error) bool {
 	if one := errors.Unwrap(err); one != nil {
 		return passes(one)
 	}
-	return admin.Transient(err) || admin.Passing(err) || admin.Exhausted(err) || errors.Is(err, errInside) || errors.Is(err, errVacuum) || errors.Is(err, errTrail) ||
+	return errors.Is(err, errAway) || admin.Transient(err) || admin.Passing(err) || admin.Exhausted(err) || errors.Is(err, errInside) || errors.Is(err, errVacuum) || errors.Is(err, errTrail) ||
 		errors.Is(err, context.DeadlineExceeded) // one try has its limit, which says nothing of the next
 }
 
@@ -161,7 +165,7 @@ func (st *Settler) try(ctx context.Context, x End, l *lane) (powerless bool, err
 		return s.run(ctx)
 	})
 	if s == nil { // no connection
-		return e.err == nil, errors.Join(e.err, err)
+		return e.err == nil, errors.Join(e.err, fmt.Errorf("%w: %w", errAway, err))
 	}
 	st.cfg.Log.Info("role settled", "role", x.Role.Name, "grant", x.Role.Entry.Grant, "user", x.Role.Entry.User,
 		"sessions_terminated", e.terminated, "objects_dropped", len(s.dropped), "objects_quarantined", len(s.kept),

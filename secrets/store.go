@@ -47,6 +47,7 @@ type Store struct {
 	stage      Stage       // where cached came from
 	generation int         // counts the changes of cached
 	suspect    bool        // the server's last word about cached was a rejection
+	worked     *Credential // the last that the server took
 	current    *Credential // Current as last fetched. It differs from cached while only another stage works
 	fetched    time.Time   // when Current was last fetched
 	outage     backOff     // after failed fetches

@@ -457,3 +457,27 @@ func TestRun(t *testing.T) {
 		}
 	})
 }
+
+// Somebody writes a wrong password into the secret, and the server keeps the old one, which was the last that worked.
+func TestSecretThatIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld("old", "old")
+		s := secrets.NewStore(w, secrets.StoreConfig{})
+		if err := s.Use(t.Context(), w.login); err != nil {
+			t.Fatal(err)
+		}
+		w.set(func() { w.stages = map[secrets.Stage]string{secrets.Current: "wrong"} })
+		if err := s.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := s.Use(t.Context(), w.login); err != nil {
+				t.Error(err)
+			}
+			if err := s.Refresh(t.Context()); err != nil { // does not put the wrong one back
+				t.Fatal(err)
+			}
+		}
+		expect(t, w, "fetch current, login old, fetch current, login wrong, fetch current, fetch pending, fetch previous, login old, fetch current, login old, fetch current")
+	})
+}

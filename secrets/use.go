@@ -11,8 +11,9 @@ import (
 // Use logs in: it calls try with the credential in use, and returns what try returns unless that is ErrRejected.
 //
 // If it is, Use fetches the current credential afresh, once, and calls try with it if it is another one; then so with
-// the pending and the previous one. Whatever works stays in use, for all callers. Only one caller at a time searches
-// like this, while the others wait for the outcome; and no caller tries one credential twice, or more than six in all.
+// the pending and the previous one, and with the one that worked last: who writes something wrong into a secret does not change
+// the server. Whatever works stays in use, for all callers. Only one caller at a time searches
+// like this, while the others wait for the outcome; and no caller tries one credential twice, or more than seven in all.
 //
 // When nothing works, Use fails with ErrRejected, and so does every Use in the next second (then 2, 4, up to 5 minutes,
 // with jitter) without asking the store or the server, unless a refresh brings a changed secret before.
@@ -111,7 +112,18 @@ func (u *use) searchAll(ctx context.Context, cached Credential, stage Stage) err
 			return err
 		}
 	}
+	if worked := u.store.lastWorked(); worked != nil {
+		if done, err := u.adoptIfGood(ctx, *worked, Previous); done {
+			return err
+		}
+	}
 	return u.giveUp(unusable)
+}
+
+func (s *Store) lastWorked() *Credential {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.worked
 }
 
 // adoptIfGood tries a credential unless this caller did before. It is done when the server has not rejected it; an
@@ -156,6 +168,7 @@ func (s *Store) distrust(cred Credential) {
 func (s *Store) confirm(cred Credential) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.worked = &cred
 	if s.cached.Equal(cred) {
 		s.suspect, s.rejection = false, backOff{}
 	}
@@ -168,6 +181,7 @@ func (s *Store) adopt(cred Credential, stage Stage) {
 	if !s.cached.Equal(cred) {
 		s.log.Info("another stage of the secret is in use", "source", s.source.String(), "stage", stage.String())
 	}
+	s.worked = &cred
 	s.put(cred, stage)
 	s.rejection = backOff{}
 }

@@ -30,6 +30,7 @@ type Conn struct {
 	Creator string // CreatorRole where that is set up, else ""
 	Acting  string // whom statements run as: Creator if there is one, else Login; see Act
 
+	creates  bool             // it may create roles
 	database string           // where it is
 	passing  bool             // which is no integration's own
 	used     time.Time        // when it was last given back to the pool

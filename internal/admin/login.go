@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -46,7 +47,7 @@ func (p *Pool) connectOnce(ctx context.Context, database string) (*Conn, error) 
 	err := p.cfg.Secret.Use(ctx, func(ctx context.Context, cred secrets.Credential) error {
 		var err error
 		conn, err = p.login(ctx, database, cred)
-		if rejected(err, cred) {
+		if rejected(err, cred) || errors.Is(err, errPowerless) {
 			return fmt.Errorf("%w: %w", secrets.ErrRejected, err)
 		}
 		return err
@@ -80,6 +81,9 @@ func (p *Pool) login(ctx context.Context, database string, cred secrets.Credenti
 	if err = p.check(ctx, conn); err == nil {
 		err = conn.prepare(ctx)
 	}
+	if err == nil {
+		err = p.able(conn)
+	}
 	if err != nil {
 		_ = conn.Close(ctx)
 		return nil, err
@@ -111,6 +115,18 @@ func settings(application string) map[string]string {
 	}
 }
 
+// errPowerless is a user that can't make roles, in a secret whose user could before: somebody has put the wrong one into it.
+var errPowerless = errors.New("the user may not create roles, as the one before it could")
+
+func (p *Pool) able(c *Conn) error {
+	if c.creates {
+		p.created.Store(true)
+	} else if p.created.Load() {
+		return fmt.Errorf("logging in as %s: %w", c.Login, errPowerless)
+	}
+	return nil
+}
+
 // prepare learns the version, sets what older servers don't know, and takes on CreatorRole if the admin may.
 func (c *Conn) prepare(ctx context.Context) error {
 	var creator bool
@@ -119,9 +135,11 @@ func (c *Conn) prepare(ctx context.Context) error {
 		SELECT v, coalesce((SELECT rolcreaterole AND NOT rolsuper
 		                           AND pg_has_role(oid, CASE WHEN v >= 160000 THEN 'SET' ELSE 'MEMBER' END)
 		                      FROM pg_roles WHERE rolname = $1), false),
+		       coalesce((SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = session_user), false),
 		       CASE WHEN v >= 140000 THEN set_config('idle_session_timeout', '0', false) END,
 		       CASE WHEN v >= 170000 THEN set_config('transaction_timeout', '0', false) END
-		  FROM (SELECT current_setting('server_version_num')::int) s(v)`, []any{CreatorRole}, &c.Version, &creator, &idle, &transaction)
+		  FROM (SELECT current_setting('server_version_num')::int) s(v)`, []any{CreatorRole}, &c.Version, &creator, &c.creates, &idle, &transaction)
+	c.creates = c.creates || creator
 	if err != nil || !creator {
 		return err
 	}

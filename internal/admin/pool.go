@@ -26,6 +26,7 @@ type Pool struct {
 	open   func(ctx context.Context, database string) (*Conn, error)
 
 	reached atomic.Bool // a log-in has succeeded
+	created atomic.Bool // … of a user that may create roles
 }
 
 // NewPool returns a pool. The first use opens a connection, if none is open.

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -31,22 +30,6 @@ const (
 	haproxyName   = "haproxy"
 	copyName      = "copy" // the least that a proxy does, see copy.go
 )
-
-// Places where clients, proxies and server run, in the order in which they are measured.
-const (
-	allCores = "all"
-	oneCore  = "one"
-)
-
-var places = []string{allCores, oneCore}
-
-// at names a measure in a place.
-func at(place, measure string) string {
-	if place == allCores {
-		return "all cores/" + measure
-	}
-	return measure
-}
 
 // rig is everything that runs: a server and the proxies in front of it.
 type rig struct {
@@ -82,47 +65,6 @@ type proxy struct {
 	ops     string   // address of Hourgate's operator port; "" of others
 	plain   bool     // without TLS
 	profile string   // address of its profiles, if they are wanted
-}
-
-// mode says how much is measured.
-type mode struct {
-	name         string
-	transactions []workload
-	rounds       int
-	window       time.Duration // of a contestant's turn in a round
-	loginWindow  time.Duration // likewise, for log-ins
-	firstLogins  int
-	bulkBytes    int           // of a turn
-	sessions     []int         // idle ones, for memory
-	settling     time.Duration // before memory is read
-	later        time.Duration // before it is read once more, with no more than realSessions
-	traced       int           // transactions under strace
-	ends         []int         // grants that end at once
-	benchTime    time.Duration // of each Go benchmark
-}
-
-var shortMode = mode{
-	name:         "short",
-	transactions: []workload{{"simple", 1}, {"simple", 8}, {"simple", 32}, {"extended", 8}, {"prepared", 32}},
-	rounds:       3, window: 700 * time.Millisecond, loginWindow: time.Second, firstLogins: 7, bulkBytes: 200e6,
-	sessions: []int{200}, settling: time.Second, later: 5 * time.Second, traced: 500, benchTime: 100 * time.Millisecond,
-	ends: []int{100},
-}
-
-var fullMode = mode{
-	name: "full",
-	transactions: []workload{
-		{"simple", 1},
-		{"simple", 8},
-		{"simple", 32},
-		{"extended", 8},
-		{"extended", 32},
-		{"prepared", 8},
-		{"prepared", 32},
-	},
-	rounds: 5, window: time.Second, loginWindow: 2 * time.Second, firstLogins: 40, bulkBytes: 400e6,
-	sessions: []int{1000, 10_000}, settling: time.Second, later: 59 * time.Second, traced: 1000, benchTime: 500 * time.Millisecond,
-	ends: []int{500, 5000},
 }
 
 // newRig makes the folder of everything. What it returns is to be closed.
@@ -272,58 +214,6 @@ func (r *rig) awaitTurn(ctx context.Context) (err error) {
 	}
 	return err
 }
-
-// chooseCores takes the last core for what is measured, and leaves the others to us, or takes all.
-func (r *rig) chooseCores(ctx context.Context, place string) error {
-	if r.allowed == nil {
-		var err error
-		if r.allowed, err = allowedCores(); err != nil {
-			return err
-		}
-	}
-	r.cores, r.ownCores = r.allowed, r.allowed
-	if place == oneCore && len(r.allowed) == 1 {
-		r.sayf("there is one core only: what measures and what is measured disturb each other")
-	} else if place == oneCore {
-		last := len(r.allowed) - 1
-		r.cores, r.ownCores = r.allowed[last:], r.allowed[:last]
-	}
-	return pin(ctx, os.Getpid(), r.ownCores)
-}
-
-// pinServer keeps the server, and the backends to come, to the contestants' cores.
-func (r *rig) pinServer(ctx context.Context) error {
-	content, err := os.ReadFile(filepath.Join(r.file("postgresql"), "data", "postmaster.pid"))
-	if err != nil {
-		return err
-	}
-	line, _, _ := strings.Cut(string(content), "\n")
-	pid, err := strconv.Atoi(line)
-	if err != nil {
-		return err
-	}
-	return pin(ctx, pid, r.cores)
-}
-
-// pin keeps all threads of a process, and those to come, to some cores.
-func pin(ctx context.Context, pid int, cores []int) error {
-	cmd := exec.CommandContext(ctx, "taskset", "-a", "-c", "-p", coreList(cores), strconv.Itoa(pid))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("taskset: %w: %s", err, out)
-	}
-	return nil
-}
-
-func coreList(cores []int) string {
-	var list []string
-	for _, core := range cores {
-		list = append(list, strconv.Itoa(core))
-	}
-	return strings.Join(list, ",")
-}
-
-// pinned is what comes before a command line that is to run on the cores of the contestants.
-func (r *rig) pinned() []string { return []string{"taskset", "-c", coreList(r.cores)} }
 
 // rounds calls turn for each contestant in each round, each round another one first.
 func (r *rig) rounds(ctx context.Context, contestants []*proxy, turn func(ctx context.Context, p *proxy) error) error {

@@ -117,8 +117,9 @@ func (p *Pool) once(ctx context.Context, fn func(*Conn) error) error {
 	return fn(conn)
 }
 
-// Ready opens the connection of Urgent, or asks whether it still works.
+// Ready opens the connection of Urgent, or asks whether it still works, and the guard's.
 func (p *Pool) Ready(ctx context.Context) error {
+	defer p.keepGuard(ctx)
 	select {
 	case conn := <-p.shared.urgent:
 		conn, err := p.revive(ctx, conn)

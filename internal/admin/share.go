@@ -9,12 +9,13 @@ import (
 // A server's connections are few, and many integrations may be databases of one server. So the pools of all that reach a
 // server in the same way share its connections, and Limit of them are never exceeded but for ends: see Urgent.
 const (
-	Limit = useLimit + besideLimit + urgentLimit
+	Limit = useLimit + besideLimit + urgentLimit + guardLimit
 
 	useLimit    = 2 // at work at a time
 	loginLimit  = 1 // of these, for log-ins: one is left for settling
 	besideLimit = 1 // for who holds one already and needs another database too
 	urgentLimit = 1 // kept for ending access
+	guardLimit  = 1 // kept for making room for that, see guard
 	pooled      = useLimit + besideLimit
 
 	// endsLimit is how many more are opened when roles of as many integrations end at the same moment. Their ends can't wait
@@ -33,6 +34,7 @@ type Shared struct {
 	patient                     chan struct{} // held by one of those who are in no hurry
 
 	urgent chan *Conn // of one: the connection that ends access, nil while it is not open
+	guard  chan *Conn // of one: see guard.go, nil while it is not open
 
 	mu      sync.Mutex
 	taken   int            // connections that are used or being opened; at most pooled
@@ -59,12 +61,14 @@ func NewShared() *Shared {
 		ends:    make(chan struct{}, endsLimit),
 		patient: make(chan struct{}, 1),
 		urgent:  make(chan *Conn, 1),
+		guard:   make(chan *Conn, 1),
 		changed: make(chan struct{}),
 		live:    make(map[string]int),
 		active:  make(map[*Pool]struct{}),
 		duties:  make(map[string]*duty),
 	}
 	s.urgent <- nil
+	s.guard <- nil
 	return s
 }
 
@@ -193,13 +197,15 @@ func (s *Shared) retire(p *Pool) {
 	for _, conn := range idle {
 		closing.Go(func() { s.shut(conn) })
 	}
-	select {
-	case conn := <-s.urgent:
-		if conn != nil {
-			closing.Go(func() { shut(conn) })
+	for _, kept := range []chan *Conn{s.urgent, s.guard} {
+		select {
+		case conn := <-kept:
+			if conn != nil {
+				closing.Go(func() { shut(conn) })
+			}
+			kept <- nil
+		default: // whoever uses it finds that nobody is active any more
 		}
-		s.urgent <- nil
-	default: // whoever uses it finds that nobody is active any more
 	}
 }
 

@@ -91,8 +91,9 @@ func (l *lane) work() {
 			}
 			return nil
 		})
+		room := !connected && full(err, nil) && l.st.makeRoom(ctx, l.first())
 		cancel()
-		if !connected {
+		if !connected && !room {
 			err = fmt.Errorf("%w: %w", errAway, err)
 			l.fail(err, l.next()...)
 			l.fail(err, append(l.enabled, l.loud...)...)
@@ -117,6 +118,18 @@ func (l *lane) pending() bool {
 }
 
 func (l *lane) some() bool { return len(l.waiting)+len(l.enabled)+len(l.loud)+len(l.finished) > 0 }
+
+// first is one of those that are to be done, or nil.
+func (l *lane) first() *end {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, some := range [][]*end{l.waiting, l.enabled, l.loud} {
+		if len(some) > 0 {
+			return some[0]
+		}
+	}
+	return nil
+}
 
 // next takes what waits.
 func (l *lane) next() []*end {
@@ -173,6 +186,9 @@ func (l *lane) step(c *admin.Conn, ends []*end, do func(context.Context, *admin.
 	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
 	err := do(ctx, c, ends)
+	if full(err, ends) && l.st.makeRoom(ctx, ends[0]) {
+		err = do(ctx, c, ends)
+	}
 	if err != nil {
 		l.fail(err, ends...)
 	}

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"math/bits"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
@@ -88,7 +89,7 @@ func newSpool(f *os.File, size int64, start uint64) (*spool, error) {
 	slots := uint64(1) << (bits.Len64(uint64(max(size, minSpool))/slotBytes) - 1)
 	size = int64(spoolHeader + slots*slotBytes) //nolint:gosec // G115: from an int64
 	if err := allocate(f, size); err != nil {
-		return nil, fmt.Errorf("allocating %d bytes: %w", size, err)
+		return nil, fmt.Errorf("allocating %d bytes in %s: %w", size, filepath.Dir(f.Name()), err)
 	}
 	s := &spool{path: f.Name(), file: f, slots: slots, drained: start, free: start}
 	var err error

@@ -21,7 +21,6 @@ import (
 
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
-	"github.com/hourgate/hourgate/internal/testdisk"
 )
 
 var (
@@ -319,66 +318,12 @@ func waitFor(happened <-chan struct{}, latest time.Time) {
 	}
 }
 
-// fillServer takes all connections that ordinary users can have, and each that becomes free, as an application that leaks them
-// does. One after the other: on a machine with few processors dozens at once would be another fault.
-func fillServer(r *rig) (mend func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	full, emptied := make(chan struct{}), make(chan struct{})
-	address := r.db.Server.URL(r.db.Owner, r.db.OwnerPassword, r.db.Name)
-	address.RawQuery = "sslmode=disable"
-	go func() {
-		defer close(emptied)
-		var held []*pgx.Conn
-		refused := sync.OnceFunc(func() { close(full) })
-		for ctx.Err() == nil {
-			conn, err := pgx.Connect(ctx, address.String())
-			if err == nil {
-				held = append(held, conn)
-				continue
-			}
-			refused()
-			pause(ctx, 100*time.Millisecond)
-		}
-		for _, conn := range held {
-			_ = conn.Close(context.Background())
-		}
-	}()
-	<-full
-	return func() { cancel(); <-emptied }
-}
-
 // limit sets how many descriptors the gate may have.
 func limit(r *rig, soft string) {
 	out, err := exec.Command("prlimit", fmt.Sprintf("--pid=%d", r.process.Process.Pid), "--nofile="+soft+":").CombinedOutput()
 	if err != nil {
 		r.t.Errorf("prlimit: %v\n%s", err, out)
 	}
-}
-
-func fillDisk(disk *testdisk.Disk) func() {
-	file := disk.Folder + "/ballast"
-	out, err := os.Create(file)
-	if err == nil {
-		for step := int64(64 << 20); step >= 1<<20; step /= 2 { // most of it without writing
-			for end := int64(0); syscall.Fallocate(int(out.Fd()), 0, end, step) == nil; end += step {
-			}
-		}
-		_, _ = out.Seek(0, io.SeekEnd)
-		_, _ = io.CopyN(out, zeros{}, 1<<30) // until it is full
-		_ = out.Close()
-	}
-	return func() { _ = os.Remove(file) }
-}
-
-// failOver kills the server and promotes its replica, to which the name leads from then on.
-func failOver(r *rig) func() {
-	r.db.Server.Kill(r.t)
-	r.promoted.Store(true)
-	r.upstream.lead(r.replica.Address())
-	if _, err := r.count(`SELECT pg_promote()::int`); err != nil {
-		r.t.Errorf("promoting: %v", err)
-	}
-	return nil
 }
 
 // impostor cuts all connections to the server and has new ones answered by somebody else.

@@ -5,13 +5,18 @@ package faults
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
+	"sync"
+	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hourgate/hourgate/internal/gatetest"
 	"github.com/hourgate/hourgate/internal/pgtest"
+	"github.com/hourgate/hourgate/internal/testdisk"
 )
 
 // serverDiskSize has room for a server with its WAL.
@@ -69,4 +74,58 @@ func unname(r *rig) (mend func()) {
 		write(named)
 		r.upstream.set(false, false, 0)
 	}
+}
+
+// fillServer takes all connections that ordinary users can have, and each that becomes free, as an application that leaks them
+// does. One after the other: on a machine with few processors dozens at once would be another fault.
+func fillServer(r *rig) (mend func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	full, emptied := make(chan struct{}), make(chan struct{})
+	address := r.db.Server.URL(r.db.Owner, r.db.OwnerPassword, r.db.Name)
+	address.RawQuery = "sslmode=disable"
+	go func() {
+		defer close(emptied)
+		var held []*pgx.Conn
+		refused := sync.OnceFunc(func() { close(full) })
+		for ctx.Err() == nil {
+			conn, err := pgx.Connect(ctx, address.String())
+			if err == nil {
+				held = append(held, conn)
+				continue
+			}
+			refused()
+			pause(ctx, 100*time.Millisecond)
+		}
+		for _, conn := range held {
+			_ = conn.Close(context.Background())
+		}
+	}()
+	<-full
+	return func() { cancel(); <-emptied }
+}
+
+func fillDisk(disk *testdisk.Disk) func() {
+	file := disk.Folder + "/ballast"
+	out, err := os.Create(file)
+	if err == nil {
+		for step := int64(64 << 20); step >= 1<<20; step /= 2 { // most of it without writing
+			for end := int64(0); syscall.Fallocate(int(out.Fd()), 0, end, step) == nil; end += step {
+			}
+		}
+		_, _ = out.Seek(0, io.SeekEnd)
+		_, _ = io.CopyN(out, zeros{}, 1<<30) // until it is full
+		_ = out.Close()
+	}
+	return func() { _ = os.Remove(file) }
+}
+
+// failOver kills the server and promotes its replica, to which the name leads from then on.
+func failOver(r *rig) func() {
+	r.db.Server.Kill(r.t)
+	r.promoted.Store(true)
+	r.upstream.lead(r.replica.Address())
+	if _, err := r.count(`SELECT pg_promote()::int`); err != nil {
+		r.t.Errorf("promoting: %v", err)
+	}
+	return nil
 }

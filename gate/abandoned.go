@@ -106,7 +106,7 @@ func New(ctx context.Context, cfg Config, set *policy.Set, version string, log *
 			}
 			return r.gate, r.err
 		case <-patience.C:
-			log.Error("the gate does not open: a disk does not answer. What another gate has left on the servers is ended meanwhile",
+			log.Error("the gate does not open yet, as when a disk does not answer: what another gate has left on the servers is ended meanwhile",
 				"audit_file", cfg.Audit.File)
 			ended = make(chan struct{})
 			go func() {

@@ -65,3 +65,33 @@ func TestStopWhileTheServerHangs(t *testing.T) {
 		t.Errorf("the process ended with %v", err)
 	}
 }
+
+// SIGHUP reloads until the process is gone. One that dies of it has not ended as it should, and systemd takes it for ended.
+func TestStopInAStormOfHangups(t *testing.T) {
+	t.Parallel()
+	g := gatetest.New(t, pgtest.Start(t, 18).Database(t))
+	process := gatetest.StartProcess(t, g, g.Configure(t, gatetest.Options{Grants: gatetest.Grant("inc-1"), Config: map[string]string{"drain_timeout": "1s"}}))
+	g.Connect(t, "orders")
+	gone, stormed := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stormed)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				_ = process.Process.Signal(syscall.SIGHUP)
+			case <-gone:
+				return
+			}
+		}
+	}()
+	if err := process.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := process.Wait(); err != nil {
+		t.Errorf("the process ended with %v", err)
+	}
+	close(gone)
+	<-stormed
+}

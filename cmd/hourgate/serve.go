@@ -30,6 +30,9 @@ func serveCommand() *cobra.Command {
 			"SIGHUP reads the configuration, the policy and the certificate again and reopens the trail.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// From the beginning, and to the end of the process: one that dies of SIGHUP is not started again by systemd.
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
 			level := new(slog.LevelVar)
@@ -40,9 +43,6 @@ func serveCommand() *cobra.Command {
 				return &unfitError{err}
 			}
 			level.Set(cfg.LogLevel.Level)
-			reload := make(chan os.Signal, 1)
-			signal.Notify(reload, syscall.SIGHUP)
-			defer signal.Stop(reload)
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(garbagePercent)
 			}

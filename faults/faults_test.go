@@ -119,7 +119,7 @@ var allFaults = []fault{
 	{name: "disks hang for fsync", withFiles: true, synced: true, strike: hangs("fsync,fdatasync")},
 	{name: "disks hang for rename", withFiles: true, strike: hangs("rename,renameat,renameat2")},
 	{name: "disks hang for open and unlink", withFiles: true, strike: hangs("openat,unlinkat,unlink", ".", "policy.yaml", "config.yaml", "secret.json",
-		"trail.jsonl", "trail.jsonl.spool", "trail.jsonl.locks", "trail.jsonl.state", "state.db", "state.db-wal", "state.db-journal")},
+		"trail.jsonl", "trail.jsonl.spool", "trail.jsonl.locks", "trail.jsonl.state", "trail.jsonl.names", "state.db", "state.db-wal", "state.db-journal")},
 
 	{name: "server failed over", away: true, withReplica: true, strike: failOver},
 	{name: "secret store away", strike: func(r *rig) func() {

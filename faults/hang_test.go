@@ -20,11 +20,13 @@ import (
 	"github.com/hourgate/hourgate/internal/gatetest"
 )
 
-// hangs is a fault in which system calls hang; see hang. While it lasts the gate is told to reload, and to lock somebody out.
+// hangs is a fault in which system calls hang; see hang. While it lasts the gate is told to reload, to lock somebody out, and of
+// another server, to which it gives a name.
 func hangs(calls string, files ...string) func(r *rig) func() {
 	return func(r *rig) (mend func()) {
 		mend = hang(r.t, r.process.Process.Pid, calls, r.gate.Folder, files...)
 		_ = r.process.Process.Signal(syscall.SIGHUP)
+		r.find("first", "second")
 		go r.lockOut()
 		return mend
 	}
@@ -81,6 +83,19 @@ func strace() string {
 		return program
 	}
 	return filepath.Join(cmp.Or(os.Getenv("HOURGATE_CACHE"), "/var/tmp/hourgate"), "faults", "bin", "strace")
+}
+
+// find writes the list of servers that are found. The gate writes down which names it has given them.
+func (r *rig) find(names ...string) {
+	var list strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&list, "- {name: %s, hostname: localhost, port: %d, database: %s, ssl_mode: verify-full, ssl_root_cert: %q, secret: {file: %q}}\n",
+			name, r.upstream.port(), r.db.Name, r.db.Server.CAFile, filepath.Join(r.gate.Folder, "secret.json"))
+	}
+	next := r.gate.Write(r.t, "servers.yaml.new", list.String())
+	if err := os.Rename(next, filepath.Join(r.gate.Folder, "servers.yaml")); err != nil {
+		r.t.Error(err)
+	}
 }
 
 // lockOut has the state and the file of locks written.

@@ -78,6 +78,8 @@ func newRig(t *testing.T, major int, f fault) *rig {
 	if f.withFiles {
 		r.operators = "operators: {users: [" + gatetest.Bob + "]}\n"
 		options.Config["state"] = "{file: " + filepath.Join(r.gate.Folder, "state.db") + "}"
+		options.Config["discovery"] = "[{file: {path: servers.yaml, interval: 1s}}]"
+		r.find("first")
 	}
 	r.config = r.gate.Configure(t, options)
 	if f.synced {

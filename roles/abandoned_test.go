@@ -27,7 +27,7 @@ func TestEndAbandoned(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = owning.Close(t.Context())
-		short := killed.grant(policy.ReadOnly, 3*time.Second)
+		short := killed.grant(policy.ReadOnly, 5*time.Second)
 		short.Name = "short"
 		over := killed.acquire(t, short)
 		running := make(chan error, 1)

@@ -30,8 +30,8 @@ func (s *session) connect(ctx context.Context) error {
 		s.upstream, err = takeOver(ctx, conn)
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if ended := s.ended(ctx); ended != nil {
+			return ended
 		}
 		if errors.Is(err, ErrStandby) {
 			s.log.Warn("session refused: the server is a standby", "role", login.User)

@@ -197,8 +197,8 @@ func (s *session) announce() error {
 func (s *session) provision(ctx context.Context) error {
 	lease, err := s.integration.Acquire(ctx, s.user, s.decision.Grant, s.decision.Database)
 	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if ended := s.ended(ctx); ended != nil {
+			return ended
 		}
 		if errors.Is(err, ErrSessionLimit) {
 			return tooManySessions(s.decision.Grant.Name)
@@ -308,6 +308,17 @@ func (s *session) send(messages ...pgproto3.BackendMessage) error {
 	}
 	if _, err := s.client.Write(b); err != nil {
 		return s.startupReadError(err)
+	}
+	return nil
+}
+
+// ended is why the log-in's work was broken off, or nil if it was not. The session's own context is asked first: the log-in's, which
+// is derived from it, may end a moment later than what the end has broken off.
+func (s *session) ended(login context.Context) error {
+	for _, ctx := range []context.Context{s.ctx, login} {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 	}
 	return nil
 }

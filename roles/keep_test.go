@@ -123,6 +123,7 @@ var hostile = map[string][]string{
 	"view":           {"CREATE VIEW app.view AS SELECT app.f()"},
 	"view_files":     {"CREATE VIEW app.view_files AS SELECT * FROM pg_ls_dir('.')"},
 	"view_settings":  {"CREATE VIEW app.view_settings AS SELECT set_config('role', 'none', false)"},
+	"view_tab":       {"CREATE VIEW app.view_tab AS SELECT * FROM public.crosstab('SELECT app.f()::text, 1, 2') AS c(t text, i int)"},
 	"view_of_bad":    {"CREATE TABLE app.bad (i int DEFAULT app.f())", "CREATE VIEW app.view_of_bad AS SELECT * FROM app.bad"},
 	"view_triggered": {"CREATE VIEW app.view_triggered AS SELECT 1 AS i", "CREATE TRIGGER t INSTEAD OF INSERT ON app.view_triggered FOR EACH ROW EXECUTE FUNCTION app.tf()"},
 	"materialized":   {"CREATE MATERIALIZED VIEW app.materialized AS SELECT app.f()"},
@@ -158,6 +159,7 @@ func TestEndWhereTheServerCompiles(t *testing.T) {
 
 func keepNothingHostile(t *testing.T, db *pgtest.Database) {
 	f := newFixture(t, db)
+	f.exec(t, "CREATE EXTENSION tablefunc SCHEMA public") // its functions run their argument as SQL, and are STABLE
 	lease := f.acquire(t, f.keeping(t))
 	statements := []string{
 		"CREATE FUNCTION app.f() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'ran as %', current_user; EXCEPTION WHEN raise_exception THEN RETURN 1; END $$",

@@ -98,6 +98,11 @@ var holds = []plot{
 		dba: []string{"ALTER ROLE ME CREATEROLE CREATEDB"}, bob: []string{"BEGIN", "SELECT HOME.hold()"}, fresh: []string{"SELECT HOME.mk()"},
 	},
 	{
+		name: "prepared as the named role, which is dangerous", access: policy.Access{Roles: []string{"TEAM"}, Dangerous: true}, tenant: []string{
+			"SET ROLE TEAM", "BEGIN", "UPDATE public.orders SET note = 'prepared' WHERE id = 5", "PREPARE TRANSACTION 'danger ME'",
+		},
+	},
+	{
 		name: "a dba's event trigger forbids all drops", blocked: true, tombstone: true, before: []string{
 			everybody, "CREATE FUNCTION public.nodrop() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no drops here'; END $$",
 			"CREATE EVENT TRIGGER nodrop ON sql_drop EXECUTE FUNCTION public.nodrop()",

@@ -129,7 +129,7 @@ func (st *stage) policy(t *testing.T, access policy.Access, people ...string) *p
 			what = string(access.Level)
 		}
 		if who == "tenant" && len(access.Roles) > 0 {
-			what = fmt.Sprintf("{roles: [%s]}", st.sql(access.Roles[0]))
+			what = fmt.Sprintf("{roles: [%s], dangerous: %t}", st.sql(access.Roles[0]), access.Dangerous)
 		}
 		fmt.Fprintf(&b, "  - {name: %s, users: [%s], integration: orders, access: %s, until: %s}\n", who, who, what, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 	}

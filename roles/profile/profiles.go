@@ -143,6 +143,9 @@ func publicCreates(ctx context.Context, c *admin.Conn) (creates bool, err error)
 // makeRole creates the role unless it is there, and refuses one that is more than a profile.
 func (p Profile) makeRole(ctx context.Context, c *admin.Conn) error {
 	name := admin.QuoteIdentifier(p.Name())
+	if err := leave(ctx, c, p.Name()); err != nil {
+		return err
+	}
 	var harmless bool
 	err := c.QueryOne(ctx, `
 		SELECT NOT (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
@@ -173,6 +176,30 @@ func (p Profile) makeRole(ctx context.Context, c *admin.Conn) error {
 		return nil // another proxy was quicker
 	}
 	return err
+}
+
+// leave takes from a profile what it is a member of. On 13 and 14 every login may make anybody a member of itself, so that
+// anybody could have the profile refused.
+func leave(ctx context.Context, c *admin.Conn, profile string) error {
+	if c.Version >= 150000 {
+		return nil
+	}
+	rows, err := c.Query(ctx, `
+		SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles p ON p.oid = m.member
+		 WHERE p.rolname = $1 AND g.rolcanlogin AND NOT g.rolsuper`, profile)
+	if err != nil {
+		return err
+	}
+	groups, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
+		if _, err := c.Script(ctx, "REVOKE "+admin.QuoteIdentifier(group)+" FROM "+admin.QuoteIdentifier(profile)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tries is how often a profile is made again that goes with its last member just when it gets another. Each time somebody

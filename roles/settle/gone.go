@@ -139,7 +139,7 @@ func (s *settlement) takeStock(ctx context.Context) error {
 	if err := s.reach(ctx); err != nil {
 		return err
 	}
-	rows, err := s.c.Query(ctx, inventorySQL, s.oid, s.groups, s.end.closed)
+	rows, err := s.c.Query(ctx, inventorySQL, s.oid, s.groups, s.end.closed, s.rights())
 	if err == nil {
 		s.inventory, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[inventory])
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -25,13 +26,15 @@ type prepared struct {
 
 // rollbackPrepared ends the tenant's prepared transactions: its own, those that it prepared as one of its profiles, which
 // nobody else acts as, and those of named roles that began under the grant. Once the owner is gone only a superuser could.
-// What another member of a named role may have prepared is not rolled back, but keeps the role from being settled.
+// What another member of a named role may have prepared is not rolled back, but keeps the role from being settled, unless the role
+// was given as dangerous: then it is recorded as left.
 func (s *settlement) rollbackPrepared(ctx context.Context) error {
 	rows, err := s.c.Query(ctx, `
 		SELECT p.gid, p.owner::text, p.database::text, p.prepared,
 		       EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles o ON o.oid = m.member
 		                WHERE g.rolname = p.owner AND o.rolname !~ '^hg_' AND o.rolname NOT IN (session_user, current_user))
-		  FROM pg_prepared_xacts p WHERE p.owner = $1 OR p.owner = ANY ($2) ORDER BY p.prepared`, s.role.Name, s.groups)
+		       OR EXISTS (SELECT FROM pg_roles g WHERE g.rolname = p.owner AND g.rolcanlogin)
+		  FROM pg_prepared_xacts p WHERE p.owner = ANY ($1) ORDER BY p.prepared`, s.rights())
 	if err != nil {
 		return err
 	}
@@ -42,11 +45,15 @@ func (s *settlement) rollbackPrepared(ctx context.Context) error {
 	for _, p := range all {
 		what := fmt.Sprintf("prepared transaction %s of role %s in database %s", p.GID, p.Owner, p.Database)
 		if named := p.Owner != s.role.Name && !ledger.IsProfile(p.Owner); named {
-			if s.c.Version >= 160000 || p.At.Before(s.role.Entry.Made) {
+			if s.c.Version >= 160000 && p.Owner != s.role.Entry.ActAs || p.At.Before(s.role.Entry.Made) {
 				continue // the tenant could not act as that role, or it began before
 			}
-			if p.Shared {
+			switch {
+			case p.Shared && slices.Contains(s.groups, p.Owner):
 				s.resists(what, errAnybodys)
+				continue
+			case p.Shared:
+				s.left = append(s.left, what)
 				continue
 			}
 		}

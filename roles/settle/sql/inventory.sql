@@ -1,9 +1,10 @@
 -- What there is to do besides dropping the role with OID $1. $2: the roles that it was a member of, and that its grant names.
+-- $4: these, and the roles that it was a member of with dangerous.
 -- An owner of default privileges counts as an owner: pg_shdepend has a line for them.
 --   others: databases in which the role or one of these has something, and in which a transaction of somebody else goes on that
 --   began before $3, when the sessions of the role had ended; an admin without pg_read_all_stats is not shown when
 WITH groups AS (SELECT oid, rolname FROM pg_roles WHERE rolname = ANY ($2::text[]))
-SELECT EXISTS (SELECT FROM pg_prepared_xacts p JOIN pg_roles r ON r.rolname = p.owner WHERE r.oid = $1 OR r.rolname = ANY ($2::text[])),
+SELECT EXISTS (SELECT FROM pg_prepared_xacts p JOIN pg_roles r ON r.rolname = p.owner WHERE r.oid = $1 OR r.rolname = ANY ($4::text[])),
        EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1),
        EXISTS (SELECT FROM pg_shdepend d JOIN groups g ON g.oid = d.refobjid WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o')
        OR EXISTS (SELECT FROM pg_db_role_setting s JOIN groups g ON g.oid = s.setrole),

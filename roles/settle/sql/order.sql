@@ -9,7 +9,8 @@ WITH RECURSIVE owned AS (
 	SELECT classid, objid, classid, objid FROM owned
 	UNION
 	SELECT p.rootclass, p.root, d.classid, d.objid FROM parts p JOIN pg_depend d ON d.refclassid = p.classid AND d.refobjid = p.objid
-	 WHERE d.deptype IN ('i', 'a') AND NOT EXISTS (SELECT FROM owned o WHERE o.classid = d.classid AND o.objid = d.objid)
+	 WHERE d.deptype IN ('i', 'a') AND NOT EXISTS (SELECT FROM pg_shdepend o WHERE o.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND o.classid = d.classid AND o.objid = d.objid AND o.objsubid = 0
+	                      AND o.deptype = 'o' AND o.refclassid = 'pg_authid'::regclass AND o.refobjid = $1)
 )
 SELECT DISTINCT t.rootclass, t.root, coalesce(f.rootclass, 0), coalesce(f.root, 0)
   FROM parts t JOIN pg_depend d ON d.refclassid = t.classid AND d.refobjid = t.objid

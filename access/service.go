@@ -89,10 +89,10 @@ func New(cfg Config) (*Service, error) {
 	s.metrics.expect(cfg.Files)
 	var err error
 	if s.local, err = readLocks(cfg.LockFile); err != nil {
-		return nil, err
+		return nil, fmt.Errorf(`%w (mend it, or write {"locks": []} into it, which lifts them all)`, err)
 	}
 	if s.mark, err = readMark(cfg.MarkFile); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (restore it; without it, a state that was restored from a copy is not noticed at this start)", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

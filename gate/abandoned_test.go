@@ -79,7 +79,7 @@ func awaitHeld(t *testing.T, l leftover, want int) {
 }
 
 // serve runs a gate that is expected to end by itself.
-func (l leftover) serve(t *testing.T) error {
+func (l leftover) serve(t *testing.T) (said string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
@@ -87,9 +87,9 @@ func (l leftover) serve(t *testing.T) error {
 	out, err := cmd.CombinedOutput()
 	t.Logf("serve: %v\n%s", err, out)
 	if ctx.Err() != nil {
-		return ctx.Err()
+		err = ctx.Err()
 	}
-	return err
+	return string(out), err
 }
 
 // A gate that can't open, because something of its own is broken, ends what the one before it has left.
@@ -103,6 +103,9 @@ func TestAccessEndsThoughTheGateCannotOpen(t *testing.T) {
 		}
 		_, err = f.WriteString(content)
 		return errors.Join(err, f.Close())
+	}
+	advice := map[string]string{
+		"trail": "move it away", "spool": "move it away", "state": "restore a copy", "locks": "mend it", "policy": "policy.yaml:", "configuration": "noise", "port": "address already in use",
 	}
 	for name, shatter := range map[string]func(t *testing.T, l leftover) error{
 		"trail": func(_ *testing.T, l leftover) error { return write(filepath.Join(l.Folder, "trail.jsonl"), "noise\n") },
@@ -137,8 +140,8 @@ func TestAccessEndsThoughTheGateCannotOpen(t *testing.T) {
 			if err := shatter(t, l); err != nil {
 				t.Fatal(err)
 			}
-			if err := l.serve(t); err == nil || errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("a gate that can't open ended with: %v", err)
+			if said, err := l.serve(t); err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(said, advice[name]) {
+				t.Errorf("a gate that can't open ended with: %v, and does not say %q", err, advice[name])
 			}
 			if n := l.held(t); n > 0 {
 				t.Errorf("%d roles are in use, or could be", n)

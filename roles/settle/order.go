@@ -13,6 +13,10 @@ import (
 //go:embed sql/order.sql
 var orderSQL string
 
+// byHashing keeps the server from comparing all with all, as it does where it takes the objects for few: 2.5 s for 800 views on 14,
+// and 0.1 s for 3,000 this way.
+const byHashing = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off"
+
 // errNeeded is an object that can't be dropped because something of somebody else depends on it.
 var errNeeded = errors.New("something of somebody else depends on it")
 
@@ -72,20 +76,24 @@ func (s *estate) untangle(ctx context.Context, c *admin.Conn, all []object) (ord
 
 func (s *estate) tangled(ctx context.Context, c *admin.Conn) (tangle, error) {
 	t := tangle{needs: make(map[key][]key), neededBy: make(map[key]int)}
-	rows, err := c.Query(ctx, orderSQL, s.oid)
-	if err != nil {
-		return t, err
-	}
-	var of, by key
-	_, err = pgx.ForEachRow(rows, []any{&of.Class, &of.OID, &by.Class, &by.OID}, func() error {
-		if by == (key{}) {
-			t.others = append(t.others, of)
-		} else {
-			t.needs[by] = append(t.needs[by], of)
-			t.neededBy[of]++
+	read := func([][][]byte) error {
+		rows, err := c.Query(ctx, orderSQL, s.oid)
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+		var of, by key
+		_, err = pgx.ForEachRow(rows, []any{&of.Class, &of.OID, &by.Class, &by.OID}, func() error {
+			if by == (key{}) {
+				t.others = append(t.others, of)
+			} else {
+				t.needs[by] = append(t.needs[by], of)
+				t.neededBy[of]++
+			}
+			return nil
+		})
+		return err
+	}
+	err := c.Transaction(ctx, []string{byHashing}, read)
 	return t, err
 }
 

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -63,50 +62,6 @@ func (s *session) behindBalancer() bool {
 		}
 	}
 	return false
-}
-
-// slowDown makes a network wait from which many have failed. It is a wait only, and no turn: many people may share it.
-func (s *session) slowDown() error { return s.pause(s.server.strangers.Wait(s.network)) }
-
-// guessPatience is the longest time that a guess waits for its turn.
-const guessPatience = 30 * time.Second
-
-var errTooManyGuesses = errors.New("too many guesses at once")
-
-// takeTurn waits until a guess at this user's password may be looked at, from this network. The turn is taken before the
-// wait, so that many connections together may not guess oftener than one. It is the same for users that exist and users
-// that don't.
-func (s *session) takeTurn() error {
-	left := time.Until(s.began.Add(s.server.limits.Load().LoginTimeout))
-	wait, ok := s.server.guesses.Reserve(s.guessKey(), min(guessPatience, max(left, 0)))
-	if !ok {
-		return s.authenticationFailed(errTooManyGuesses)
-	}
-	return s.pause(wait)
-}
-
-func (s *session) pause(wait time.Duration) error {
-	if wait == 0 {
-		return nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-s.ctx.Done():
-		return s.startupReadError(s.ctx.Err())
-	}
-}
-
-func (s *session) guessKey() string { return s.startup.user + "\x00" + s.network }
-
-// deadline sets the time until which the client may take for what comes next, unless the session has been ended.
-func (s *session) deadline(t time.Time) {
-	_ = s.client.SetDeadline(t)
-	if s.ctx.Err() != nil {
-		_ = s.client.SetReadDeadline(past)
-	}
 }
 
 // peerAddress is the address of a connection's other end; it is not valid for a pipe.

@@ -246,21 +246,6 @@ func validMechanism(mechanism, data string, binding bool) bool {
 	return false
 }
 
-// authenticationFailed is the same for every way to fail.
-func (s *session) authenticationFailed(err error) error {
-	s.server.strangers.Failed(s.network)
-	s.log.Info("authentication failed", "user", strangers.Printable(s.startup.user), "error", err)
-	told := wrongPassword(s.startup.user)
-	if strings.HasPrefix(s.startup.user, roleNames) { // known to this gate or not
-		told.hint = "Roles on the server have no log-in at the gate. Connect with your own user name: it is given a role."
-	}
-	return told
-}
-
-// roleNames is what the names of ephemeral roles begin with. Who asks for current_user reads such a name, and so do clients
-// that connect again as whom they think they are.
-const roleNames = "hg_"
-
 // readSASL reads one SASL message with exact lengths and returns its body.
 func (s *session) readSASL() ([]byte, error) {
 	var header [5]byte

@@ -7,20 +7,6 @@ import (
 	"github.com/hourgate/hourgate/policy"
 )
 
-// permit is what the policy said.
-type permit struct {
-	policy   *policy.Set // in force when the client began to authenticate
-	decision policy.Decision
-	landed   bool // the database's name did not say on which integration; see land
-	// These belong to the server's mutex: a reload and the clock change them.
-	grant  *policy.Grant
-	expiry *time.Timer
-	warned time.Duration // see warnBeforeEnd
-
-	console  bool // the gate itself serves the session, without a grant
-	operator bool // it came through the admin socket; see ServeOperators
-}
-
 // authorize finds the grant that lets the user in and arms its end. It holds the server's mutex, so that a reload either
 // sees the grant of this session or is seen by it.
 func (s *session) authorize() error {
@@ -53,22 +39,6 @@ func (s *session) authorize() error {
 	s.expiry = time.AfterFunc(time.Until(s.grant.Until), s.endOfGrant)
 	s.log = s.log.With("integration", s.decision.Integration, "database", s.decision.Database, "grant", s.grant.Name)
 	return nil
-}
-
-// target is the integration's name, with what stands for its readers where the session is on one of them.
-func (s *session) target() string {
-	if s.decision.Reader {
-		return s.decision.Integration + "/" + policy.ReaderSuffix
-	}
-	return s.decision.Integration
-}
-
-// requestedDatabase is what the client named, which for PostgreSQL is the user's name if it named nothing.
-func (s *session) requestedDatabase() string {
-	if s.startup.database == "" {
-		return s.startup.user
-	}
-	return s.startup.database
 }
 
 // reconsider decides the session again under a new policy; the server's mutex is held.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgerrcode"
@@ -112,7 +113,7 @@ func takeOver(ctx context.Context, conn *pgconn.PgConn) (*pgconn.HijackedConn, e
 // names after 63 bytes.
 const maxApplicationName = 256
 
-// upstreamParameters are the client's settings, checked in startup.go.
+// upstreamParameters are the client's settings, checked in options.go.
 func (s *session) upstreamParameters() map[string]string {
 	params := maps.Clone(s.startup.params)
 	if params == nil {
@@ -127,17 +128,23 @@ func (s *session) upstreamParameters() map[string]string {
 	return params
 }
 
-// cancelUpstream asks the server to cancel what this session runs. It is called by the goroutines of other connections,
-// for a session that is being relayed.
-func (s *session) cancelUpstream(ctx context.Context) error {
-	if s.console {
-		if c := s.wire.Load(); c != nil {
-			c.Cancel()
-		}
-		return nil
+// backendPID is the server's process for the connection. A server or a middlebox that sends no BackendKeyData is asked: the
+// lease has to know the process, which would be taken for an intruder's otherwise and could not be cancelled. The
+// client's search_path holds already, so the function is named in full.
+func backendPID(ctx context.Context, conn *pgconn.PgConn) (uint32, error) {
+	if len(conn.SecretKey()) > 0 {
+		return conn.PID(), nil
 	}
-	if len(s.upstream.SecretKey) == 0 {
-		return s.lease.Cancel(ctx, s.upstream.PID)
+	results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_backend_pid()").ReadAll()
+	if err != nil {
+		return 0, fmt.Errorf("asking for the process ID: %w", err)
 	}
-	return s.integration.Upstream.Cancel(ctx, s.upstream.Conn, s.upstream.PID, s.upstream.SecretKey)
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 {
+		return 0, errors.New("asking for the process ID: not one row with one column")
+	}
+	pid, err := strconv.ParseUint(string(results[0].Rows[0][0]), 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("asking for the process ID: %w", err)
+	}
+	return uint32(pid), nil
 }

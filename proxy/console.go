@@ -13,16 +13,6 @@ import (
 	"github.com/hourgate/hourgate/proxy/console"
 )
 
-// ConsoleDatabase is the name of the database that the gate serves itself, if it has a Console.
-const ConsoleDatabase = "hourgate"
-
-// Console answers what people ask of the gate itself, in the database "hourgate". Package console speaks the wire.
-type Console interface {
-	// Open is called for each session, for an authenticated user. An error that is a *console.Error is told to the client, and
-	// any other is an internal error.
-	Open(ctx context.Context, who Info) (console.Handler, error)
-}
-
 // wantsConsole reports that the client has asked for the gate's own database.
 func (s *session) wantsConsole() bool {
 	return s.server.cfg.Console != nil && (s.operator || s.requestedDatabase() == ConsoleDatabase)

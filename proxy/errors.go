@@ -331,3 +331,7 @@ func (r *refusal) response() *pgproto3.ErrorResponse {
 		Code: r.code, Message: r.message, Detail: r.detail, Hint: r.hint,
 	}
 }
+
+// errDisconnect ends a connection without a word, as PostgreSQL does where the peer does not speak its protocol or has
+// gone. There is nobody to tell.
+var errDisconnect = errors.New("not a PostgreSQL client, or gone")

@@ -14,13 +14,6 @@ import (
 // landingMemory is how long a session that is over still says where its person was.
 const landingMemory = time.Minute
 
-// place is where somebody has a session: who, from where, and on what.
-type place struct {
-	user    string
-	address netip.Addr
-	target  string // see session.target
-}
-
 // land answers a database name that is on several integrations of the person's. Clients that reconnect by the real name, as
 // psql's \c and graphical ones do, mean the server that they were on. That can be told if all sessions that the person has
 // from the same address, or had within the last minute, are on one integration. The policy decides anew about that database

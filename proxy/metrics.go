@@ -79,19 +79,6 @@ func newMetrics(registry prometheus.Registerer, relayed func() (fromClient, from
 	return m
 }
 
-// Expect shows the counters of an integration before its first session, so that this one is an increase. Those of other
-// integrations begin with that session: of a thousand that are seldom used, all would be 20,000 numbers at each scrape.
-func (s *Server) Expect(integration string) { s.metrics.serve(integration) }
-
-// Forget takes away what is shown of an integration that is gone, once its last session has ended.
-func (s *Server) Forget(integration string) {
-	of := prometheus.Labels{"integration": integration}
-	s.metrics.sessions.DeletePartialMatch(of)
-	s.metrics.ended.DeletePartialMatch(of)
-	s.metrics.upstreams.DeletePartialMatch(of)
-	s.metrics.served.Delete(integration)
-}
-
 // serve makes the counters of an integration's sessions begin at zero.
 func (m *metrics) serve(integration string) {
 	if _, known := m.served.LoadOrStore(integration, true); known {

@@ -8,174 +8,19 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
-	"math"
 	"net"
-	"net/netip"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/hourgate/hourgate/audit"
+	"github.com/hourgate/hourgate/internal/descriptors"
 	"github.com/hourgate/hourgate/internal/peer"
-	"github.com/hourgate/hourgate/internal/statements"
 	"github.com/hourgate/hourgate/internal/strangers"
-	"github.com/hourgate/hourgate/internal/upstream"
 	"github.com/hourgate/hourgate/policy"
 )
 
 // ErrServerClosed is returned by Serve after Shutdown or Close.
 var ErrServerClosed = errors.New("proxy: server closed")
-
-// Config is what a Server needs to know. All fields are required unless their comment says otherwise.
-type Config struct {
-	Certificate  tls.Certificate
-	ClientCAs    *x509.CertPool // optional: clients must show a certificate of these authorities
-	Policy       *policy.Live
-	Integrations Integrations
-	Trail        Trail
-	Logger       *slog.Logger
-	Registry     prometheus.Registerer
-
-	// ClientCertificateOptional asks for a certificate of ClientCAs only those users whose policy names one. Default: no,
-	// all clients must show one.
-	ClientCertificateOptional bool
-	// AllowPlaintextLoopback lets clients on the same machine connect without TLS. Default: no.
-	AllowPlaintextLoopback bool
-	// ProxyProtocol is where load balancers are that say in a PROXY protocol version 2 header where their clients are.
-	// Connections from there must begin with one. Default: none.
-	ProxyProtocol []netip.Prefix
-
-	// Console serves the database "hourgate". Default: nil, there is none.
-	Console Console
-	// Desk is where log-ins without a grant may ask for one. Default: nil, they are refused.
-	Desk Desk
-
-	// ApplicationNamePrefix goes before the application_name that a client sends when it connects. It is a courtesy to those who
-	// read pg_stat_activity, and nothing to rely on: a client may change the name at any time. Default: the client's name is
-	// left alone.
-	ApplicationNamePrefix string
-
-	// PeerTimeout is how long a client, or the server for a session, may leave unanswered what it was sent, or asked, by the
-	// kernel's own means. The other side hears of it some seconds later. Default: 20 s.
-	PeerTimeout time.Duration
-
-	// NoticeBeforeEnd is how long before a grant's end its sessions are warned. None is needed.
-	NoticeBeforeEnd []time.Duration
-
-	// Now is the wall clock, for tests. Default: time.Now.
-	Now func() time.Time
-
-	Limits
-}
-
-// Limits may change while sessions run, see [Server.SetLimits]. Zero values are defaults.
-type Limits struct {
-	// What a client that has not authenticated may take, all counted from accept: FirstByteTimeout until it says
-	// anything (default 5 s), StartupTimeout until its StartupMessage, with the TLS handshake (default 15 s), and
-	// LoginTimeout until its first ReadyForQuery (default 60 s, as PostgreSQL's authentication_timeout).
-	FirstByteTimeout, StartupTimeout, LoginTimeout time.Duration
-
-	// How many such clients there may be, in all (default 2,000) and from one IPv4 address or IPv6 /64 (default 200).
-	MaxUnauthenticated, MaxUnauthenticatedPerAddress int
-
-	// MaxConnections is how many connections there may be at once, whatever they are for. Those who come on top are told so,
-	// once it is known how to speak to them. At most half of the connections can be unauthenticated. Default: no bound.
-	MaxConnections int
-
-	// DiscardStatements keeps what people ask for out of the trail. Default: all is recorded.
-	DiscardStatements bool
-	// DiscardParameters keeps the values that go with statements out of the trail. Default: they are recorded.
-	DiscardParameters bool
-	// DiscardResults keeps what became of statements out of the trail: command tag, rows, time, SQLSTATE. Default: it is recorded.
-	DiscardResults bool
-	// StatementsWait says that the trail waits for the disk with each statement. Default: it waits only when something is wrong.
-	StatementsWait bool
-}
-
-// Integrations are the guarded servers. They may change while sessions run; a session keeps the one that it began with.
-type Integrations interface {
-	// Integration returns the one of that name, if there is one now. It must be quick: log-ins hold a lock meanwhile.
-	Integration(name string) (Integration, bool)
-}
-
-// Integration is one guarded server as the proxy sees it.
-type Integration struct {
-	Upstream *upstream.Server
-	// Acquire returns the ephemeral role of the person's grant, admitted to the database. The error is for the log; the
-	// client learns what kind of trouble it is.
-	Acquire func(ctx context.Context, user string, grant *policy.Grant, database string) (Lease, error)
-
-	// Standby says that the server may be a standby. Elsewhere one takes no sessions: it can't be told that a role ends.
-	Standby bool
-
-	// NotReady says why nobody can be let in now, for people to read. "" where nothing is known against it; otherwise the
-	// other fields may be nil.
-	NotReady string
-}
-
-// Lease is one session's hold on an ephemeral role; exactly one of Release and Discard ends it.
-type Lease interface {
-	Login() upstream.Login
-	Creates() bool     // everybody's rights in the database let the session make objects that outlive it
-	Opened(pid uint32) // the server's process for this session: others under the role are intruders
-	Closed(pid uint32) // our connection to it is closed
-	// Cancel cancels what that process runs, where the server gave no key to do so with.
-	Cancel(ctx context.Context, pid uint32) error
-	Release()
-	Discard() // the server would not let the role in; the next session needs another
-}
-
-// Trail takes records before the act; *audit.Trail is one.
-type Trail interface {
-	Append(audit.Record) error
-	statements.Trail
-}
-
-// setDefaults fills in what is zero.
-func (l *Limits) setDefaults() {
-	l.FirstByteTimeout = cmp.Or(l.FirstByteTimeout, 5*time.Second)
-	l.StartupTimeout = cmp.Or(l.StartupTimeout, 15*time.Second)
-	l.LoginTimeout = cmp.Or(l.LoginTimeout, time.Minute)
-	l.MaxUnauthenticated = cmp.Or(l.MaxUnauthenticated, 2000)
-	l.MaxUnauthenticatedPerAddress = cmp.Or(l.MaxUnauthenticatedPerAddress, 200)
-	l.MaxConnections = cmp.Or(l.MaxConnections, math.MaxInt)
-	l.MaxUnauthenticated = min(l.MaxUnauthenticated, max(l.MaxConnections/2, 1))
-	// One address leaves room for others.
-	l.MaxUnauthenticatedPerAddress = min(l.MaxUnauthenticatedPerAddress, max(l.MaxUnauthenticated/2, 1))
-}
-
-// Server accepts clients. Its methods may be called from any goroutine.
-type Server struct {
-	cfg        Config
-	log        *slog.Logger
-	metrics    *metrics
-	mockSecret [32]byte // makes the challenges of unknown users; per process
-	cancels    canceller
-	identity   atomic.Pointer[identity]
-	limits     atomic.Pointer[Limits]
-
-	unauthenticated                   strangers.Admission
-	guesses, strangers, cancelGuesses strangers.Throttle
-	aheadCredits                      aheadCredits
-	refusals                          strangers.Refusals
-
-	unwatch func() // the policy
-
-	mu       sync.Mutex
-	sessions map[*session]struct{}
-	left     map[place]time.Time                      // when sessions ended lately; see land
-	ended    struct{ fromClient, fromUpstream int64 } // bytes of sessions that are over
-	accepted uint64
-	surplus  int // connections beyond Limits.MaxConnections
-	listener net.Listener
-	clock    *time.Timer // see tick
-	ticks    uint64
-	closing  bool
-	running  sync.WaitGroup
-}
 
 // New checks the configuration and returns a server that does not listen yet.
 func New(cfg Config) (*Server, error) {
@@ -201,12 +46,6 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.unwatch = cfg.Policy.Watch(s.reconsider)
 	return s, nil
-}
-
-// identity is what a TLS handshake with a client needs. It is replaced as a whole, and shared by connections.
-type identity struct {
-	tls  *tls.Config
-	leaf *x509.Certificate // that clients are shown
 }
 
 // SetCertificate changes the certificate that clients are shown and the authorities of theirs, as in Config, for
@@ -321,6 +160,47 @@ func (s *Server) start(conn net.Conn, operator, surplus bool) {
 	}()
 }
 
+// maxSurplus is how many connections there may be for which there is no room, in order to tell them so. It bounds what the
+// telling takes: a flood gets no answer.
+const maxSurplus = 16
+
+// makeRoom reports whether a connection may stay, and marks it if it may only until it has been told that there is no room.
+// Who runs the gate finds room in any case. The server's mutex is held.
+func (s *Server) makeRoom(session *session) bool {
+	switch {
+	case s.closing:
+		return false
+	case session.operator || len(s.sessions)-s.surplus < s.limits.Load().MaxConnections && !session.surplus:
+		return true
+	case s.surplus == maxSurplus:
+		s.metrics.refused.WithLabelValues(errGateFull.reason).Inc()
+		return false
+	}
+	session.surplus = true
+	s.surplus++
+	return true
+}
+
+// maxFromReserve is how many of them may be accepted with descriptors of the reserve, which others need more.
+const maxFromReserve = 4
+
+// acceptToRefuse takes a connection when there is no descriptor left but those in reserve, and tells it that there is no
+// room. It reports whether there was one.
+func (s *Server) acceptToRefuse(ln net.Listener) bool {
+	s.mu.Lock()
+	enough := s.surplus >= maxFromReserve
+	s.mu.Unlock()
+	if enough {
+		return false
+	}
+	conn, err := descriptors.Accept(ln)
+	if err != nil {
+		return false
+	}
+	s.start(conn, false, true)
+	return true
+}
+
 // forget drops a session that is over, and keeps what it has counted.
 func (s *Server) forget(session *session) {
 	s.mu.Lock()
@@ -388,4 +268,17 @@ func (s *Server) stopAccepting(each func(*session)) {
 	for session := range s.sessions {
 		each(session)
 	}
+}
+
+// Expect shows the counters of an integration before its first session, so that this one is an increase. Those of other
+// integrations begin with that session: of a thousand that are seldom used, all would be 20,000 numbers at each scrape.
+func (s *Server) Expect(integration string) { s.metrics.serve(integration) }
+
+// Forget takes away what is shown of an integration that is gone, once its last session has ended.
+func (s *Server) Forget(integration string) {
+	of := prometheus.Labels{"integration": integration}
+	s.metrics.sessions.DeletePartialMatch(of)
+	s.metrics.ended.DeletePartialMatch(of)
+	s.metrics.upstreams.DeletePartialMatch(of)
+	s.metrics.served.Delete(integration)
 }

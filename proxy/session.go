@@ -3,81 +3,20 @@ package proxy
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
-	"os"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"github.com/hourgate/hourgate/audit"
 	"github.com/hourgate/hourgate/internal/burst"
 	"github.com/hourgate/hourgate/internal/relay"
 	"github.com/hourgate/hourgate/internal/statements"
-	"github.com/hourgate/hourgate/internal/upstream"
-	"github.com/hourgate/hourgate/proxy/console"
 )
-
-// session is one client connection from accept to its last record. Its fields belong to the goroutine that runs it, unless
-// their comment says otherwise.
-type session struct {
-	server  *Server
-	id      string
-	log     *slog.Logger
-	ctx     context.Context
-	end     context.CancelCauseFunc // any goroutine; the cause is what the client is told
-	began   time.Time
-	number  uint64               // of the connection; belongs to the server's mutex
-	phase   phase                // how far it has come; see enter
-	surplus bool                 // there is no room for it: it is to be told so
-	info    atomic.Pointer[Info] // what others may know, since the phase began; nil before the client is authenticated
-
-	clientSide
-	permit
-	upstreamSide
-
-	cancelKey cancelKey    // written under the canceller's mutex
-	relay     *relay.Relay // belongs to the server's mutex until it is set
-	over      relay.End    // how the relay ended, once it has
-
-	wire atomic.Pointer[console.Conn] // of a session with the gate itself
-}
-
-// clientSide is the client: where it is, what it has said, and who it turned out to be.
-type clientSide struct {
-	client net.Conn
-	tls    *tls.Conn         // the same, once it is encrypted
-	leaf   *x509.Certificate // that the client was shown
-
-	remote        netip.AddrPort // where the client is; behind a balancer, what that says
-	network       string         // the part of it that limits count
-	authenticated func()         // tells the limits that the client is no stranger any more, or gone; may be called twice
-
-	startup startup
-	user    string // authenticated
-	proof   string // how, for the trail: a SASL mechanism, "certificate", or both
-}
-
-// upstreamSide is the server's side.
-type upstreamSide struct {
-	integration Integration
-	ahead       *upstream.Ahead // to the server of the integration aheadTo
-	aheadTo     string
-	lease       Lease
-	upstream    *pgconn.HijackedConn
-	encryption  upstream.Encryption       // of the connection upstream
-	greetings   []pgproto3.BackendMessage // what the server said at the log-in, for the client
-}
 
 func newSession(server *Server, conn net.Conn) *session {
 	var id [8]byte
@@ -179,16 +118,6 @@ func (s *session) logIn(ctx context.Context) error {
 	}
 	s.log.Info("session started", "role", s.lease.Login().User, "tls_upstream", s.encryption.String(), "setup", time.Since(s.began))
 	s.server.metrics.serve(s.decision.Integration)
-	return nil
-}
-
-// announce writes the session's start.
-func (s *session) announce() error {
-	if err := s.server.cfg.Trail.Append(s.record(audit.SessionStart)); err != nil {
-		s.server.metrics.trailErrors.Inc()
-		s.log.Error("session refused: the trail can't be written", "error", err)
-		return errTrail
-	}
 	return nil
 }
 
@@ -295,42 +224,4 @@ func (s *session) drain() {
 	if s.relay == nil || s.relay.Drain() {
 		s.end(errShutdown)
 	}
-}
-
-// send writes messages to the client in one write.
-func (s *session) send(messages ...pgproto3.BackendMessage) error {
-	var b []byte
-	for _, m := range messages {
-		var err error
-		if b, err = m.Encode(b); err != nil {
-			return fmt.Errorf("encoding %T: %w", m, err)
-		}
-	}
-	if _, err := s.client.Write(b); err != nil {
-		return s.startupReadError(err)
-	}
-	return nil
-}
-
-// ended is why the log-in's work was broken off, or nil if it was not. The session's own context is asked first: the log-in's, which
-// is derived from it, may end a moment later than what the end has broken off.
-func (s *session) ended(login context.Context) error {
-	for _, ctx := range []context.Context{s.ctx, login} {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}
-
-// startupReadError says why a client could not be heard or reached before the relay: the session was ended, the time is
-// up, or the client has gone.
-func (s *session) startupReadError(err error) error {
-	switch {
-	case s.ctx.Err() != nil:
-		return context.Cause(s.ctx)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return errLoginTimeout
-	}
-	return errDisconnect
 }

@@ -2,21 +2,14 @@ package proxy
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgerrcode"
-	"github.com/jackc/pgx/v5/pgproto3"
 
-	"github.com/hourgate/hourgate/internal/burst"
 	"github.com/hourgate/hourgate/internal/strangers"
 )
 
@@ -38,10 +31,6 @@ const (
 	alpn             = "postgresql"
 )
 
-// errDisconnect ends a connection without a word, as PostgreSQL does where the peer does not speak its protocol or has
-// gone. There is nobody to tell.
-var errDisconnect = errors.New("not a PostgreSQL client, or gone")
-
 // startup is what a client asked for in its first packets.
 type startup struct {
 	protocol     uint32            // 3.0 or 3.2, as agreed
@@ -56,132 +45,6 @@ type startup struct {
 	petition *petition // what options hourgate.… have said; nil if there were none
 
 	cancel *cancelKey // set, and nothing else, for a CancelRequest
-}
-
-// negotiate takes the connection from accept to a parsed StartupMessage or CancelRequest, encrypted before the former.
-func (s *session) negotiate(ctx context.Context) error {
-	// client → TLS ClientHello (sslnegotiation=direct)
-	var first [1]byte
-	if _, err := io.ReadFull(s.client, first[:]); err != nil {
-		return errDisconnect
-	}
-	s.deadline(s.began.Add(s.server.limits.Load().StartupTimeout))
-	if first[0] == tlsHandshakeByte {
-		s.client = &prefixConn{Conn: s.client, prefix: first[:]}
-		if err := s.startTLS(ctx, first[:]...); err != nil {
-			return err
-		}
-		if s.tlsState().NegotiatedProtocol != alpn {
-			return errDisconnect // PostgreSQL 17 and later: direct TLS without ALPN might be another protocol
-		}
-		return s.readStartup(nil)
-	}
-
-	prefix := first[:]
-	for askedGSS, refusedTLS := false, false; ; {
-		packet, err := readStartupPacket(s.client, prefix)
-		if err != nil {
-			return err
-		}
-		prefix = nil
-		switch code := binary.BigEndian.Uint32(packet); {
-		// client → GSSENCRequest, at most once and before SSLRequest: alternating them for ever was CVE-2026-6479
-		case code == gssEncRequestCode && len(packet) == 4 && !askedGSS:
-			askedGSS = true
-			if _, err := s.client.Write([]byte{'N'}); err != nil {
-				return errDisconnect
-			}
-		// client → SSLRequest
-		case code == sslRequestCode && len(packet) == 4 && s.operator && !refusedTLS:
-			refusedTLS = true
-			if _, err := s.client.Write([]byte{'N'}); err != nil {
-				return errDisconnect
-			}
-		case code == sslRequestCode && len(packet) == 4 && !s.operator:
-			if _, err := s.client.Write([]byte{'S'}); err != nil {
-				return errDisconnect
-			}
-			if err := s.startTLS(ctx); err != nil {
-				return err
-			}
-			return s.readStartup(nil)
-		default:
-			return s.parseStartup(packet)
-		}
-	}
-}
-
-// startTLS does the handshake with the certificate that is in force now, and keeps that certificate for channel binding.
-// seen are the bytes of it that were read already.
-func (s *session) startTLS(ctx context.Context, seen ...byte) error {
-	id := s.server.identity.Load()
-	burst.ExpectTLS(s.client, seen...)
-	conn := tls.Server(s.client, id.tls)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		s.log.Debug("TLS handshake failed", "error", err)
-		return errDisconnect
-	}
-	s.client, s.tls, s.leaf = conn, conn, id.leaf
-	return nil
-}
-
-func (s *session) tlsState() tls.ConnectionState {
-	if s.tls == nil {
-		return tls.ConnectionState{}
-	}
-	return s.tls.ConnectionState()
-}
-
-func (s *session) readStartup(prefix []byte) error {
-	packet, err := readStartupPacket(s.client, prefix)
-	if err != nil {
-		return err
-	}
-	return s.parseStartup(packet)
-}
-
-// parseStartup takes a packet that is neither SSLRequest nor GSSENCRequest where one is allowed.
-func (s *session) parseStartup(packet []byte) error {
-	code := binary.BigEndian.Uint32(packet)
-	// client → CancelRequest, plaintext or not: libpq before 17 can't encrypt it
-	if code == cancelRequestCode {
-		return s.parseCancel(packet[4:])
-	}
-	// client → StartupMessage
-	parsed, err := parseStartupMessage(packet)
-	if s.tls == nil && !s.plaintextAllowed() {
-		return s.refusePlaintext(parsed)
-	}
-	if err != nil {
-		return err
-	}
-	s.startup = parsed
-	return s.sendNegotiation()
-}
-
-// plaintextMemory is how long a failed log-in explains a connection in plaintext by the same user from the same network.
-const plaintextMemory = 15 * time.Second
-
-// refusePlaintext ends a connection that is not encrypted. With sslmode=prefer, libpq makes one after a log-in over TLS that has
-// failed, and shows its user the last error only: that must be the one that matters.
-func (s *session) refusePlaintext(asked startup) error {
-	s.startup.user, s.startup.database, s.startup.application = asked.user, asked.database, asked.application
-	if asked.user != "" && s.server.guesses.Lately(s.guessKey(), plaintextMemory) {
-		return errWrongPasswordBefore(asked.user)
-	}
-	return errPlaintext
-}
-
-// sendNegotiation answers a minor version or an option that we don't know. The client decides whether it goes on.
-func (s *session) sendNegotiation() error {
-	if !s.startup.negotiate {
-		return nil
-	}
-	// client ← NegotiateProtocolVersion
-	return s.send(&pgproto3.NegotiateProtocolVersion{
-		NewestMinorProtocol: s.startup.protocol,
-		UnrecognizedOptions: s.startup.unrecognized,
-	})
 }
 
 // readStartupPacket reads a length word and the packet behind it, no byte more. prefix holds bytes of the length word
@@ -293,25 +156,10 @@ func (s *startup) set(name, value string) error {
 	return nil
 }
 
-// prefixConn gives back bytes that were read to find out what a client speaks.
-type prefixConn struct {
-	net.Conn
-	prefix []byte
-}
-
-func (c *prefixConn) Read(b []byte) (int, error) {
-	if len(c.prefix) > 0 {
-		n := copy(b, c.prefix)
-		c.prefix = c.prefix[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-// NetConn is the connection underneath, as tls.Conn's.
-func (c *prefixConn) NetConn() net.Conn { return c.Conn }
-
-// plaintextAllowed is for clients on this machine, if the configuration says so.
-func (s *session) plaintextAllowed() bool {
-	return s.operator || s.remote.Addr().Unmap().IsLoopback() && s.server.cfg.AllowPlaintextLoopback
+// cancelKey is what a client must show to cancel a statement: the server's own process ID, which drivers compare with what
+// the server says elsewhere (pg_backend_pid(), notifications, pg_stat_activity), and a secret of ours of 4 bytes for protocol
+// 3.0 or 32 for 3.2. The server's own secret never leaves the gate.
+type cancelKey struct {
+	pid    uint32
+	secret []byte
 }

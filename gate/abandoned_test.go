@@ -25,9 +25,10 @@ const stubborn = "DO $$ BEGIN FOR i IN 1..1200 LOOP BEGIN PERFORM pg_sleep(0.05)
 // leftover is a gate that was killed while Alice's statement ran.
 type leftover struct {
 	*gatetest.Gate
-	config string
-	until  time.Time
-	super  *pgx.Conn
+	config  string
+	process *exec.Cmd
+	until   time.Time
+	super   *pgx.Conn
 }
 
 // leaveStatement runs a gate as a process, and kills it while a statement runs. Before that, before is called.
@@ -39,7 +40,7 @@ func leaveStatement(t *testing.T, g *gatetest.Gate, lasts time.Duration, options
 			t.Logf("log of the gate:\n%s", g.Logs)
 		}
 	})
-	process := gatetest.StartProcess(t, g, l.config)
+	l.process = gatetest.StartProcess(t, g, l.config)
 	l.until = time.Now().Add(lasts) // the clock of the grant runs once the gate does
 	g.SetGrants(t, gatetest.Grant("work", "access", "READ_WRITE", "until", l.until.UTC().Format(time.RFC3339Nano)))
 	var conn *pgx.Conn
@@ -54,7 +55,7 @@ func leaveStatement(t *testing.T, g *gatetest.Gate, lasts time.Duration, options
 	t.Cleanup(func() { cancel(); <-ended })
 	awaitHeld(t, l, 1)
 	before()
-	_ = process.Process.Kill()
+	_ = l.process.Process.Kill()
 	return l
 }
 
@@ -137,6 +138,7 @@ func TestAccessEndsThoughTheGateCannotOpen(t *testing.T) {
 			t.Parallel()
 			g := gatetest.New(t, db.Database(t))
 			l := leaveStatement(t, g, 5*time.Second, gatetest.Options{Config: map[string]string{"state": "{file: state.db}"}}, func() {})
+			_ = l.process.Wait() // until it has let go of its files
 			if err := shatter(t, l); err != nil {
 				t.Fatal(err)
 			}

@@ -35,6 +35,7 @@ type Conn struct {
 	passing  bool             // which is no integration's own
 	used     time.Time        // when it was last given back to the pool
 	demoted  bool             // the server has become a replica: the name leads elsewhere
+	kept     time.Time        // when somebody kept aclLock for too long last
 	notices  []*pgconn.Notice // since the last call of Warnings
 
 	// before is set by tests only: it is called before each statement, and an error of it ends the connection's use.
@@ -115,10 +116,17 @@ func (c *Conn) Transaction(ctx context.Context, first []string, fn func(rows [][
 	return err
 }
 
+// keptFor is how long nobody waits for aclLock after it could not be had.
+const keptFor = 10 * time.Second
+
 // Exclusively is Transaction under aclLock. Everybody on the server may take that lock, so waiting for it is bounded, and
-// an ephemeral role that holds it is put out: only a tenant who knows this code would.
+// an ephemeral role that holds it is put out: only a tenant who knows this code would. If it can't be had even then, the connection
+// does without for a while, unless the lock is free: whoever keeps it must not hold up each of many steps.
 func (c *Conn) Exclusively(ctx context.Context, fn func() error) error {
 	lock := []string{fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", aclLock)}
+	if time.Since(c.kept) < keptFor {
+		lock = []string{fmt.Sprintf("SELECT pg_try_advisory_xact_lock(%d)", aclLock)}
+	}
 	var locked bool
 	once := func() error {
 		return c.Transaction(ctx, lock, func([][][]byte) error { locked = true; return fn() })
@@ -132,7 +140,7 @@ func (c *Conn) Exclusively(ctx context.Context, fn func() error) error {
 	}
 	// Without the lock if it can't be had even now: what collides fails with XX000 and is tried again.
 	if err = once(); !locked && SQLState(err) == pgerrcode.LockNotAvailable {
-		lock = nil
+		c.kept, lock = time.Now(), nil
 		err = once()
 	}
 	return err

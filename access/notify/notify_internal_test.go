@@ -135,6 +135,8 @@ func (o *outbox) Claim(_ context.Context, channel string, _ int, _ time.Duration
 }
 
 func (o *outbox) Prune(_ context.Context, before time.Time) (old []access.Message, _ error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for _, m := range o.waiting {
 		if m.Created.Before(before) {
 			old = append(old, m)
@@ -144,6 +146,8 @@ func (o *outbox) Prune(_ context.Context, before time.Time) (old []access.Messag
 }
 
 func (o *outbox) Delay(_ context.Context, id string, by time.Duration) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.delayed[id] = by
 	return nil
 }

@@ -86,7 +86,8 @@ func TestEndsWhileTheDiskIsFrozen(t *testing.T) {
 
 	disk.Thaw()
 	eventually.True(t, "the locks are in their file", func() bool {
-		_, live := aloneGate(t, w)
+		next, live := aloneGate(t, w)
+		defer next.Close() //nolint:errcheck // it only reads
 		for _, user := range []string{"bob", "carol", "dave"} {
 			if _, locked := live.Set().Locked(user, "", "orders-prod", w.clock()); !locked {
 				return false

@@ -17,10 +17,11 @@ import (
 type Disk struct {
 	Folder string // where it is mounted
 
-	t      testing.TB
-	mu     sync.Mutex
-	frozen bool
-	failed bool // see Fail; the test's goroutine
+	t         testing.TB
+	mu        sync.Mutex
+	frozen    bool
+	protected bool // at some time, see Protect
+	failed    bool // see Fail; the test's goroutine
 }
 
 // Size of a disk of New, in bytes.
@@ -79,7 +80,7 @@ func (d *Disk) format(size int64) (image string) {
 func (d *Disk) unmountAfter() {
 	d.t.Cleanup(func() {
 		d.Thaw()
-		if !d.failed {
+		if d.protected && !d.failed {
 			d.protect("-i")
 		}
 		d.run("umount", d.Folder)
@@ -110,6 +111,7 @@ func (d *Disk) Thaw() {
 // the EROFS of a file system that is mounted so: one with open files can't be.
 func (d *Disk) Protect() (release func()) {
 	d.t.Helper()
+	d.protected = true
 	d.protect("+i")
 	return func() { d.protect("-i") }
 }

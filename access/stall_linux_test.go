@@ -87,7 +87,7 @@ func TestEndsWhileTheDiskIsFrozen(t *testing.T) {
 	disk.Thaw()
 	eventually.True(t, "the locks are in their file", func() bool {
 		next, live := aloneGate(t, w)
-		defer next.Close() //nolint:errcheck // it only reads
+		defer next.Close()
 		for _, user := range []string{"bob", "carol", "dave"} {
 			if _, locked := live.Set().Locked(user, "", "orders-prod", w.clock()); !locked {
 				return false

@@ -56,7 +56,7 @@ func TestManyIntegrationsOnOneServer(t *testing.T) {
 		return len(connected.FindAllString(page, -1)) == integrations
 	})
 	var sessions sync.WaitGroup
-	turns := make(chan struct{}, 8) // so that none waits for longer than a log-in may take, on a machine that is slow
+	turns := make(chan struct{}, 4) // so that none waits for longer than a log-in may take, on a machine that is slow
 	for i := range used {
 		sessions.Go(func() {
 			turns <- struct{}{}

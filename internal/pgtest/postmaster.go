@@ -18,6 +18,10 @@ const (
 	startTimeout = time.Minute
 	stopTimeout  = time.Minute
 	pollInterval = 10 * time.Millisecond
+
+	// silence is how long a server may take to its first line in the log, which is its version. One that hung before that was
+	// seen once: it is started again.
+	silence = 15 * time.Second
 )
 
 // errBusy says that a server could not start because something is still in use, and may start later.
@@ -69,7 +73,7 @@ func (s *Server) startOnce() error {
 	s.postmaster = &postmaster{cmd: cmd, exited: make(chan struct{})}
 	go background(s.postmaster.reap)
 
-	if err := s.postmaster.awaitReady(s.dataDir()); err != nil {
+	if err := s.postmaster.awaitReady(s.dataDir(), func() bool { return len(s.Log()) > seen }); err != nil {
 		return startError(err, s.Log()[seen:])
 	}
 	return nil
@@ -87,8 +91,8 @@ func (p *postmaster) reap() {
 	close(p.exited)
 }
 
-func (p *postmaster) awaitReady(dataDir string) error {
-	timeout := time.After(startTimeout)
+func (p *postmaster) awaitReady(dataDir string, spoke func() bool) error {
+	timeout, silent := time.After(startTimeout), time.After(silence)
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for {
@@ -97,6 +101,10 @@ func (p *postmaster) awaitReady(dataDir string) error {
 			return fmt.Errorf("the server ended: %s", p.cmd.ProcessState)
 		case <-timeout:
 			return errors.Join(errors.New("the server is not ready in time"), p.stop(syscall.SIGKILL))
+		case <-silent:
+			if !spoke() {
+				return errors.Join(errBusy, p.stop(syscall.SIGKILL))
+			}
 		case <-poll.C:
 			if p.ready(dataDir) {
 				return nil

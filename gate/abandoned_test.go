@@ -3,6 +3,7 @@ package gate_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -72,11 +73,7 @@ func (l leftover) held(t *testing.T) (n int) {
 
 func awaitHeld(t *testing.T, l leftover, want int) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); l.held(t) != want; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %d roles are in use or could be", want)
-		}
-	}
+	eventually.Within(t, 15*time.Second, fmt.Sprintf("%d roles are in use or could be", want), func() bool { return l.held(t) == want })
 }
 
 // serve runs a gate that is expected to end by itself.
@@ -178,9 +175,7 @@ func TestAccessEndsThoughTheTrailIsFrozen(t *testing.T) {
 					_ = exec.CommandContext(ctx, gatetest.Binary(t), "serve", "--config", l.config).Run()
 				}
 			}()
-			for time.Now().Before(l.until) { // what the test is about
-				time.Sleep(50 * time.Millisecond)
-			}
+			eventually.True(t, "the grant is over", func() bool { return !time.Now().Before(l.until) })
 			awaitHeld(t, l, 0)
 			if late := time.Since(l.until); late > 12*time.Second {
 				t.Errorf("access ended %v late", late)

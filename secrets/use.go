@@ -11,9 +11,9 @@ import (
 // Use logs in: it calls try with the credential in use, and returns what try returns unless that is ErrRejected.
 //
 // If it is, Use fetches the current credential afresh, once, and calls try with it if it is another one; then so with
-// the pending and the previous one, and with the one that worked last: who writes something wrong into a secret does not change
-// the server. Whatever works stays in use, for all callers. Only one caller at a time searches
-// like this, while the others wait for the outcome; and no caller tries one credential twice, or more than seven in all.
+// the pending and the previous one, and with the one that worked last: who writes something wrong into a secret does not
+// change the server. Whatever works stays in use, for all callers. Only one caller at a time searches like this, while the
+// others wait for the outcome; and no caller tries one credential twice, or more than seven in all.
 //
 // When nothing works, Use fails with ErrRejected, and so does every Use in the next second (then 2, 4, up to 5 minutes,
 // with jitter) without asking the store or the server, unless a refresh brings a changed secret before.

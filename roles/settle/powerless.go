@@ -208,8 +208,8 @@ func (st *Settler) disable(ctx context.Context, c *admin.Conn, ends []*end, alon
 	}
 }
 
-// disabling are the statements that take a role's log-in, and attributes that somebody gave it. A role that the admin is not a member of, as after a change of the
-// admin's user, is joined, which allows to terminate its backends.
+// disabling are the statements that take a role's log-in, and attributes that somebody gave it. A role that the admin is not a
+// member of, as after a change of the admin's user, is joined, which allows to terminate its backends.
 func (e *end) disabling(c *admin.Conn) []string {
 	name := admin.QuoteIdentifier(e.name)
 	statements := []string{"ALTER ROLE " + name + disableTail}

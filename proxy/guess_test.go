@@ -12,15 +12,18 @@ import (
 // Many connections together can guess a password no oftener than one: each guess waits for its turn.
 func TestGuessesInParallel(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, database(t, 18), gateOptions{change: func(c *proxy.Config) { c.LoginTimeout = 3 * time.Second }})
+	g := startGate(t, database(t, 18), gateOptions{change: func(c *proxy.Config) { c.LoginTimeout = 10 * time.Second }})
 	to := g.target()
 	to.password = "guess"
+	peers, answers := make([]*peer, 20), make([][]byte, 20)
+	for i := range peers {
+		peers[i], answers[i] = challenged(t, to)
+	}
 	began := time.Now()
 	var guessing sync.WaitGroup
-	for range 40 {
-		p, answer := challenged(t, to)
+	for i, p := range peers {
 		guessing.Go(func() {
-			if _, err := p.conn.Write(answer); err != nil {
+			if _, err := p.conn.Write(answers[i]); err != nil {
 				return
 			}
 			if got := p.outcome(); !strings.HasPrefix(got, "FATAL 28P01") {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/xdg-go/scram"
+
+	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
 // target is where a raw client connects: the gate, or PostgreSQL itself for comparison.
@@ -259,6 +261,7 @@ func newConversation(user, password string) *scram.ClientConversation {
 	if err != nil {
 		panic(err)
 	}
+	client.WithMinIterations(pgtest.Iterations) // the server may ask for fewer than 4,096
 	return client.NewConversation()
 }
 

@@ -141,7 +141,8 @@ func challengeSalt(t *testing.T, to target, m message) string {
 		t.Fatalf("%s: got %s, want AuthenticationSASLContinue", to, m)
 	}
 	fields := strings.Split(string(m.body[4:]), ",")
-	if len(fields) != 3 || fields[2] != "i=4096" {
+	ofTests := to.major > 0 && len(fields) == 3 && fields[2] == fmt.Sprintf("i=%d", pgtest.Iterations)
+	if len(fields) != 3 || fields[2] != "i=4096" && !ofTests {
 		t.Fatalf("%s: got %q, want r=, s=, i=4096", to, fields)
 	}
 	salt, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(fields[1], "s="))

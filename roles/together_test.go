@@ -69,7 +69,7 @@ func newStage(t *testing.T, db *pgtest.Database) *stage {
 	st.names["OWNER"], st.names["DB"], st.names["PORT"] = db.Owner, db.Name, strconv.Itoa(db.Server.Port)
 	for _, who := range []string{"BOB", "MATE"} {
 		st.names[who] = strings.ToLower(who) + "_" + suffix
-		st.exec(t, "CREATE ROLE "+st.names[who]+" LOGIN PASSWORD 'secret'")
+		st.exec(t, "CREATE ROLE "+st.names[who]+" LOGIN PASSWORD '"+pgtest.Verifier(t, "secret")+"'")
 	}
 	st.names["TEAM"] = "team_" + suffix
 	st.exec(t, "CREATE ROLE "+st.names["TEAM"]+" NOLOGIN; GRANT SELECT, UPDATE ON customers, orders TO "+st.names["TEAM"]+"; GRANT CREATE ON SCHEMA public TO "+st.names["TEAM"])

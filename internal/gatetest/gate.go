@@ -224,7 +224,7 @@ func (g *Gate) Write(t testing.TB, name, content string) string {
 var testVerifiers = sync.OnceValue(func() map[string]string {
 	verifiers := make(map[string]string)
 	for user, password := range map[string]string{Alice: AlicePassword, Bob: BobPassword} {
-		v, err := verifier.New(password, verifier.DefaultIterations)
+		v, err := verifier.New(password, pgtest.Iterations)
 		if err != nil {
 			panic(err)
 		}

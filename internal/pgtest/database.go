@@ -58,15 +58,23 @@ func (d *Database) create(ctx context.Context, t testing.TB) error {
 	t.Helper()
 	owner, admin := quote(d.Owner), quote(d.Admin)
 	err := d.exec(ctx, superuser,
-		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", owner, encoded(t, d.OwnerPassword)),
-		fmt.Sprintf("CREATE ROLE %s LOGIN CREATEDB CREATEROLE NOSUPERUSER PASSWORD '%s'", admin, encoded(t, d.AdminPassword)),
+		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", owner, Verifier(t, d.OwnerPassword)),
+		fmt.Sprintf("CREATE ROLE %s LOGIN CREATEDB CREATEROLE NOSUPERUSER PASSWORD '%s'", admin, Verifier(t, d.AdminPassword)),
 		fmt.Sprintf("GRANT %s TO %s", owner, admin), // from 16 on: with INHERIT and SET
-		fmt.Sprintf("CREATE DATABASE %s OWNER %s", quote(d.Name), owner),
+		fmt.Sprintf("CREATE DATABASE %s OWNER %s", quote(d.Name), owner)+strategy(d.Server.Major),
 	)
 	if err != nil {
 		return err
 	}
 	return d.exec(ctx, d.Name, "SET ROLE "+owner, tables)
+}
+
+// strategy is the quickest way to make a database: 12 to 19 ms instead of 30 to 40.
+func strategy(major int) string {
+	if major < 15 {
+		return "" // there is no other
+	}
+	return " STRATEGY file_copy"
 }
 
 // drop logs what goes wrong: the test has its verdict, and the server is gone soon anyway.
@@ -102,11 +110,14 @@ func (d *Database) exec(ctx context.Context, database string, statements ...stri
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-// encoded is a password as the server stores it, so that the password itself is not in the server's log, where tests look
+// Iterations is the work factor of passwords that nobody guesses: under the race detector 4,096 take a client 50 ms.
+const Iterations = 16
+
+// Verifier is a password as the server stores it, so that the password itself is not in the server's log, where tests look
 // for it.
-func encoded(t testing.TB, password string) string {
+func Verifier(t testing.TB, password string) string {
 	t.Helper()
-	v, err := verifier.New(password, verifier.DefaultIterations)
+	v, err := verifier.New(password, Iterations)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -104,6 +105,9 @@ func (s *Server) configure(authority *Authority, opts Options) error {
 	settings["ssl_cert_file"] = certFile
 	settings["ssl_key_file"] = keyFile
 	settings["unix_socket_directories"] = s.SocketDir
+	if s.Major >= 16 {
+		settings["scram_iterations"] = strconv.Itoa(Iterations)
+	}
 	maps.Copy(settings, opts.Settings)
 
 	hba := opts.HBA
@@ -124,6 +128,7 @@ func defaultSettings() map[string]string {
 		"password_encryption": "scram-sha-256", // the default since 14
 		"max_connections":     "200",
 		"shared_buffers":      "32MB",
+		"wal_keep_size":       "64MB", // for a replica that is being made
 		// The machine will not lose power during a test. synchronous_commit stays on: without it a
 		// killed server would forget transactions that it has confirmed.
 		"fsync":            "off",

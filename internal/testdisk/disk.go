@@ -4,13 +4,17 @@ package testdisk
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hourgate/hourgate/internal/eventually"
 )
 
 // Disk is a file system of its own.
@@ -53,7 +57,7 @@ func Over(t testing.TB, folder string, size int64) *Disk {
 	image, filled := d.format(size), t.TempDir()
 	d.run("mount", "-o", "loop", image, filled)
 	d.run("cp", "-a", folder+"/.", filled)
-	d.run("umount", filled)
+	d.unmount(filled)
 	d.run("mount", "-o", "loop", image, folder)
 	d.unmountAfter()
 	return d
@@ -83,7 +87,20 @@ func (d *Disk) unmountAfter() {
 		if d.protected && !d.failed {
 			d.protect("-i")
 		}
-		d.run("umount", d.Folder)
+		d.unmount(d.Folder)
+	})
+}
+
+// unmount waits for whoever still has a file open there: a child that another test starts has all files of this process open, until it
+// becomes its program.
+func (d *Disk) unmount(folder string) {
+	d.t.Helper()
+	eventually.True(d.t, "nothing on the disk is open", func() bool {
+		err := syscall.Unmount(folder, 0)
+		if err != nil && !errors.Is(err, syscall.EBUSY) {
+			d.t.Fatalf("unmounting %s: %v", folder, err)
+		}
+		return err == nil
 	})
 }
 

@@ -41,6 +41,18 @@ var holds = []plot{
 		}, bob: []string{"BEGIN", "SELECT public.hold()"}, fresh: []string{"SELECT * FROM public.peep"},
 	},
 	{
+		name: "bob holds the row of a view of the profile, and somebody waits for it", before: []string{everybody}, blocked: true, tenant: []string{
+			asProfile, "CREATE VIEW public.peep AS SELECT * FROM public.customers", "GRANT SELECT ON public.peep TO PUBLIC",
+			"CREATE FUNCTION public.hold() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN GRANT INSERT ON public.peep TO PUBLIC; END'", "RESET ROLE", toProfile,
+		}, bob: []string{"BEGIN", "SELECT public.hold()"}, behind: "SELECT public.hold()", fresh: []string{"SELECT * FROM public.peep"},
+	},
+	{
+		name: "bob holds the row of a function of the named role, and one of its members waits for it", access: policy.Access{Roles: []string{"TEAM"}}, before: []string{"GRANT TEAM TO MATE"},
+		blocked: true, tenant: []string{
+			"SET ROLE TEAM", shared, "CREATE FUNCTION public.hold() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN ALTER FUNCTION public.leak() COST 7; END'",
+		}, bob: []string{"BEGIN", "SELECT public.hold()"}, behind: "ALTER FUNCTION public.leak() COST 8", fresh: []string{"SELECT public.leak()"},
+	},
+	{
 		name: "bob holds the row of the profile", before: []string{everybody}, blocked: true, tenant: []string{
 			asProfile, shared, "CREATE FUNCTION public.hold() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN ALTER ROLE CURRENT_USER PASSWORD 'x'; END $$", "RESET ROLE", toProfile,
 		}, bob: []string{"BEGIN", "SELECT public.hold()"}, fresh: []string{"SELECT public.leak()"},

@@ -12,6 +12,7 @@ type plot struct {
 	tenant  []string
 	ally    []string // then, in a session of hers that stays
 	bob     []string // then, in a session of his that stays
+	behind  string   // then, by the ordinary member of TEAM in a session of his own: it waits for what bob holds
 	mate    []string // then, in a session of an ordinary member of TEAM
 	dba     []string // then, as a superuser
 	again   []string // then, as the tenant once more

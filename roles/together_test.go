@@ -209,6 +209,7 @@ func (st *stage) play(t *testing.T, p plot) {
 	calls := st.begin(t, p)
 	st.as(t, "ALLY", p.ally)
 	st.as(t, "BOB", p.bob)
+	st.queue(t, p.behind)
 	for _, s := range p.dba {
 		if _, err := st.super.Exec(t.Context(), st.sql(s)); err != nil {
 			t.Logf("dba: %v", err)
@@ -234,6 +235,32 @@ func (st *stage) play(t *testing.T, p plot) {
 	st.aSecondAfter(t, ended)
 	st.look(t, p, calls, ended, ran)
 	st.letGo(t, p)
+}
+
+// queue has the member of TEAM wait for a row that bob holds, as the first. Where the tenant could not make what it takes, he is done at
+// once.
+func (st *stage) queue(t *testing.T, statement string) {
+	t.Helper()
+	if statement == "" {
+		return
+	}
+	conn := st.connect(t, "MATE")
+	pid, over := conn.PgConn().PID(), make(chan struct{})
+	go func() {
+		defer close(over)
+		_, _ = conn.Exec(t.Context(), st.sql(statement))
+	}()
+	t.Cleanup(func() { <-over })
+	waitFor(t, "somebody waits behind bob", func() bool {
+		select {
+		case <-over:
+			return true
+		default:
+			var n int
+			_ = st.super.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE pid = $1 AND locktype = 'tuple' AND granted", pid).Scan(&n)
+			return n > 0
+		}
+	})
 }
 
 // aSecondAfter waits for the moment that the promise is about, or until the role is settled, after which nothing more is done. On a

@@ -8,7 +8,9 @@ import (
 )
 
 // Vanished reports that the other end of a TCP connection has acknowledged nothing for longer than timeout, although it was
-// sent data, or asked whether it has room for more. A peer that is there and reads nothing has not vanished: it answers.
+// sent data, or was asked three times whether it has room for more. A peer that is there and reads nothing has not vanished: it
+// answers. The longer it has read nothing, the less often Linux asks, up to every two minutes, and one question whose answer is still on
+// its way, or that was lost, says nothing: so a peer that vanishes after it has read nothing for a minute is noticed minutes later.
 // Layers such as TLS may lie over the connection. It costs one system call, and may be called by any goroutine.
 //
 // TCP_USER_TIMEOUT would do this without being asked, but it also cuts off peers that only stopped reading: Linux counts the
@@ -39,6 +41,6 @@ func Vanished(conn net.Conn, timeout time.Duration) bool {
 	if err != nil || errno != 0 {
 		return false
 	}
-	unanswered := info.Retransmits > 0 || info.Probes > 0
+	unanswered := info.Retransmits > 0 || info.Probes >= probes // any acknowledgement sets both to 0
 	return unanswered && time.Duration(info.Last_ack_recv)*time.Millisecond > timeout
 }

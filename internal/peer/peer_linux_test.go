@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/peer"
@@ -99,6 +100,64 @@ func TestPeerThatReadsNothing(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Error(err)
 	}
+}
+
+// A network loses the question, or the answer, whether a peer that reads nothing has room again. It is asked again, and answers.
+func TestPausedPeerAndALostProbe(t *testing.T) {
+	t.Parallel()
+	near, far := pair(t)
+	go func() { _, _ = near.Write(make([]byte, 16<<20)) }()
+	eventually.True(t, "the peer has no room, and says so", func() bool {
+		sent := tcpInfo(t, near)
+		return sent.Unacked == 0 && sent.Backoff > 0
+	})
+	if err := blackhole.Swallow(far); err != nil {
+		t.Fatal(err)
+	}
+	eventually.True(t, "a probe is sent", func() bool { return tcpInfo(t, near).Probes == 1 })
+	if err := blackhole.Restore(far); err != nil {
+		t.Fatal(err)
+	}
+	unanswered := func() bool { return tcpInfo(t, near).Probes > 0 }
+	eventually.True(t, "the next probe is answered", func() bool {
+		if peer.Vanished(near, time.Millisecond) {
+			t.Fatal("vanished, after one probe without an answer")
+		}
+		return !unanswered()
+	})
+}
+
+func tcpInfo(t *testing.T, conn *net.TCPConn) (info syscall.TCPInfo) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := uint32(unsafe.Sizeof(info))
+	var errno syscall.Errno
+	err = raw.Control(func(fd uintptr) {
+		_, _, errno = syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	if err != nil || errno != 0 {
+		t.Fatal(err, errno)
+	}
+	return info
+}
+
+// A peer that vanishes while it reads nothing is noticed, too.
+func TestPausedPeerThatVanishes(t *testing.T) {
+	t.Parallel()
+	near, far := pair(t)
+	go func() { _, _ = near.Write(make([]byte, 16<<20)) }()
+	eventually.True(t, "the peer has no room, and says so", func() bool {
+		sent := tcpInfo(t, near)
+		return sent.Unacked == 0 && sent.Backoff > 0
+	})
+	if err := blackhole.Swallow(far); err != nil {
+		t.Fatal(err)
+	}
+	eventually.Within(t, 15*limit, "it is noticed", func() bool { return peer.Vanished(near, limit) })
 }
 
 // What is no TCP connection is left alone.

@@ -12,6 +12,9 @@ TOOLS    = .cache/bin
 UNWATCHED = crypto/ecdh crypto/pbkdf2 $(addprefix crypto/internal/fips140/,edwards25519/field hmac pbkdf2 sha256 sha3) compress/flate
 RACE      = -race $(foreach package,$(UNWATCHED),-gcflags=$(package)=-race=false)
 
+# A program that looks for races waits a second before it ends, unless told otherwise.
+export GORACE = atexit_sleep_ms=50
+
 CHART     = $(CURDIR)/deploy/helm/hourgate
 MANIFESTS = $(CURDIR)/deploy/kubernetes/hourgate.yaml
 
@@ -28,7 +31,7 @@ demo: ## try Hourgate in front of a PostgreSQL of its own
 
 test: ## run all tests, on PostgreSQL 13 to 18
 	scripts/install
-	GOFLAGS="$(GOFLAGS) $(RACE)" go test -parallel 6 -timeout 15m ./roles ./gate ./proxy ./... # the longest ones first
+	GOFLAGS="$(GOFLAGS) $(RACE)" go test -p 2 -parallel 6 -timeout 15m ./roles ./gate ./proxy ./... # the longest ones first
 
 race-flags: # for .ci/run
 	@echo $(RACE)

@@ -122,12 +122,6 @@ func TestOrphanEndsWithItsGrant(t *testing.T) {
 			role := "hg_orphan_" + strings.TrimPrefix(db.Name, "db_")
 			admin := pgx.Identifier{db.Admin}.Sanitize()
 			comment := fmt.Sprintf(`{"hourgate":1,"deployment":%q,"proxy":"faked","integration":"orders","user":"carol","grant":"g","until":%q}`, f.deployment(), until.Format(time.RFC3339Nano))
-			f.exec(t, fmt.Sprintf("SET ROLE %s; CREATE ROLE %s LOGIN PASSWORD 'orphan' VALID UNTIL '%s'; RESET ROLE; COMMENT ON ROLE %s IS '%s'", admin, role, until.Format(time.RFC3339), role, comment))
-			conn, err := pgx.Connect(t.Context(), db.Server.URL(role, "orphan", db.Name).String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = conn.Close(context.Background()) }()
 			fake, err := pgx.Connect(t.Context(), db.Server.URL(db.Owner, db.OwnerPassword, db.Name).String())
 			if err != nil {
 				t.Fatal(err)
@@ -136,6 +130,12 @@ func TestOrphanEndsWithItsGrant(t *testing.T) {
 			if _, err := fake.Exec(t.Context(), "SET application_name = 'hourgate faked "+f.deployment()+"'"); err != nil {
 				t.Fatal(err)
 			}
+			f.exec(t, fmt.Sprintf("SET ROLE %s; CREATE ROLE %s LOGIN PASSWORD 'orphan' VALID UNTIL '%s'; RESET ROLE; COMMENT ON ROLE %s IS '%s'", admin, role, until.Format(time.RFC3339), role, comment))
+			conn, err := pgx.Connect(t.Context(), db.Server.URL(role, "orphan", db.Name).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close(context.Background()) }()
 			_, err = conn.Exec(t.Context(), "SELECT pg_sleep(60)")
 			ended := time.Since(until)
 			if err == nil || ended < 0 {

@@ -56,17 +56,41 @@ func (d *Database) Superuser(t testing.TB) *pgx.Conn {
 
 func (d *Database) create(ctx context.Context, t testing.TB) error {
 	t.Helper()
+	if err := d.Server.makeTemplate(ctx); err != nil {
+		return err
+	}
 	owner, admin := quote(d.Owner), quote(d.Admin)
-	err := d.exec(ctx, superuser,
+	err := d.Server.exec(ctx, superuser,
 		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", owner, Verifier(t, d.OwnerPassword)),
 		fmt.Sprintf("CREATE ROLE %s LOGIN CREATEDB CREATEROLE NOSUPERUSER PASSWORD '%s'", admin, Verifier(t, d.AdminPassword)),
 		fmt.Sprintf("GRANT %s TO %s", owner, admin), // from 16 on: with INHERIT and SET
-		fmt.Sprintf("CREATE DATABASE %s OWNER %s", quote(d.Name), owner)+strategy(d.Server.Major),
+		fmt.Sprintf("CREATE DATABASE %s OWNER %s TEMPLATE %s", quote(d.Name), owner, template)+strategy(d.Server.Major),
 	)
 	if err != nil {
 		return err
 	}
-	return d.exec(ctx, d.Name, "SET ROLE "+owner, tables)
+	return d.Server.exec(ctx, d.Name, "ALTER TABLE customers OWNER TO "+owner, "ALTER TABLE orders OWNER TO "+owner)
+}
+
+// template is a database with the tables, of which the others are copies: making the tables takes longer than copying a database. Nobody
+// can connect to it, as to template0.
+const template = "pgtest_template"
+
+func (s *Server) makeTemplate(ctx context.Context) error {
+	s.template.Lock()
+	defer s.template.Unlock()
+	if s.template.made {
+		return nil
+	}
+	err := s.exec(ctx, superuser, "CREATE DATABASE "+template)
+	if err == nil {
+		err = s.exec(ctx, template, tables)
+	}
+	if err == nil {
+		err = s.exec(ctx, superuser, "ALTER DATABASE "+template+" ALLOW_CONNECTIONS false")
+	}
+	s.template.made = err == nil
+	return err
 }
 
 // strategy is the quickest way to make a database: 12 to 19 ms instead of 30 to 40.
@@ -87,15 +111,15 @@ func (d *Database) drop(t testing.TB) {
 		fmt.Sprintf("DROP OWNED BY %s, %s", admin, owner), // what they were granted on the server as a whole
 		fmt.Sprintf("DROP ROLE IF EXISTS %s, %s", admin, owner),
 	} {
-		if err := d.exec(ctx, superuser, statement); err != nil {
+		if err := d.Server.exec(ctx, superuser, statement); err != nil {
 			t.Logf("dropping %s on PostgreSQL %d: %v", d.Name, d.Server.Major, err)
 		}
 	}
 }
 
 // exec runs statements, one by one, as the superuser in the named database.
-func (d *Database) exec(ctx context.Context, database string, statements ...string) error {
-	conn, err := d.Server.connect(ctx, database)
+func (s *Server) exec(ctx context.Context, database string, statements ...string) error {
+	conn, err := s.connect(ctx, database)
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,11 @@ type Server struct {
 
 	mu         sync.Mutex
 	postmaster *postmaster // nil before the first start
+
+	template struct {
+		sync.Mutex
+		made bool
+	}
 }
 
 // Options is how a server of [New] differs from the shared ones.

@@ -40,7 +40,7 @@ var fullMode = mode{
 		{"prepared", 8},
 		{"prepared", 32},
 	},
-	rounds: 5, window: time.Second, loginWindow: 2 * time.Second, firstLogins: 40, bulkBytes: 400e6,
+	rounds: 5, window: 1500 * time.Millisecond, loginWindow: 2 * time.Second, firstLogins: 40, bulkBytes: 400e6,
 	sessions: []int{1000, 10_000}, settling: time.Second, later: 59 * time.Second, traced: 1000, benchTime: 500 * time.Millisecond,
 	ends: []int{500, 5000},
 }

@@ -114,7 +114,7 @@ func TestPausedPeerAndALostProbe(t *testing.T) {
 	if err := blackhole.Swallow(far); err != nil {
 		t.Fatal(err)
 	}
-	eventually.True(t, "a probe is sent", func() bool { return tcpInfo(t, near).Probes == 1 })
+	eventually.True(t, "a probe is sent", func() bool { return tcpInfo(t, near).Probes > 0 })
 	if err := blackhole.Restore(far); err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,7 @@ type Holder struct {
 func (p *Pool) keepGuard(ctx context.Context) {
 	select {
 	case conn := <-p.shared.guard:
-		p.shared.guard <- p.guarding(ctx, conn)
+		p.shared.stow(p.shared.guard, p.guarding(ctx, conn))
 	default: // it is being used
 	}
 }
@@ -99,7 +99,7 @@ func (p *Pool) Room(ctx context.Context) (ended []Holder, err error) {
 			shut(conn)
 			conn = nil
 		}
-		p.shared.guard <- conn
+		p.shared.stow(p.shared.guard, conn)
 	}()
 	if conn == nil {
 		openCtx, cancel := context.WithTimeout(ctx, openGuard)

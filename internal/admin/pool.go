@@ -79,6 +79,7 @@ func (p *Pool) use(ctx context.Context, places chan struct{}, database string, f
 // be opened, fn gets one of the others.
 func (p *Pool) Urgent(ctx context.Context, fn func(*Conn) error) error {
 	s := p.shared
+	s.begins(p)
 	var conn *Conn
 	select {
 	case conn = <-s.urgent:
@@ -99,11 +100,7 @@ func (p *Pool) Urgent(ctx context.Context, fn func(*Conn) error) error {
 	}
 	err = fn(conn)
 	conn.demoted = SQLState(err) == pgerrcode.ReadOnlySQLTransaction
-	if conn = p.keep(conn); conn != nil && s.unused() {
-		shut(conn)
-		conn = nil
-	}
-	s.urgent <- conn
+	s.stow(s.urgent, p.keep(conn))
 	return err
 }
 
@@ -119,11 +116,12 @@ func (p *Pool) once(ctx context.Context, fn func(*Conn) error) error {
 
 // Ready opens the connection of Urgent, or asks whether it still works, and the guard's.
 func (p *Pool) Ready(ctx context.Context) error {
+	p.shared.begins(p)
 	defer p.keepGuard(ctx)
 	select {
 	case conn := <-p.shared.urgent:
 		conn, err := p.revive(ctx, conn)
-		p.shared.urgent <- conn
+		p.shared.stow(p.shared.urgent, conn)
 		return err
 	default:
 		return nil // it is being used

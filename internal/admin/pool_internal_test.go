@@ -3,11 +3,13 @@ package admin
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/pgtest"
 )
 
@@ -51,6 +53,37 @@ func TestPoolDoesNotWaitForNothing(t *testing.T) {
 	if err := <-waited; !errors.Is(err, refused) || ctx.Err() != nil {
 		t.Errorf("got %v, want %v at once", err, refused)
 	}
+}
+
+// A pool that is closed while its kept connections are being opened leaves none of them open: another gate would take it for one that lives.
+func TestCloseWhileConnectionsOpen(t *testing.T) {
+	t.Parallel()
+	super := pgtest.Start(t, 18).Database(t).Superuser(t)
+	const name = "TestCloseWhileConnectionsOpen"
+	opening, goOn := make(chan struct{}, 2), make(chan struct{})
+	p := NewPool(Config{})
+	p.open = func(ctx context.Context, _ string) (*Conn, error) {
+		opening <- struct{}{}
+		<-goOn
+		cfg := super.Config()
+		cfg.RuntimeParams["application_name"] = name
+		conn, err := pgx.ConnectConfig(ctx, cfg)
+		return &Conn{Conn: conn}, err
+	}
+	ready := make(chan error, 1)
+	go func() { ready <- p.Ready(t.Context()) }()
+	<-opening
+	p.Close()
+	close(goOn)
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	eventually.True(t, "no connection is left", func() bool {
+		var n int
+		err := super.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", name).Scan(&n)
+		return err == nil && n == 0
+	})
+	runtime.KeepAlive(p) // else the collector closes them
 }
 
 // Pools of one server share its connections: whoever needs one in another database gets it in place of one that lies idle, and

@@ -82,6 +82,13 @@ func enter(ctx context.Context, places chan struct{}) (leave func(), err error) 
 	}
 }
 
+// begins notes that a pool is used, until it is closed.
+func (s *Shared) begins(p *Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active[p] = struct{}{}
+}
+
 // take returns an idle connection in the database, or in any if that is "", or nil; then the caller opens one. The connection
 // that it returns besides has to be closed for that.
 func (s *Shared) take(p *Pool, database string) (conn, surplus *Conn) {
@@ -231,6 +238,22 @@ func (s *Shared) ended(d *duty, well bool) {
 	d.running, d.done = false, time.Time{}
 	if well {
 		d.done = time.Now()
+	}
+}
+
+// stow puts the connection of ends, or the guard, back to its place, unless all pools were closed meanwhile: then it is closed, too.
+func (s *Shared) stow(place chan *Conn, conn *Conn) {
+	place <- conn
+	if !s.unused() {
+		return
+	}
+	select {
+	case conn := <-place:
+		if conn != nil {
+			shut(conn)
+		}
+		place <- nil
+	default: // somebody else does
 	}
 }
 

@@ -27,20 +27,28 @@ func Vanished(conn net.Conn, timeout time.Duration) bool {
 	if !ok {
 		return false
 	}
-	raw, err := socket.SyscallConn()
+	info, err := tcpInfo(socket)
 	if err != nil {
 		return false
 	}
-	var info syscall.TCPInfo // tcp(7)
+	unanswered := info.Retransmits > 0 || info.Probes >= probes // any acknowledgement sets both to 0
+	return unanswered && time.Duration(info.Last_ack_recv)*time.Millisecond > timeout
+}
+
+// tcpInfo is what the kernel knows of a connection, see tcp(7).
+func tcpInfo(conn syscall.Conn) (info syscall.TCPInfo, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return info, err
+	}
 	size := uint32(unsafe.Sizeof(info))
 	var errno syscall.Errno
 	err = raw.Control(func(fd uintptr) {
 		_, _, errno = syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	})
-	if err != nil || errno != 0 {
-		return false
+	if err == nil && errno != 0 {
+		err = errno
 	}
-	unanswered := info.Retransmits > 0 || info.Probes >= probes // any acknowledgement sets both to 0
-	return unanswered && time.Duration(info.Last_ack_recv)*time.Millisecond > timeout
+	return info, err
 }

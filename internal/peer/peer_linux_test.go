@@ -7,7 +7,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/hourgate/hourgate/internal/eventually"
 	"github.com/hourgate/hourgate/internal/peer"
@@ -105,12 +104,7 @@ func TestPeerThatReadsNothing(t *testing.T) {
 // A network loses the question, or the answer, whether a peer that reads nothing has room again. It is asked again, and answers.
 func TestPausedPeerAndALostProbe(t *testing.T) {
 	t.Parallel()
-	near, far := pair(t)
-	go func() { _, _ = near.Write(make([]byte, 16<<20)) }()
-	eventually.True(t, "the peer has no room, and says so", func() bool {
-		sent := tcpInfo(t, near)
-		return sent.Unacked == 0 && sent.Backoff > 0
-	})
+	near, far := paused(t)
 	if err := blackhole.Swallow(far); err != nil {
 		t.Fatal(err)
 	}
@@ -118,29 +112,31 @@ func TestPausedPeerAndALostProbe(t *testing.T) {
 	if err := blackhole.Restore(far); err != nil {
 		t.Fatal(err)
 	}
-	unanswered := func() bool { return tcpInfo(t, near).Probes > 0 }
 	eventually.True(t, "the next probe is answered", func() bool {
 		if peer.Vanished(near, time.Millisecond) {
 			t.Fatal("vanished, after one probe without an answer")
 		}
-		return !unanswered()
+		return tcpInfo(t, near).Probes == 0
 	})
 }
 
-func tcpInfo(t *testing.T, conn *net.TCPConn) (info syscall.TCPInfo) {
+// paused is a connection whose other end reads nothing, and has said that it has no room.
+func paused(t *testing.T) (near, far *net.TCPConn) {
 	t.Helper()
-	raw, err := conn.SyscallConn()
+	near, far = pair(t)
+	go func() { _, _ = near.Write(make([]byte, 16<<20)) }()
+	eventually.True(t, "the peer has no room, and says so", func() bool {
+		info := tcpInfo(t, near)
+		return info.Unacked == 0 && info.Backoff > 0
+	})
+	return near, far
+}
+
+func tcpInfo(t *testing.T, conn *net.TCPConn) syscall.TCPInfo {
+	t.Helper()
+	info, err := peer.TCPInfo(conn)
 	if err != nil {
 		t.Fatal(err)
-	}
-	size := uint32(unsafe.Sizeof(info))
-	var errno syscall.Errno
-	err = raw.Control(func(fd uintptr) {
-		_, _, errno = syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	})
-	if err != nil || errno != 0 {
-		t.Fatal(err, errno)
 	}
 	return info
 }
@@ -148,12 +144,7 @@ func tcpInfo(t *testing.T, conn *net.TCPConn) (info syscall.TCPInfo) {
 // A peer that vanishes while it reads nothing is noticed, too.
 func TestPausedPeerThatVanishes(t *testing.T) {
 	t.Parallel()
-	near, far := pair(t)
-	go func() { _, _ = near.Write(make([]byte, 16<<20)) }()
-	eventually.True(t, "the peer has no room, and says so", func() bool {
-		sent := tcpInfo(t, near)
-		return sent.Unacked == 0 && sent.Backoff > 0
-	})
+	near, far := paused(t)
 	if err := blackhole.Swallow(far); err != nil {
 		t.Fatal(err)
 	}
